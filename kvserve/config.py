@@ -1,0 +1,206 @@
+"""The server's frozen configuration: defaults < file < environment < flags.
+
+This module is the list of all settings; the file config/kvserve.toml and the flags of
+`kvserve serve` follow it, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvserve import limits
+from kvserve.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "KVSERVE_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes in a size such as `256MiB`, `64k` or `4096`. Units are powers of 1024.
+
+    Raises:
+        ConfigError: not a size.
+
+    Example:
+        >>> parse_size("1.5 MiB"), parse_size("64k"), parse_size(4096)
+        (1572864, 65536, 4096)
+    """
+    match = _SIZE.fullmatch(str(text).strip())
+    if isinstance(text, bool) or match is None:
+        raise ConfigError(f"{text!r} is not a size; write it like 4096, 64KiB, 256MiB or 2GiB")
+    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+
+
+def format_size(size_bytes: int) -> str:
+    """A size for people to read.
+
+    Example:
+        >>> format_size(48 * 2**20), format_size(1536), format_size(10)
+        ('48 MiB', '1.5 KiB', '10 B')
+    """
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
+
+
+def parse_mode(text: str | int) -> int:
+    """Permission bits: in a text octal digits such as `0660`, as TOML's 0o660 an int."""
+    try:
+        return text if isinstance(text, int) else int(text, 8)
+    except (TypeError, ValueError):  # TOML may hold any type here
+        raise ConfigError(f"mode {text!r} is not octal; write it like 0600 or 0660") from None
+
+
+def _setting(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What `kvserve serve` can be told. Sizes are bytes; 0 workers or shards mean "choose".
+
+    Raises:
+        ConfigError: a value is out of its range.
+
+    Example:
+        >>> Config(memory=256 * 2**20, workers=2).max_value
+        1048576
+    """
+
+    name: str = _setting("default", "The instance's name; clients find it by this.")
+    memory: int = _setting(
+        limits.MEMORY_BYTES_DEFAULT, "Shared memory for table and hints, taken at the start."
+    )
+    workers: int = _setting(0, "Worker processes; 0 takes one a core, at most 4.")
+    shards: int = _setting(0, "Parts of the table, each with a lock; 0 chooses.")
+    item_size: int = _setting(
+        limits.ITEM_BYTES_DEFAULT, "Expected average of key and value together; sizes the index."
+    )
+    max_value: int = _setting(
+        limits.VALUE_BYTES_DEFAULT, "Largest value; lowered where the table is too small for it."
+    )
+    mode: int = _setting(0o600, "Permissions of the kernel objects: 0600, or 0660 with a group.")
+    group: str = _setting("", "Group whose members may be clients; implies mode 0660.")
+    keep: bool = _setting(True, "Keep the table when the server stops, for a warm restart.")
+    fresh: bool = _setting(False, "Start with an empty table, whatever was kept.")
+    queue_depth: int = _setting(
+        limits.QUEUE_DEPTH, "Messages in a worker's queue; lowered to what the system allows."
+    )
+    queue_message: int = _setting(
+        limits.QUEUE_MESSAGE_BYTES, "Largest frame that goes through a queue; larger ones: FIFO."
+    )
+    log_level: str = _setting("info", "debug, info, warning or error.")
+    log_format: str = _setting("text", "text or json, one line an event.")
+
+    def __post_init__(self) -> None:
+        if self.group and self.mode == 0o600:
+            object.__setattr__(self, "mode", 0o660)
+        self._check_range("memory", limits.MEMORY_BYTES_MIN, limits.MEMORY_BYTES_MAX)
+        self._check_range("workers", 0, limits.WORKERS_MAX)
+        self._check_range("shards", 0, limits.SHARDS_MAX)
+        self._check_range("item_size", limits.ITEM_BYTES_MIN, limits.VALUE_BYTES_MAX)
+        self._check_range("max_value", 1, limits.VALUE_BYTES_MAX)
+        self._check_range("queue_depth", limits.QUEUE_DEPTH_MIN, 65_536)
+        self._check_range("queue_message", limits.QUEUE_MESSAGE_BYTES_MIN, 2**24)
+        if self.mode & ~0o770 or self.mode & 0o600 != 0o600:
+            raise ConfigError(f"mode {self.mode:04o}: use 0600, or 0660 with a group")
+        if self.mode & 0o070 and not self.group:
+            raise ConfigError(f"mode {self.mode:04o} opens the cache to a group; name it: --group")
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(f"log_level {self.log_level!r}: use one of {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            raise ConfigError(f"log_format {self.log_format!r}: use {' or '.join(LOG_FORMATS)}")
+
+    def _check_range(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high:
+            raise ConfigError(f"{name} = {value}: use a value from {low} to {high}")
+
+
+def describe() -> dict[str, str]:
+    """One sentence for each setting, in their order."""
+    return {setting.name: setting.metadata["help"] for setting in dataclasses.fields(Config)}
+
+
+def load(
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration from all its sources; a later one wins: file, environment, flags.
+
+    Args:
+        file: a TOML file, or None.
+        flags: settings by name; those that are None were not given.
+        environment: variables, `KVSERVE_MEMORY` and so on; default: this process's.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key, a bad value.
+
+    Example:
+        >>> load(flags={"memory": "64MiB"}, environment={"KVSERVE_WORKERS": "3"}).workers
+        3
+    """
+    settings: dict[str, Any] = {}
+    if file is not None:
+        settings |= _from_file(file)
+    settings |= _from_environment(os.environ if environment is None else environment)
+    settings |= {name: value for name, value in (flags or {}).items() if value is not None}
+    return Config(**{name: _convert(name, value) for name, value in settings.items()})
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    for name in settings:
+        if name not in describe():
+            raise ConfigError(f"{file}: unknown key {name!r}; known: {', '.join(describe())}")
+    return settings
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: environment[variable]
+        for name in describe()
+        if environment.get(variable := ENVIRONMENT_PREFIX + name.upper())
+    }
+
+
+def _convert(name: str, value: Any) -> Any:
+    if name in ("memory", "item_size", "max_value", "queue_message"):
+        return parse_size(value)
+    if name == "mode":
+        return parse_mode(value)
+    kind = type(getattr(_DEFAULTS, name))
+    if kind is bool and isinstance(value, str):
+        if value.lower() not in ("0", "1", "true", "false", "yes", "no"):
+            raise ConfigError(f"{name} = {value!r}: use true or false")
+        return value.lower() in ("1", "true", "yes")
+    if kind is int and isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            raise ConfigError(f"{name} = {value!r} is not a whole number") from None
+    if type(value) is not kind:
+        raise ConfigError(f"{name} = {value!r}: expected {kind.__name__}")
+    return value
+
+
+_DEFAULTS = Config()

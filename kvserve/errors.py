@@ -1,0 +1,176 @@
+"""Every error that kvserve raises: one root, three families, and the codes that cross the wire.
+
+The family tells whose move it is: `MisuseError`, the caller's; `ServerError`, the operator's or
+time's; `InternalError`, ours. A miss is an answer and not in this file.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KvserveError(Exception):
+    """The root of all errors that kvserve raises on purpose.
+
+    Example:
+        >>> import kvserve
+        >>> issubclass(kvserve.ServerBusy, kvserve.KvserveError)
+        True
+    """
+
+    wire_code: ClassVar[int] = 0
+
+
+class MisuseError(KvserveError, ValueError):
+    """The call itself is wrong. Nothing was sent, or nothing was changed; do not retry as is."""
+
+    wire_code = 10
+
+
+class InvalidKey(MisuseError):
+    """A key that is not str or bytes, is empty, too long, or not encodable as UTF-8."""
+
+    wire_code = 11
+
+
+class InvalidValue(MisuseError):
+    """A value of a type that kvserve does not carry, or an integer beyond 64 bits."""
+
+    wire_code = 12
+
+
+class ValueTooLarge(MisuseError):
+    """A value larger than the instance's largest value (see `kvserve stats`)."""
+
+    wire_code = 13
+
+
+class InvalidTTL(MisuseError):
+    """A time to live that is not positive, not a number, or longer than a century."""
+
+    wire_code = 14
+
+
+class InvalidArgument(MisuseError):
+    """Any other argument out of its documented range."""
+
+    wire_code = 15
+
+
+class NotACounter(MisuseError):
+    """`incr` or `decr` on a value that is not an int."""
+
+    wire_code = 16
+
+
+class CounterOverflow(MisuseError):
+    """`incr` or `decr` that would leave the range of a signed 64-bit integer."""
+
+    wire_code = 17
+
+
+class InvalidName(MisuseError):
+    """An instance name that is not 1 to 64 letters, digits, `-` or `_`."""
+
+    wire_code = 18
+
+
+class ClientClosed(MisuseError):
+    """The client was used after `close()`."""
+
+    wire_code = 19
+
+
+class ConfigError(MisuseError):
+    """A configuration file, variable or flag with an unknown key or a bad value."""
+
+    wire_code = 20
+
+
+class ServerError(KvserveError):
+    """The server refused, or cannot be reached."""
+
+    wire_code = 30
+
+
+class ServerUnavailable(ServerError, ConnectionError):
+    """No server runs under this name, or it went away."""
+
+    wire_code = 31
+
+
+class ServerBusy(ServerError):
+    """The request was not taken before its deadline, because a queue or a shard stayed busy.
+
+    Nothing was changed. Trying again later is safe.
+    """
+
+    wire_code = 32
+
+
+class RequestTimeout(ServerError, TimeoutError):
+    """No reply came within the deadline to a request that is safe to send again."""
+
+    wire_code = 33
+
+
+class OutcomeUnknown(ServerError):
+    """The request was sent, its reply never came, and sending it again might do it twice.
+
+    It was executed at most once. Read the key to learn whether it was.
+    """
+
+    wire_code = 34
+
+
+class AlreadyServed(ServerError):
+    """Another process serves, or cleans, an instance of this name."""
+
+    wire_code = 35
+
+
+class LimitError(ServerError):
+    """A limit of the system stands in the way; the text names the command that mends it."""
+
+    wire_code = 36
+
+
+class ForeignObject(ServerError, PermissionError):
+    """A kernel object or file of ours has a wrong owner, type, mode or content."""
+
+    wire_code = 37
+
+
+class InternalError(KvserveError):
+    """kvserve has a bug, or memory was corrupted. Please report it."""
+
+    wire_code = 50
+
+
+class ProtocolError(InternalError):
+    """A frame that the protocol does not allow."""
+
+    wire_code = 51
+
+
+class TableCorrupt(InternalError):
+    """The table breaks one of its invariants."""
+
+    wire_code = 52
+
+
+def _descendants(root: type[KvserveError]) -> list[type[KvserveError]]:
+    found = [root]
+    for child in root.__subclasses__():
+        found += _descendants(child)
+    return found
+
+
+BY_WIRE_CODE: dict[int, type[KvserveError]] = {
+    error.wire_code: error for error in _descendants(KvserveError)
+}
+
+
+def from_wire(wire_code: int, text: str) -> KvserveError:
+    """The error that a reply's status names; an unknown code becomes `InternalError`."""
+    return BY_WIRE_CODE.get(wire_code, InternalError)(text)

@@ -1,0 +1,65 @@
+"""Every bound of kvserve, each with its reason, and the relations between them, asserted."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Keys and values.
+KEY_BYTES_MAX = 1024  # memcached allows 250, Redis 512 MiB; a hashed key never needs more
+VALUE_BYTES_DEFAULT = MIB  # memcached's default, which users know
+VALUE_BYTES_MAX = 64 * MIB  # a frame is buffered whole, on both sides
+TTL_MS_MAX = 100 * 366 * 86_400_000  # a century; anything longer is a unit mistaken
+COUNTER_MIN = -(2**63)
+COUNTER_MAX = 2**63 - 1
+
+# The table.
+MEMORY_BYTES_DEFAULT = 48 * MIB  # fits Docker's 64 MiB /dev/shm and leaves room for others
+MEMORY_BYTES_MIN = 16 * KIB
+MEMORY_BYTES_MAX = 1024 * 1024 * MIB
+ITEM_BYTES_DEFAULT = 128  # the expected average of key and value together
+ITEM_BYTES_MIN = 8
+SHARDS_MAX = 256  # 8 of the hash's bits; 64 MiB each makes 16 GiB before shards grow
+SHARD_BYTES_WANTED = 32 * MIB  # recounting a dead writer's shard must stay far below 100 ms
+SHARD_RECORDS_MIN = 512  # fewer records in a shard cost hit ratio
+SHARD_LARGEST_RECORDS_MIN = 16  # as many of the largest record, for the same reason
+LEASE_SLOTS = 256  # processes that may hold a shard's lock: parent, workers, trusted writers
+LEASE_SLOT_PARENT = 0
+LEASE_SLOT_WORKER_FIRST = 1
+LEASE_SLOT_WRITER_FIRST = 65
+
+# The server.
+WORKERS_MAX = 64
+WORKERS_DEFAULT_MAX = 4  # more only pays when most requests miss
+SESSIONS_MAX = 4096  # a worker's clients; each costs it two descriptors
+STOP_SECONDS = 10.0  # term, wait, kill
+
+# Requests.
+QUEUE_MESSAGE_BYTES = 8 * KIB  # fs.mqueue.msgsize_max's default
+QUEUE_MESSAGE_BYTES_MIN = KIB  # a frame with the longest key must fit, see below
+QUEUE_DEPTH = 64
+QUEUE_DEPTH_MIN = 2
+FRAME_OVERHEAD_BYTES = 256  # everything in a frame but the key and the value
+FRAME_BYTES_MIN = 8 * MIB  # room for a batch even where values are small
+BATCH_OPERATIONS_MAX = 16_384
+BATCH_REPLY_BYTES = 4 * MIB  # a worker answers a longer batch in parts
+REPLY_BUFFER_BYTES = 16 * MIB  # replies that a slow client may leave unread, beyond one frame
+SCAN_BUCKETS_MAX = 1024  # one scan request's share of the index
+TIMEOUT_SECONDS_DEFAULT = 2.0
+TIMEOUT_SECONDS_MAX = 86_400.0
+LOCK_WAIT_MS = 1000  # a writer that waits longer answers ServerBusy
+
+# The sweeper.
+SWEEP_INTERVAL_SECONDS = 0.1
+SWEEP_SHARE = 100  # one hundredth of the buckets at each turn: a whole pass in 10 s
+
+
+def frame_bytes_max(value_bytes_max: int) -> int:
+    """The longest frame of an instance, in bytes, given its largest value in bytes."""
+    return max(FRAME_BYTES_MIN, value_bytes_max + KEY_BYTES_MAX + FRAME_OVERHEAD_BYTES)
+
+
+assert LEASE_SLOT_WORKER_FIRST + WORKERS_MAX <= LEASE_SLOT_WRITER_FIRST < LEASE_SLOTS
+assert WORKERS_MAX <= SHARDS_MAX
+assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX
+assert BATCH_REPLY_BYTES < FRAME_BYTES_MIN

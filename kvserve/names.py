@@ -1,0 +1,116 @@
+"""Builds and checks the name of every kernel object and file of an instance. Opens nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvserve.errors import InvalidName
+
+DEFAULT_NAME = "default"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: it separates the parts
+_CLIENT_FILE = re.compile(r"([0-9a-f]{16})\.(request|reply)")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of one instance's objects.
+
+    Args:
+        name: the instance's name, 1 to 64 letters, digits, `-` or `_`.
+        runtime_directory: where its files are.
+
+    Example:
+        >>> names = Names("default", Path("/run/kvserve/default"))
+        >>> names.table, names.worker_queue(0)
+        ('/kvserve.default.table', '/kvserve.default.worker.0')
+    """
+
+    name: str
+    runtime_directory: Path
+
+    @property
+    def table(self) -> str:
+        return f"/kvserve.{self.name}.table"
+
+    @property
+    def hints(self) -> str:
+        return f"/kvserve.{self.name}.hints"
+
+    def shard_semaphore(self, shard: int) -> str:
+        return f"/kvserve.{self.name}.lock.{shard}"
+
+    def worker_queue(self, worker: int) -> str:
+        return f"/kvserve.{self.name}.worker.{worker}"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.runtime_directory / "pid"
+
+    @property
+    def manifest(self) -> Path:
+        return self.runtime_directory / "manifest.json"
+
+    @property
+    def lease_file(self) -> Path:
+        return self.runtime_directory / "lease"
+
+    @property
+    def log_file(self) -> Path:
+        """Where a server with --daemon writes its log."""
+        return self.runtime_directory / "log"
+
+    @property
+    def clients_directory(self) -> Path:
+        return self.runtime_directory / "clients"
+
+    def request_fifo(self, client_id: int) -> Path:
+        return self.clients_directory / f"{client_id:016x}.request"
+
+    def reply_fifo(self, client_id: int) -> Path:
+        return self.clients_directory / f"{client_id:016x}.reply"
+
+
+def instance(name: str | None = None, environment: Mapping[str, str] | None = None) -> Names:
+    """The names of the instance `name` (default: $KVSERVE_NAME, else `default`).
+
+    The runtime directory is `$KVSERVE_RUNTIME_DIR/NAME`, else `$XDG_RUNTIME_DIR/kvserve/NAME`,
+    else `/run/kvserve/NAME` for root, else `kvserve-UID/NAME` in the temporary directory.
+
+    Raises:
+        InvalidName: the name is not 1 to 64 letters, digits, `-` or `_`.
+
+    Example:
+        >>> instance("cache", {"KVSERVE_RUNTIME_DIR": "/srv/kv"}).pid_file
+        PosixPath('/srv/kv/cache/pid')
+    """
+    environment = os.environ if environment is None else environment
+    name = environment.get("KVSERVE_NAME") or DEFAULT_NAME if name is None else name
+    if not _NAME.fullmatch(name):
+        raise InvalidName(f"instance name {name!r}: use 1 to 64 letters, digits, '-' or '_'")
+    return Names(name, _runtime_root(environment) / name)
+
+
+def parse_client_file(file_name: str) -> int | None:
+    """The client id in the name of a FIFO of the clients directory; None for any other name.
+
+    Example:
+        >>> parse_client_file("00000000000000ff.reply"), parse_client_file("../pid")
+        (255, None)
+    """
+    match = _CLIENT_FILE.fullmatch(file_name)
+    return int(match[1], 16) if match else None
+
+
+def _runtime_root(environment: Mapping[str, str]) -> Path:
+    if explicit := environment.get("KVSERVE_RUNTIME_DIR"):
+        return Path(explicit)
+    if session := environment.get("XDG_RUNTIME_DIR"):
+        return Path(session) / "kvserve"
+    if os.geteuid() == 0:
+        return Path("/run/kvserve")
+    return Path(environment.get("TMPDIR") or tempfile.gettempdir()) / f"kvserve-{os.geteuid()}"

@@ -1,0 +1,35 @@
+"""What all kinds of kernel objects share: whose they are, and who may use them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import posix_ipc
+
+from kvserve.errors import ForeignObject
+
+
+def grant(file: int | str, mode: int, group_id: int | None) -> None:
+    """Gives an object exactly this mode, whatever the umask was, and its group.
+
+    Args:
+        file: its descriptor, or its path.
+        mode: permission bits.
+        group_id: the group, or None for the process's.
+    """
+    if group_id is not None:
+        os.chown(file, -1, group_id)
+    os.chmod(file, mode)  # noqa: PTH101 - it may be a descriptor
+
+
+@contextmanager
+def taken_over(name: str) -> Iterator[None]:
+    """Turns the failure to make an object because its name is taken into our error."""
+    try:
+        yield
+    except (posix_ipc.ExistentialError, posix_ipc.PermissionsError) as error:
+        raise ForeignObject(
+            f"the kernel object {name} is somebody else's: {error}; use another --name"
+        ) from None

@@ -1,0 +1,94 @@
+"""One record per command: the source for dispatch, checks of frames, retries and priorities.
+
+A request's arguments are a msgpack array; `fields` names each with the types that it may have.
+Values travel as (codec, payload), times as whole milliseconds, 0 for "never expires".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from types import NoneType
+
+from kvserve.errors import ProtocolError
+
+
+class Priority(IntEnum):
+    """The priority of a queue message: higher is received first."""
+
+    BULK = 0
+    SINGLE = 1
+    CONTROL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What both ends must know of a command.
+
+    `idempotent` means that a client whose worker died may send it again: a second execution
+    leaves the table as the first did. (Its answer may differ: a delete that is repeated says
+    that nothing was there.)
+    """
+
+    name: str
+    code: int
+    priority: Priority
+    idempotent: bool
+    fields: tuple[tuple[str, tuple[type, ...]], ...] = ()
+
+    def check(self, arguments: Sequence[object]) -> None:
+        """Raises ProtocolError unless the arguments have this command's number and types."""
+        if len(arguments) != len(self.fields):
+            raise ProtocolError(
+                f"{self.name} takes {len(self.fields)} arguments, not {len(arguments)}"
+            )
+        for (field, types), argument in zip(self.fields, arguments, strict=True):
+            if type(argument) not in types:
+                raise ProtocolError(f"{self.name}: {field} is a {type(argument).__name__}")
+
+
+_KEY = ("key", (str, bytes))
+_CODEC = ("codec", (int,))
+_PAYLOAD = ("payload", (bytes,))
+_TTL_MS = ("ttl_ms", (int,))
+_STORE = (_KEY, _CODEC, _PAYLOAD, _TTL_MS)
+
+HELLO = Command("hello", 1, Priority.CONTROL, True, (("protocol_version", (int,)), ("pid", (int,))))
+PING = Command("ping", 2, Priority.CONTROL, True)
+STATS = Command("stats", 3, Priority.CONTROL, True)
+GET = Command("get", 10, Priority.SINGLE, True, (_KEY,))
+TTL = Command("ttl", 11, Priority.SINGLE, True, (_KEY,))
+SET = Command("set", 12, Priority.SINGLE, True, _STORE)
+ADD = Command("add", 13, Priority.SINGLE, False, _STORE)
+REPLACE = Command("replace", 14, Priority.SINGLE, False, _STORE)
+CAS = Command("cas", 15, Priority.SINGLE, False, (*_STORE, ("version", (int,))))
+DELETE = Command("delete", 16, Priority.SINGLE, True, (_KEY,))
+TOUCH = Command("touch", 17, Priority.SINGLE, True, (_KEY, _TTL_MS))
+INCR = Command(
+    "incr",
+    18,
+    Priority.SINGLE,
+    False,
+    (_KEY, ("delta", (int,)), ("initial", (int, NoneType)), _TTL_MS),
+)
+BATCH = Command("batch", 30, Priority.BULK, False, (("operations", (list,)),))
+SCAN = Command(
+    "scan",
+    31,
+    Priority.BULK,
+    True,
+    (("shard", (int,)), ("bucket", (int,)), ("prefix", (bytes,))),
+)
+FLUSH = Command("flush", 32, Priority.BULK, True)
+VERIFY = Command("verify", 33, Priority.BULK, True, (("shard", (int,)),))
+
+ALL = (
+    HELLO, PING, STATS, GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, BATCH, SCAN, FLUSH,
+    VERIFY,
+)  # fmt: skip
+BY_CODE = {command.code: command for command in ALL}
+BY_NAME = {command.name: command for command in ALL}
+BATCHABLE = frozenset({GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR})
+
+assert len(BY_CODE) == len(BY_NAME) == len(ALL)

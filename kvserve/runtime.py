@@ -1,0 +1,219 @@
+"""The runtime directory of an instance: made, verified, its pid file and its manifest.
+
+The flock on the pid file tells whether an instance lives. The parent takes it before it touches
+any object, and its workers inherit it, so that it is free only when the last of them is gone.
+The manifest lists what the parent made: /dev/mqueue may not be mounted, so nothing else can.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from kvserve.errors import AlreadyServed, ForeignObject, InternalError, ServerUnavailable
+from kvserve.names import Names
+
+_PID_FILE_BYTES_MAX = 32
+_MANIFEST_BYTES_MAX = 1024 * 1024
+
+
+def prepare_directory(names: Names, group_id: int | None) -> None:
+    """Makes the runtime directory and its clients directory, or verifies what is there.
+
+    Args:
+        names: whose.
+        group_id: the group whose members may be clients; None keeps everybody else out.
+
+    Raises:
+        ForeignObject: something else stands in its place, or it belongs to somebody else.
+    """
+    directory = names.runtime_directory
+    try:
+        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for path, mode in (
+            (directory, 0o700 if group_id is None else 0o750),
+            # Members make FIFOs here: setgid gives these the group, sticky protects each's own.
+            (names.clients_directory, 0o700 if group_id is None else 0o3770),
+        ):
+            path.mkdir(mode=0o700, exist_ok=True)
+            _verify_directory(path, owners={os.geteuid()})
+            if group_id is not None:
+                os.chown(path, -1, group_id, follow_symlinks=False)
+            path.chmod(mode)
+    except OSError as error:
+        if isinstance(error, ForeignObject):
+            raise
+        raise ForeignObject(
+            f"cannot use the runtime directory {directory}: {error.strerror}; "
+            "set KVSERVE_RUNTIME_DIR to a directory of your own"
+        ) from None
+
+
+def verify_directory(names: Names) -> int:
+    """The uid that owns the instance, which must own all of its objects.
+
+    Raises:
+        ServerUnavailable: there is no such directory, so nobody serves this name.
+        ForeignObject: it is not a directory, everybody can write to it, or it belongs neither to
+            this user nor to root nor to a user who gave our group access.
+    """
+    try:
+        return _verify_directory(names.runtime_directory, owners=None)
+    except FileNotFoundError:
+        raise not_served(names) from None
+
+
+def _verify_directory(path: Path, owners: set[int] | None) -> int:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise ForeignObject(f"{path} is not a directory; remove it")
+    if status.st_mode & 0o007:
+        raise ForeignObject(f"{path} is open to everybody; run: chmod o-rwx {path}")
+    if owners is None:
+        # A directory that grants our group access was opened to us by its owner on purpose.
+        owners = {0, os.geteuid()}
+        if status.st_mode & 0o050 == 0o050 and status.st_gid in {os.getegid(), *os.getgroups()}:
+            owners.add(status.st_uid)
+    if status.st_uid not in owners:
+        raise ForeignObject(f"{path} belongs to uid {status.st_uid}; use another --name")
+    return status.st_uid
+
+
+class PidFile:
+    """The pid file and the lock on it. Closing the descriptor in a fork keeps the parent's lock."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def acquire(cls, names: Names) -> Self:
+        """Takes the lock and writes this process's pid.
+
+        Raises:
+            AlreadyServed: another process holds the lock; `holder` tells which.
+        """
+        descriptor = os.open(
+            names.pid_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640
+        )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise AlreadyServed(
+                f"instance {names.name!r} is held by pid {_read_pid(names) or '(unknown)'}"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Gives the lock up, unless a worker that inherited it still lives."""
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+def holder(names: Names) -> int | None:
+    """The pid of the process that serves the instance; None if nobody does.
+
+    The pid is as its own pid namespace counts. 0 means that somebody holds the lock whose pid is
+    not there to read.
+    """
+    try:
+        descriptor = os.open(names.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, for a moment: a server that starts in it tries again.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _read_pid(names)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _read_pid(names: Names) -> int:
+    try:
+        with names.pid_file.open("rb") as file:
+            return int(file.read(_PID_FILE_BYTES_MAX) or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a running instance consists of, written by its parent for clients and for `clean`.
+
+    Args:
+        instance_id: 32 hex digits, new with every table.
+        pid: the parent's.
+        workers, shards: their numbers; shard s is served by worker s % workers.
+        queue_message_bytes: the longest frame that goes through a queue.
+        value_bytes_max: the largest value.
+        group_id: the group whose members may be clients, or None.
+        memory_objects, semaphores, queues: the names of all kernel objects.
+    """
+
+    instance_id: str
+    pid: int
+    protocol_version: int
+    layout_version: int
+    workers: int
+    shards: int
+    queue_message_bytes: int
+    queue_depth: int
+    value_bytes_max: int
+    group_id: int | None
+    memory_objects: dict[str, int]
+    semaphores: list[str]
+    queues: list[str]
+
+    def write(self, names: Names) -> None:
+        """Replaces the manifest in one step."""
+        temporary = names.manifest.with_suffix(".new")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+        with os.fdopen(descriptor, "w") as file:
+            if self.group_id is not None:
+                os.fchown(descriptor, -1, self.group_id)
+            json.dump(dataclasses.asdict(self), file, indent=1)
+        temporary.replace(names.manifest)
+
+    @classmethod
+    def read(cls, names: Names) -> Self:
+        """The manifest of an instance.
+
+        Raises:
+            ServerUnavailable: there is none.
+            ForeignObject: it is not a manifest of this version of kvserve.
+        """
+        try:
+            descriptor = os.open(names.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise not_served(names) from None
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(_MANIFEST_BYTES_MAX)
+        try:
+            fields = json.loads(content)
+            if set(fields) != {field.name for field in dataclasses.fields(cls)}:
+                raise InternalError("other fields")
+            return cls(**fields)
+        except (ValueError, TypeError, InternalError) as error:
+            raise ForeignObject(f"{names.manifest} is not a manifest of ours: {error}") from None
+
+
+def not_served(names: Names) -> ServerUnavailable:
+    """The error for an instance that nobody serves."""
+    option = "" if names.name == "default" else f" --name {names.name}"
+    return ServerUnavailable(
+        f"no kvserve server named {names.name!r} is running; start one: kvserve serve{option}"
+    )
