@@ -1,0 +1,1 @@
+"""The table in shared memory. Knows keys, payloads and locks; nothing of requests or clients."""

@@ -1,0 +1,108 @@
+# What the skin uses of the C core; see core/table.h.
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from posix.time cimport timespec
+
+
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+    sem_t *sem_open(const char *name, int flags)
+    int sem_close(sem_t *semaphore)
+
+
+cdef extern from "core/layout.h" nogil:
+    enum:
+        KV_LAYOUT_VERSION
+        KV_SUPERBLOCK_BYTES
+        KV_HINTS_HEADER_BYTES
+        KV_SHARD_HEADER_BYTES
+        KV_RECORD_HEADER_BYTES
+        KV_LINE
+        KV_BUCKET_ENTRIES
+        KV_HINTS_A_BUCKET
+        KV_GHOST_TAGS
+        KV_READER_STRIPES
+        KV_KEY_BYTES_MAX
+        KV_FLAG_TEXT_KEY
+        KV_CODEC_COUNTER
+        KV_STATISTICS
+        KV_SETS, KV_DELETES, KV_TOUCHES, KV_INCREMENTS, KV_EVICTIONS, KV_EXPIRATIONS
+        KV_INDEX_EVICTIONS, KV_PROMOTIONS, KV_REINSERTIONS, KV_CLEANED, KV_GHOST_HITS
+        KV_FLUSHES, KV_LOCK_RECOVERIES
+    struct kv_geometry:
+        uint64_t table_bytes, hints_bytes, shard_bytes, small_capacity, main_capacity
+        uint64_t largest_record, value_bytes_max, item_bytes
+        uint32_t shards, buckets, overflow, ghost_lines
+
+
+cdef extern from "core/table.h" nogil:
+    enum kv_status:
+        KV_DONE, KV_MISSING, KV_REFUSED, KV_NOT_COUNTER, KV_OVERFLOW, KV_TOO_LARGE
+        KV_CONTENDED, KV_BUSY
+    enum kv_condition:
+        KV_SET, KV_ADD, KV_REPLACE, KV_CAS
+    struct kv_table:
+        kv_geometry geometry
+        uint32_t stripe
+    struct kv_view:
+        const uint8_t *key
+        const uint8_t *value
+        uint32_t key_bytes, value_bytes, codec, flags
+        uint64_t expiry_ms, cas
+    struct kv_key:
+        const uint8_t *bytes
+        uint32_t length, flags
+        uint64_t hash
+        uint32_t shard
+    struct kv_value:
+        const uint8_t *bytes
+        uint32_t length, codec
+        uint64_t expiry_ms
+    struct kv_cursor:
+        uint32_t bucket, slot, steps
+    struct kv_violation:
+        uint32_t rule
+        uint64_t where
+    struct kv_owner:
+        uint64_t word
+        int lease
+        sem_t **semaphores
+    struct kv_counts:
+        uint64_t items, live_bytes, overflow_used
+        uint64_t statistics[13]
+
+    bint kv_geometry_valid(const kv_geometry *)
+    void kv_format(uint8_t *, uint8_t *, const kv_geometry *, const uint8_t *, const uint8_t *,
+                   const uint64_t *)
+    const char *kv_attach(kv_table *, uint8_t *, uint64_t, uint8_t *, uint64_t, const uint8_t *)
+    bint kv_ready(const kv_table *)
+    bint kv_misses_elsewhere(const kv_table *)
+    void kv_instance_id(const kv_table *, uint8_t *)
+    void kv_retire(uint8_t *)
+    void kv_counts_of(const kv_table *, uint32_t, kv_counts *)
+    void kv_reads(const kv_table *, uint64_t *, uint64_t *)
+    void kv_locate(const kv_table *, kv_key *)
+    kv_status kv_find(const kv_table *, const kv_key *, kv_view *)
+    bint kv_view_intact(const kv_view *)
+    bint kv_view_flushed(const kv_table *, uint32_t, const kv_view *)
+    void kv_view_touch(const kv_view *)
+    void kv_count_read(const kv_table *, bint)
+    int64_t kv_view_counter(const kv_view *)
+    bint kv_next_in_bucket(const kv_table *, uint32_t, uint32_t, kv_cursor *, kv_view *)
+    kv_status kv_store(kv_table *, const kv_key *, const kv_value *, kv_condition, uint64_t,
+                       uint64_t, uint64_t *)
+    kv_status kv_delete(kv_table *, const kv_key *, uint64_t)
+    kv_status kv_touch(kv_table *, const kv_key *, uint64_t, uint64_t)
+    kv_status kv_increment(kv_table *, const kv_key *, int64_t, const int64_t *, uint64_t,
+                           uint64_t, int64_t *)
+    void kv_flush(kv_table *, uint32_t)
+    uint32_t kv_sweep(kv_table *, uint32_t, uint32_t, uint32_t, uint64_t)
+    uint64_t kv_verify_scratch_bytes(const kv_table *)
+    uint32_t kv_verify(kv_table *, uint32_t, uint8_t *, kv_violation *, uint32_t)
+    bint kv_try_acquire(kv_table *, const kv_owner *, uint32_t)
+    uint32_t kv_lock_slot(uint64_t)
+    uint64_t kv_lock_held(const kv_table *, uint32_t)
+    uint64_t kv_join(kv_table *, uint32_t)
+    kv_status kv_acquire(kv_table *, const kv_owner *, uint32_t, uint64_t)
+    bint kv_take_from_dead(kv_table *, const kv_owner *, uint32_t)
+    void kv_release(kv_table *, const kv_owner *, uint32_t)

@@ -1,0 +1,120 @@
+/* Formatting the segments and attaching to them. Trusts nothing that it finds there. */
+#include "places.h"
+
+static uint64_t checksum(const struct kv_superblock *s) {
+    /* FNV-1a: it must catch accidents, not attackers, who could write any checksum. */
+    const uint8_t *bytes = (const uint8_t *)s;
+    uint64_t sum = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < offsetof(struct kv_superblock, checksum); i++)
+        sum = (sum ^ bytes[i]) * UINT64_C(0x100000001b3);
+    return sum;
+}
+
+bool kv_geometry_valid(const struct kv_geometry *g) {
+    const uint64_t bound = UINT64_C(1) << 44; /* keeps every product below far from overflow */
+    if (g->shards == 0 || g->shards > 256 || g->buckets == 0 || g->ghost_lines == 0)
+        return false;
+    if (g->small_capacity % KV_LINE || g->main_capacity % KV_LINE || g->small_capacity == 0 ||
+        g->main_capacity == 0 || g->small_capacity > bound || g->main_capacity > bound)
+        return false;
+    /* Fewer would leave no room to copy a record before its own space is free. */
+    if (g->largest_record % KV_ALIGNMENT || g->largest_record <= KV_RECORD_HEADER_BYTES ||
+        g->largest_record > g->main_capacity / 4 || g->largest_record > UINT32_MAX)
+        return false;
+    uint64_t index = ((uint64_t)g->buckets + g->overflow) * KV_LINE;
+    uint64_t shard = KV_SHARD_HEADER_BYTES + index + (uint64_t)g->ghost_lines * KV_LINE +
+                     g->small_capacity + g->main_capacity;
+    uint64_t hints = ((uint64_t)g->buckets + g->overflow) * KV_HINTS_A_BUCKET;
+    return g->shard_bytes == shard && g->table_bytes == KV_SUPERBLOCK_BYTES + g->shards * shard &&
+           g->hints_bytes == KV_HINTS_HEADER_BYTES + g->shards * hints;
+}
+
+/* The segments are new and all zero, which is an empty table but for the superblock. */
+void kv_format(uint8_t *table, uint8_t *hints, const struct kv_geometry *geometry,
+               const uint8_t boot_id[16], const uint8_t instance_id[16],
+               const uint64_t hash_key[4]) {
+    struct kv_superblock *s = (struct kv_superblock *)(void *)table;
+    struct kv_hints_header *h = (struct kv_hints_header *)(void *)hints;
+    h->magic = KV_MAGIC;
+    memcpy(h->instance_id, instance_id, sizeof h->instance_id);
+    s->magic = KV_MAGIC;
+    s->layout_version = KV_LAYOUT_VERSION;
+    memcpy(s->boot_id, boot_id, sizeof s->boot_id);
+    memcpy(s->instance_id, instance_id, sizeof s->instance_id);
+    memcpy(s->hash_key, hash_key, sizeof s->hash_key);
+    s->geometry = *geometry;
+    s->checksum = checksum(s);
+    STORE_RELEASE(s->state, KV_STATE_READY);
+}
+
+/* Fills t; returns NULL, or a sentence that says what is wrong with the segments. */
+const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, uint8_t *hints,
+                      uint64_t hints_bytes, const uint8_t boot_id[16]) {
+    if (table_bytes < KV_SUPERBLOCK_BYTES || hints_bytes < KV_HINTS_HEADER_BYTES)
+        return "it is too short";
+    struct kv_superblock copy;
+    const struct kv_hints_header *h = (const struct kv_hints_header *)(void *)hints;
+    uint32_t state = LOAD_ACQUIRE(((struct kv_superblock *)(void *)table)->state);
+    memcpy(&copy, table, offsetof(struct kv_superblock, state));
+    if (copy.magic != KV_MAGIC)
+        return "it is not a kvserve table";
+    if (copy.layout_version != KV_LAYOUT_VERSION)
+        return "it has another layout version";
+    if (state != KV_STATE_READY)
+        return "it was never finished, or has been retired";
+    if (copy.checksum != checksum(&copy))
+        return "its superblock is damaged";
+    if (memcmp(copy.boot_id, boot_id, sizeof copy.boot_id) != 0)
+        return "it is from before the last reboot";
+    if (!kv_geometry_valid(&copy.geometry))
+        return "its geometry makes no sense";
+    if (copy.geometry.table_bytes != table_bytes)
+        return "it was cut short or lengthened";
+    if (copy.geometry.hints_bytes != hints_bytes || h->magic != KV_MAGIC ||
+        memcmp(h->instance_id, copy.instance_id, sizeof copy.instance_id) != 0)
+        return "its hints belong to another table";
+    memset(t, 0, sizeof *t);
+    t->base = table;
+    t->hints = hints;
+    t->geometry = copy.geometry;
+    memcpy(t->hash_key, copy.hash_key, sizeof t->hash_key);
+    t->small_reciprocal = UINT64_MAX / copy.geometry.small_capacity;
+    t->main_reciprocal = UINT64_MAX / copy.geometry.main_capacity;
+    return NULL;
+}
+
+bool kv_ready(const struct kv_table *t) {
+    return LOAD_ACQUIRE(superblock(t)->state) == KV_STATE_READY;
+}
+
+/* Tells whoever is attached that this table is given up: let go, and look for its successor. */
+void kv_retire(uint8_t *table) {
+    STORE_RELEASE(((struct kv_superblock *)(void *)table)->state, KV_STATE_RETIRED);
+}
+
+/* Whether there is a store behind the table, so that a miss here is no answer. */
+bool kv_misses_elsewhere(const struct kv_table *t) {
+    return LOAD(superblock(t)->misses_elsewhere) != 0;
+}
+
+void kv_instance_id(const struct kv_table *t, uint8_t instance_id[16]) {
+    memcpy(instance_id, superblock(t)->instance_id, 16);
+}
+
+void kv_counts_of(const struct kv_table *t, uint32_t shard, struct kv_counts *counts) {
+    const struct kv_shard *header = shard_header(t, shard);
+    counts->items = LOAD(header->items);
+    counts->live_bytes = LOAD(header->small_live) + LOAD(header->main_live);
+    counts->overflow_used = LOAD(header->overflow_used);
+    for (int i = 0; i < KV_STATISTICS; i++)
+        counts->statistics[i] = LOAD(header->statistics[i]);
+}
+
+void kv_reads(const struct kv_table *t, uint64_t *hits, uint64_t *misses) {
+    const struct kv_hints_header *header = (const struct kv_hints_header *)(void *)t->hints;
+    *hits = *misses = 0;
+    for (uint32_t i = 0; i < KV_READER_STRIPES; i++) {
+        *hits += LOAD(header->stripe[i].hits);
+        *misses += LOAD(header->stripe[i].misses);
+    }
+}

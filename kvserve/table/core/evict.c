@@ -1,0 +1,323 @@
+/* Making room: S3-FIFO (Yang et al., SOSP 2023) over two logs, with cleaning.
+ *
+ * New keys enter the small log S. At S's tail a record that was read twice, or for which the main
+ * log M has room anyway, moves to M; another leaves, and its hash is remembered in the ghost, so
+ * that it enters M directly if it comes back soon. At M's tail a record that was read goes round
+ * again, one read poorer. Where overwrites left holes in M, M is cleaned instead: live records are
+ * copied to the head, dead ones give their space back.
+ *
+ * Beside the published algorithm: S never evicts while M has room, and the work of one operation
+ * is bounded; when its budget is spent, what lies at the tail goes. */
+#include "places.h"
+
+#define CLEAN_COPIES_MAX 128
+#define REINSERTIONS_MAX 32
+#define COPIED_BYTES_MAX (256u * 1024u)
+#define CLEAN_BELOW_PERCENT 88
+
+struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
+    return (struct operation){
+        .t = t,
+        .header = shard_header(t, shard),
+        .shard = shard,
+        .now_ms = now_ms,
+        .budget = {CLEAN_COPIES_MAX, REINSERTIONS_MAX, COPIED_BYTES_MAX, COPIED_BYTES_MAX},
+    };
+}
+
+bool is_gone(const struct operation *op, const struct kv_record *record) {
+    return gone(LOAD(record->expiry_ms), LOAD(record->cas), LOAD(op->header->flush_mark),
+                op->now_ms);
+}
+
+static struct place place_of_entry(const struct operation *op, uint32_t bucket, uint32_t slot) {
+    _Atomic uint64_t *entry = &bucket_at(op->t, op->shard, bucket)->entry[slot];
+    uint64_t word = LOAD(*entry);
+    bool main_log = entry_in_main(word);
+    struct ring ring = ring_of(op->t, op->shard, main_log);
+    uint64_t tail = LOAD(*ring.tail);
+    uint64_t position = tail + entry_distance(word, tail);
+    struct kv_record *record = record_at(&ring, position);
+    return (struct place){.entry = entry,
+                          .hint = hint_at(op->t, op->shard, bucket, slot),
+                          .record = record,
+                          .position = position,
+                          .length = record_length(shape_of(LOAD(record->shape))),
+                          .main_log = main_log};
+}
+
+/* Walks the slots of a key's chain. */
+struct chain {
+    uint32_t bucket;
+    uint32_t slot;
+};
+
+static struct chain chain_of(const struct operation *op, uint64_t hash) {
+    return (struct chain){home_of(op->t, hash), 0};
+}
+
+static bool next_slot(const struct operation *op, struct chain *chain) {
+    if (++chain->slot < KV_BUCKET_ENTRIES)
+        return true;
+    uint32_t next = LOAD(bucket_at(op->t, op->shard, chain->bucket)->next);
+    if (next == 0)
+        return false;
+    *chain = (struct chain){op->t->geometry.buckets + next - 1, 0};
+    return true;
+}
+
+static uint64_t word_at(const struct operation *op, struct chain chain) {
+    return LOAD(bucket_at(op->t, op->shard, chain.bucket)->entry[chain.slot]);
+}
+
+/* The place of a key; of nothing if it is not there. Says nothing of expiry. */
+struct place find_place(const struct operation *op, const struct kv_key *key) {
+    uint64_t tag = tag_of(key->hash);
+    struct chain chain = chain_of(op, key->hash);
+    do {
+        if (word_at(op, chain) >> 48 != tag)
+            continue;
+        struct place place = place_of_entry(op, chain.bucket, chain.slot);
+        struct shape shape = shape_of(LOAD(place.record->shape));
+        if (shape.key_bytes == key->length &&
+            memcmp(place.record->bytes, key->bytes, key->length) == 0)
+            return place;
+    } while (next_slot(op, &chain));
+    return (struct place){0};
+}
+
+/* The place whose entry leads to exactly this position; of nothing if the record there is dead. */
+static struct place find_exact(const struct operation *op, bool main_log, uint64_t position,
+                               const struct kv_record *record) {
+    struct shape shape = shape_of(LOAD(record->shape));
+    struct kv_key key = {.bytes = record->bytes, .length = shape.key_bytes};
+    kv_locate(op->t, &key);
+    uint64_t wanted = make_entry(key.hash, main_log, position);
+    struct chain chain = chain_of(op, key.hash);
+    do {
+        if (word_at(op, chain) == wanted)
+            return place_of_entry(op, chain.bucket, chain.slot);
+    } while (next_slot(op, &chain));
+    return (struct place){0};
+}
+
+/* The derived counters leave out what a flush has ended. */
+void account(struct operation *op, bool main_log, int64_t bytes, int items) {
+    struct kv_shard *h = op->header;
+    if (main_log)
+        STORE(h->main_live, LOAD(h->main_live) + (uint64_t)bytes);
+    else
+        STORE(h->small_live, LOAD(h->small_live) + (uint64_t)bytes);
+    STORE(h->items, LOAD(h->items) + (uint64_t)(int64_t)items);
+}
+
+void unlink_place(struct operation *op, const struct place *place, enum kv_statistic reason) {
+    bool flushed = LOAD(place->record->cas) <= LOAD(op->header->flush_mark);
+    STORE_RELEASE(*place->entry, 0);
+    if (!flushed)
+        account(op, place->main_log, -(int64_t)place->length, -1);
+    if (!flushed || reason != KV_EXPIRATIONS)
+        count(op->header, reason);
+}
+
+/* A free slot in the key's chain, its hint cleared: an empty one, else a new overflow bucket's
+ * (first the pointer, then the link: a bucket that is linked is never given out again), else that
+ * of the record which can be spared best. */
+struct place claim_slot(struct operation *op, const struct kv_key *key) {
+    struct kv_shard *h = op->header;
+    struct chain chain = chain_of(op, key->hash), last = chain;
+    struct place victim = {0};
+    uint64_t victim_rank = 0;
+    do {
+        last = chain;
+        if (word_at(op, chain) == 0) {
+            victim = (struct place){
+                .entry = &bucket_at(op->t, op->shard, chain.bucket)->entry[chain.slot],
+                .hint = hint_at(op->t, op->shard, chain.bucket, chain.slot)};
+            *victim.hint = 0;
+            return victim;
+        }
+        struct place place = place_of_entry(op, chain.bucket, chain.slot);
+        struct ring ring = ring_of(op->t, op->shard, place.main_log);
+        uint64_t age = LOAD(*ring.head) - place.position;
+        uint64_t rank = age | (uint64_t)!place.main_log << 62 |
+                        (uint64_t)is_gone(op, place.record) << 63;
+        if (rank >= victim_rank) {
+            victim = place;
+            victim_rank = rank;
+        }
+    } while (next_slot(op, &chain));
+
+    uint32_t used = LOAD(h->overflow_used);
+    if (used < op->t->geometry.overflow) {
+        uint32_t number = op->t->geometry.buckets + used;
+        STORE_RELEASE(h->overflow_used, used + 1);
+        STORE_RELEASE(bucket_at(op->t, op->shard, last.bucket)->next, used + 1);
+        victim = (struct place){.entry = &bucket_at(op->t, op->shard, number)->entry[0],
+                                .hint = hint_at(op->t, op->shard, number, 0)};
+    } else {
+        unlink_place(op, &victim,
+                     is_gone(op, victim.record) ? KV_EXPIRATIONS : KV_INDEX_EVICTIONS);
+    }
+    *victim.hint = 0;
+    return victim;
+}
+
+static struct kv_ghost_line *ghost_line(const struct operation *op, uint64_t hash) {
+    uint64_t line = ((hash >> 16 & 0xffffffff) * op->t->geometry.ghost_lines) >> 32;
+    return ghost_at(op->t, op->shard, (uint32_t)line);
+}
+
+static void ghost_remember(const struct operation *op, uint64_t hash) {
+    struct kv_ghost_line *line = ghost_line(op, hash);
+    memmove(line->tag + 1, line->tag, (KV_GHOST_TAGS - 1) * sizeof line->tag[0]);
+    line->tag[0] = (uint16_t)tag_of(hash);
+}
+
+/* Whether the ghost remembers this hash, which it then forgets. */
+bool ghost_take(const struct operation *op, uint64_t hash) {
+    struct kv_ghost_line *line = ghost_line(op, hash);
+    for (uint32_t i = 0; i < KV_GHOST_TAGS; i++) {
+        if (line->tag[i] != tag_of(hash))
+            continue;
+        memmove(line->tag + i, line->tag + i + 1,
+                (KV_GHOST_TAGS - 1 - i) * sizeof line->tag[0]);
+        line->tag[KV_GHOST_TAGS - 1] = 0;
+        count(op->header, KV_GHOST_HITS);
+        return true;
+    }
+    return false;
+}
+
+/* Copies a live record to the main log's head and lets its entry lead there. There is room. */
+static void move_to_main(struct operation *op, const struct place *place, uint8_t hint) {
+    struct ring main = ring_of(op->t, op->shard, true);
+    uint64_t position;
+    struct kv_record *copy = append(&main, place->length, &position);
+    memcpy((void *)copy, (const void *)place->record, place->length);
+    publish_head(&main, position, place->length);
+    STORE_RELEASE(*place->entry, (LOAD(*place->entry) & UINT64_C(0xffff) << 48) | KV_ENTRY_MAIN |
+                                     (position / KV_ALIGNMENT & KV_ENTRY_POSITION_MASK));
+    *place->hint = hint;
+    if (!place->main_log) {
+        account(op, false, -(int64_t)place->length, 0);
+        account(op, true, (int64_t)place->length, 0);
+    }
+}
+
+static bool spend(uint32_t *copies, uint64_t *bytes, uint64_t length) {
+    if (*copies == 0 || *bytes < length)
+        return false;
+    *copies -= 1;
+    *bytes -= length;
+    return true;
+}
+
+/* Whether cleaning M pays. Measured against what M can hold beside its reserve: against the whole
+ * capacity, a reserve of an eighth would make a full log look as if it always had holes. */
+static bool main_has_holes(const struct operation *op, uint64_t length) {
+    const struct kv_geometry *g = &op->t->geometry;
+    return LOAD(op->header->main_live) + length <=
+           (g->main_capacity - g->largest_record) / 100 * CLEAN_BELOW_PERCENT;
+}
+
+/* What lies at a tail: a pad or a dead record only gives its space back; what is gone is unlinked;
+ * NULL then. Otherwise the place of a live record, which the caller must keep or unlink before it
+ * publishes the tail beyond it. */
+static bool live_at_tail(struct operation *op, bool main_log, struct place *place,
+                         uint64_t *beyond) {
+    struct ring ring = ring_of(op->t, op->shard, main_log);
+    uint64_t tail = LOAD(*ring.tail);
+    struct kv_record *record = record_at(&ring, tail);
+    struct shape shape = shape_of(LOAD(record->shape));
+    *beyond = tail + record_length(shape);
+    if (shape.flags & KV_FLAG_PAD)
+        return false;
+    *place = find_exact(op, main_log, tail, record);
+    if (place->entry == NULL)
+        return false;
+    if (is_gone(op, record)) {
+        unlink_place(op, place, KV_EXPIRATIONS);
+        return false;
+    }
+    return true;
+}
+
+static void reclaim_main(struct operation *op, uint64_t wanted) {
+    struct ring main = ring_of(op->t, op->shard, true);
+    struct budget *budget = &op->budget;
+    struct place place;
+    uint64_t beyond;
+    if (live_at_tail(op, true, &place, &beyond)) {
+        uint8_t hint = *place.hint > 3 ? 3 : *place.hint; /* anybody may write there */
+        if (!fits(&main, 0, place.length)) {
+            /* Only after kills between head and entry have eaten from the reserve, or where a
+             * large record meets the ring's end. */
+            unlink_place(op, &place, KV_EVICTIONS);
+        } else if (main_has_holes(op, wanted) &&
+                   spend(&budget->clean_copies, &budget->clean_bytes, place.length)) {
+            move_to_main(op, &place, hint);
+            count(op->header, KV_CLEANED);
+        } else if (hint > 0 &&
+                   spend(&budget->reinsertions, &budget->reinsertion_bytes, place.length)) {
+            move_to_main(op, &place, (uint8_t)(hint - 1));
+            count(op->header, KV_REINSERTIONS);
+        } else {
+            unlink_place(op, &place, KV_EVICTIONS);
+        }
+    }
+    publish_tail(&main, beyond);
+}
+
+static void make_room_in_main(struct operation *op, uint64_t length) {
+    struct ring main = ring_of(op->t, op->shard, true);
+    while (!fits(&main, op->t->geometry.largest_record, length))
+        reclaim_main(op, length);
+}
+
+static void reclaim_small(struct operation *op) {
+    struct ring small = ring_of(op->t, op->shard, false);
+    struct ring main = ring_of(op->t, op->shard, true);
+    struct place place;
+    uint64_t beyond;
+    if (live_at_tail(op, false, &place, &beyond)) {
+        bool wanted = *place.hint >= 2;
+        bool room = fits(&main, op->t->geometry.largest_record, place.length) ||
+                    (main_has_holes(op, place.length) && op->budget.clean_copies > 0);
+        if (wanted || room) {
+            make_room_in_main(op, place.length);
+            move_to_main(op, &place, 0);
+            count(op->header, KV_PROMOTIONS);
+        } else {
+            struct shape shape = shape_of(LOAD(place.record->shape));
+            struct kv_key key = {.bytes = place.record->bytes, .length = shape.key_bytes};
+            kv_locate(op->t, &key);
+            unlink_place(op, &place, KV_EVICTIONS);
+            ghost_remember(op, key.hash);
+        }
+    }
+    publish_tail(&small, beyond);
+}
+
+/* Frees the head of a log for a record of this length, which is at most the largest. */
+void make_room(struct operation *op, bool main_log, uint64_t length) {
+    struct ring small = ring_of(op->t, op->shard, false);
+    if (main_log) {
+        make_room_in_main(op, length);
+        return;
+    }
+    while (!fits(&small, 0, length))
+        reclaim_small(op);
+}
+
+/* Unlinks what is gone in a bucket and its overflow chain. */
+void sweep_chain(struct operation *op, uint32_t bucket) {
+    struct chain chain = {bucket, 0};
+    do {
+        if (word_at(op, chain) == 0)
+            continue;
+        struct place place = place_of_entry(op, chain.bucket, chain.slot);
+        if (is_gone(op, place.record))
+            unlink_place(op, &place, KV_EXPIRATIONS);
+    } while (next_slot(op, &chain));
+}

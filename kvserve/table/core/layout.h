@@ -1,0 +1,182 @@
+/* The bytes of the shared segments, drawn. Offsets only, no pointers: every process maps them
+ * elsewhere.
+ *
+ * table segment                                hints segment
+ * +--------------------+ 0                     +--------------------+ 0
+ * | superblock         |                       | identity, readers' |
+ * +--------------------+ 4096                  | counters           |
+ * | shard 0            |                       +--------------------+ 4096
+ * |   header           |                       | shard 0: 8 bytes a |
+ * |   buckets          |                       | bucket, 7 used     |
+ * |   overflow buckets |                       +--------------------+
+ * |   ghost            |                       | shard 1 ...        |
+ * |   small log  (S)   |
+ * |   main log   (M)   |
+ * +--------------------+
+ * | shard 1 ...        |
+ *
+ * Who writes: the superblock, its creator, READY last; a shard, only the owner of its lock; the
+ * hints, anybody. Readers of the table hold no lock and store nothing into it.
+ */
+#ifndef KV_LAYOUT_H
+#define KV_LAYOUT_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define KV_MAGIC UINT64_C(0x004556524553564b) /* "KVSERVE\0" as little-endian bytes */
+#define KV_LAYOUT_VERSION 1u
+#define KV_SUPERBLOCK_BYTES 4096u
+#define KV_HINTS_HEADER_BYTES 4096u
+#define KV_SHARD_HEADER_BYTES 512u
+#define KV_ALIGNMENT 8u /* of every record; an entry's offset counts these */
+#define KV_LINE 64u
+#define KV_LEASE_SLOTS 256u
+#define KV_READER_STRIPES 63u
+#define KV_KEY_BYTES_MAX 1024u
+
+enum kv_state { KV_STATE_NEW = 0, KV_STATE_READY = 1, KV_STATE_RETIRED = 2 };
+
+/* All that decides where things lie. Fixed at creation. */
+struct kv_geometry {
+    uint64_t table_bytes;
+    uint64_t hints_bytes;
+    uint64_t shard_bytes;
+    uint64_t small_capacity; /* bytes of log S */
+    uint64_t main_capacity;  /* bytes of log M */
+    uint64_t largest_record; /* bytes; also the reserve that log M keeps free */
+    uint64_t value_bytes_max;
+    uint64_t item_bytes; /* the average that the index was sized for */
+    uint32_t shards;
+    uint32_t buckets;     /* a shard */
+    uint32_t overflow;    /* overflow buckets a shard */
+    uint32_t ghost_lines; /* a shard */
+};
+static_assert(sizeof(struct kv_geometry) == 80, "geometry is part of the layout");
+
+struct kv_superblock {
+    uint64_t magic;
+    uint32_t layout_version;
+    uint32_t unused;
+    uint8_t boot_id[16];     /* monotonic clocks and leases mean nothing after a reboot */
+    uint8_t instance_id[16]; /* new with every table */
+    uint64_t hash_key[4];
+    struct kv_geometry geometry;
+    uint64_t checksum; /* of all the above */
+    uint8_t padding[256 - 168];
+    _Atomic uint32_t state;        /* enum kv_state; its own line, readers poll it */
+    _Atomic uint32_t misses_elsewhere; /* 1: a miss must ask a worker, there is a store */
+    uint8_t padding2[2048 - 264];
+    _Atomic uint64_t incarnation[KV_LEASE_SLOTS]; /* how often each lease slot was taken */
+};
+static_assert(offsetof(struct kv_superblock, geometry) == 80, "layout");
+static_assert(offsetof(struct kv_superblock, state) == 256, "layout");
+static_assert(sizeof(struct kv_superblock) == KV_SUPERBLOCK_BYTES, "layout");
+
+enum kv_statistic {
+    KV_SETS,
+    KV_DELETES,
+    KV_TOUCHES,
+    KV_INCREMENTS,
+    KV_EVICTIONS,
+    KV_EXPIRATIONS,
+    KV_INDEX_EVICTIONS,
+    KV_PROMOTIONS,
+    KV_REINSERTIONS,
+    KV_CLEANED,
+    KV_GHOST_HITS,
+    KV_FLUSHES,
+    KV_LOCK_RECOVERIES,
+    KV_STATISTICS
+};
+
+/* A log is a ring of records. Its head and tail only grow; a position's place is position mod
+ * capacity. What lies in [tail, head) is whole; the rest is free. */
+struct kv_shard {
+    _Atomic uint64_t lock; /* see lock.c; alone on its line, waiters spin on it */
+    uint8_t padding[KV_LINE - 8];
+    /* What readers load. */
+    _Atomic uint64_t small_tail;
+    _Atomic uint64_t main_tail;
+    _Atomic uint64_t flush_mark; /* a record whose cas is not above it is gone */
+    uint8_t padding2[KV_LINE - 24];
+    /* What only the lock's owner loads. */
+    _Atomic uint64_t small_head;
+    _Atomic uint64_t main_head;
+    _Atomic uint64_t sequence;        /* the last cas given out */
+    _Atomic uint64_t small_live;      /* derived: bytes of records that an entry points at */
+    _Atomic uint64_t main_live;       /*   and whose cas is above the flush mark */
+    _Atomic uint64_t items;           /* derived: the number of these records */
+    _Atomic uint32_t overflow_used;   /* overflow buckets given out; linked after that */
+    uint8_t padding3[KV_LINE - 52];
+    _Atomic uint64_t statistics[KV_STATISTICS];
+    uint8_t padding4[KV_SHARD_HEADER_BYTES - 192 - 8 * KV_STATISTICS];
+};
+static_assert(offsetof(struct kv_shard, small_tail) == 64, "layout");
+static_assert(offsetof(struct kv_shard, small_head) == 128, "layout");
+static_assert(offsetof(struct kv_shard, statistics) == 192, "layout");
+static_assert(sizeof(struct kv_shard) == KV_SHARD_HEADER_BYTES, "layout");
+
+/* bucket, one cache line: 7 entries, and the number + 1 of the next overflow bucket, 0 for none.
+ *
+ * entry: | tag 16, never 0 | queue 1 | position in alignment units, modulo 2^47 |; 0 is empty.
+ * An entry never changes its slot while its key is alive, so that a reader that passed the slot
+ * missed nothing. */
+#define KV_BUCKET_ENTRIES 7u
+struct kv_bucket {
+    _Atomic uint64_t entry[KV_BUCKET_ENTRIES];
+    _Atomic uint32_t next;
+    uint32_t unused;
+};
+static_assert(sizeof(struct kv_bucket) == KV_LINE, "layout");
+#define KV_HINTS_A_BUCKET 8u
+
+#define KV_ENTRY_POSITION_BITS 47
+#define KV_ENTRY_POSITION_MASK ((UINT64_C(1) << KV_ENTRY_POSITION_BITS) - 1)
+#define KV_ENTRY_MAIN (UINT64_C(1) << KV_ENTRY_POSITION_BITS)
+
+/* ghost: lines of 32 tags; each line is a queue of the hashes that left S unread, newest first. */
+#define KV_GHOST_TAGS 32u
+struct kv_ghost_line {
+    uint16_t tag[KV_GHOST_TAGS];
+};
+static_assert(sizeof(struct kv_ghost_line) == KV_LINE, "layout");
+
+/* record: header, key, value. A counter's value is an aligned 8-byte cell.
+ *
+ * shape: | flags 8 | codec 8 | key bytes 16 | value bytes 32 |
+ * Immutable once an entry points at it, but for expiry (touch), a counter's cell, and its cas,
+ * each changed by one aligned store. A record never crosses the ring's end: a PAD fills it, of
+ * which only the shape exists, its value bytes being the pad's whole length. */
+struct kv_record {
+    _Atomic uint64_t shape;
+    _Atomic uint64_t expiry_ms; /* on the clock that counts through suspend; 0: never */
+    _Atomic uint64_t cas;
+    uint8_t bytes[];
+};
+#define KV_RECORD_HEADER_BYTES 24u
+static_assert(sizeof(struct kv_record) == KV_RECORD_HEADER_BYTES, "layout");
+
+#define KV_FLAG_PAD 0x80u
+#define KV_FLAG_TEXT_KEY 0x01u /* the key was given as str */
+#define KV_CODEC_COUNTER 2u
+#define KV_COUNTER_BYTES 8u
+
+/* The readers' hits and misses: a stripe a line, plain stores, so two processes that share a
+ * stripe may lose counts. */
+struct kv_reader_stripe {
+    _Atomic uint64_t hits;
+    _Atomic uint64_t misses;
+    uint8_t padding[KV_LINE - 16];
+};
+struct kv_hints_header {
+    uint64_t magic;
+    uint8_t instance_id[16];
+    uint8_t padding[KV_LINE - 24];
+    struct kv_reader_stripe stripe[KV_READER_STRIPES];
+};
+static_assert(sizeof(struct kv_hints_header) == KV_HINTS_HEADER_BYTES, "layout");
+
+#endif

@@ -1,0 +1,47 @@
+/* The two logs: appending records to a ring's head, and giving up its tail.
+ *
+ * The order of stores, which is all that stands between a SIGKILL and a torn table:
+ *   1. the bytes beyond head, which nobody reads;
+ *   2. head (release): what lies before it is whole;
+ *   3. the entry (release), in store.c and evict.c: the only publication.
+ * And at the other end: the entry first (it leads elsewhere, or nowhere), then the tail (release),
+ * then a fence, and only then may the bytes be written again. */
+#include "places.h"
+
+static uint64_t rest_of_lap(const struct ring *ring, uint64_t position) {
+    return ring->capacity - place_of(position, ring->capacity, ring->reciprocal);
+}
+
+/* The bytes that a record of this length takes at the head, with the pad before it if it would
+ * cross the ring's end. */
+uint64_t room_needed(const struct ring *ring, uint64_t length) {
+    uint64_t rest = rest_of_lap(ring, LOAD(*ring->head));
+    return length <= rest ? length : rest + length;
+}
+
+bool fits(const struct ring *ring, uint64_t reserve, uint64_t length) {
+    uint64_t used = LOAD(*ring->head) - LOAD(*ring->tail);
+    return used + room_needed(ring, length) + reserve <= ring->capacity;
+}
+
+/* Where the next record goes, a pad having been written before it if needed. There is room. The
+ * record exists once publish_head was called. */
+struct kv_record *append(const struct ring *ring, uint64_t length, uint64_t *position) {
+    uint64_t head = LOAD(*ring->head);
+    uint64_t rest = rest_of_lap(ring, head);
+    if (length > rest) {
+        STORE(record_at(ring, head)->shape, make_shape(0, (uint32_t)rest, 0, KV_FLAG_PAD));
+        head += rest;
+    }
+    *position = head;
+    return record_at(ring, head);
+}
+
+void publish_head(const struct ring *ring, uint64_t position, uint64_t length) {
+    STORE_RELEASE(*ring->head, position + length);
+}
+
+void publish_tail(const struct ring *ring, uint64_t position) {
+    STORE_RELEASE(*ring->tail, position);
+    atomic_thread_fence(memory_order_release); /* before the bytes behind it are reused */
+}

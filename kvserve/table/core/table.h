@@ -1,0 +1,168 @@
+/* The interface of the table's core: a hash table in shared memory that survives SIGKILL at any
+ * instruction, and whose readers take no lock.
+ *
+ * Nothing here allocates, blocks, calls the system or knows Python, except acquire.c, which sleeps.
+ * So it can be single-stepped, fuzzed and run under sanitizers by itself.
+ *
+ * Lookup, read and views need no lock. Everything that changes a shard needs its lock. */
+#ifndef KV_TABLE_H
+#define KV_TABLE_H
+
+#include <semaphore.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "layout.h"
+
+enum kv_status {
+    KV_DONE = 0,
+    KV_MISSING,     /* no such key */
+    KV_REFUSED,     /* the condition of add, replace or cas does not hold */
+    KV_NOT_COUNTER, /* incr of something else */
+    KV_OVERFLOW,    /* incr beyond 64 bits */
+    KV_TOO_LARGE,   /* the record can never fit */
+    KV_CONTENDED,   /* a reader was overtaken too often; ask under the lock */
+    KV_BUSY,        /* the lock's owner lives and does not let go */
+};
+
+/* One process's view of the segments. Geometry and key are copies made at attach, after they were
+ * checked: what happens to the shared ones later cannot lead a reader astray. */
+struct kv_table {
+    uint8_t *base;
+    uint8_t *hints;
+    struct kv_geometry geometry;
+    uint64_t hash_key[4];
+    uint64_t small_reciprocal; /* 2^64 / capacity, to find a place without a division */
+    uint64_t main_reciprocal;
+    uint32_t stripe; /* which of the readers' counters is ours */
+};
+
+/* A record that a lookup found. Copy what you need, then ask kv_view_intact. */
+struct kv_view {
+    const struct kv_record *record;
+    const uint8_t *key;
+    const uint8_t *value;
+    uint32_t key_bytes;
+    uint32_t value_bytes;
+    uint32_t codec;
+    uint32_t flags;
+    uint64_t expiry_ms;
+    uint64_t cas;
+    const _Atomic uint64_t *tail;
+    uint64_t position;
+    uint8_t *hint;
+};
+
+struct kv_key {
+    const uint8_t *bytes;
+    uint32_t length;
+    uint32_t flags; /* KV_FLAG_TEXT_KEY or 0 */
+    uint64_t hash;
+    uint32_t shard;
+};
+
+struct kv_value {
+    const uint8_t *bytes;
+    uint32_t length;
+    uint32_t codec;
+    uint64_t expiry_ms;
+};
+
+enum kv_condition { KV_SET, KV_ADD, KV_REPLACE, KV_CAS };
+
+/* attach.c: segments */
+bool kv_geometry_valid(const struct kv_geometry *geometry);
+void kv_format(uint8_t *table, uint8_t *hints, const struct kv_geometry *geometry,
+               const uint8_t boot_id[16], const uint8_t instance_id[16],
+               const uint64_t hash_key[4]);
+const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, uint8_t *hints,
+                      uint64_t hints_bytes, const uint8_t boot_id[16]);
+bool kv_ready(const struct kv_table *t);
+bool kv_misses_elsewhere(const struct kv_table *t);
+void kv_instance_id(const struct kv_table *t, uint8_t instance_id[16]);
+void kv_retire(uint8_t *table);
+
+/* Figures of one shard, for people: each is right, though not all at the same instant. */
+struct kv_counts {
+    uint64_t items;
+    uint64_t live_bytes;
+    uint64_t overflow_used;
+    uint64_t statistics[KV_STATISTICS];
+};
+void kv_counts_of(const struct kv_table *t, uint32_t shard, struct kv_counts *counts);
+void kv_reads(const struct kv_table *t, uint64_t *hits, uint64_t *misses);
+
+/* index.c: lookup without a lock */
+void kv_locate(const struct kv_table *t, struct kv_key *key);
+enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
+bool kv_view_intact(const struct kv_view *view);
+bool kv_view_flushed(const struct kv_table *t, uint32_t shard, const struct kv_view *view);
+void kv_view_touch(const struct kv_view *view);
+void kv_count_read(const struct kv_table *t, bool hit);
+int64_t kv_view_counter(const struct kv_view *view);
+
+/* The records of one bucket's chain, one at a time; cursor starts as 0. Lock-free. */
+struct kv_cursor {
+    uint32_t bucket; /* where in the chain, number + 1; 0: at its beginning */
+    uint32_t slot;
+    uint32_t steps;
+};
+bool kv_next_in_bucket(const struct kv_table *t, uint32_t shard, uint32_t bucket,
+                       struct kv_cursor *cursor, struct kv_view *view);
+
+/* store.c: all changes; the shard's lock is held */
+enum kv_status kv_store(struct kv_table *t, const struct kv_key *key, const struct kv_value *value,
+                        enum kv_condition condition, uint64_t expected, uint64_t now_ms,
+                        uint64_t *version);
+enum kv_status kv_delete(struct kv_table *t, const struct kv_key *key, uint64_t now_ms);
+enum kv_status kv_touch(struct kv_table *t, const struct kv_key *key, uint64_t expiry_ms,
+                        uint64_t now_ms);
+enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_t delta,
+                            const int64_t *initial, uint64_t expiry_ms, uint64_t now_ms,
+                            int64_t *result);
+void kv_flush(struct kv_table *t, uint32_t shard);
+uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t count,
+                  uint64_t now_ms);
+
+/* recover.c: after an owner died inside the lock, which the caller now holds */
+void kv_recover(struct kv_table *t, uint32_t shard);
+
+/* verify.c: the invariants; the lock is held, or nobody writes */
+struct kv_violation {
+    uint32_t rule; /* the n of Vn */
+    uint32_t unused;
+    uint64_t where; /* a position, bucket or value, for people */
+};
+uint64_t kv_verify_scratch_bytes(const struct kv_table *t);
+uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
+                   struct kv_violation *violations, uint32_t violations_max);
+
+/* lock.c: the owned word */
+uint64_t kv_lock_word(uint32_t slot, uint64_t incarnation);
+uint32_t kv_lock_slot(uint64_t word);
+bool kv_lock_try(_Atomic uint64_t *lock, uint64_t me);
+bool kv_lock_spin(_Atomic uint64_t *lock, uint64_t me);
+uint64_t kv_lock_announce(_Atomic uint64_t *lock);
+bool kv_lock_take_contended(_Atomic uint64_t *lock, uint64_t me);
+bool kv_lock_steal(_Atomic uint64_t *lock, uint64_t seen, uint64_t me);
+bool kv_lock_same_owner(uint64_t word, uint64_t other);
+bool kv_unlock(_Atomic uint64_t *lock);
+_Atomic uint64_t *kv_shard_lock(const struct kv_table *t, uint32_t shard);
+uint64_t kv_lock_held(const struct kv_table *t, uint32_t shard);
+
+/* acquire.c: sleeping for the lock, and taking it from the dead */
+struct kv_owner {
+    uint64_t word; /* what a lock that we own holds */
+    int lease;     /* descriptor of the lease file */
+    sem_t **semaphores;
+};
+uint64_t kv_join(struct kv_table *t, uint32_t slot);
+bool kv_owner_dead(const struct kv_table *t, const struct kv_owner *me, uint64_t word);
+bool kv_try_acquire(struct kv_table *t, const struct kv_owner *me, uint32_t shard);
+enum kv_status kv_acquire(struct kv_table *t, const struct kv_owner *me, uint32_t shard,
+                          uint64_t timeout_ms);
+bool kv_take_from_dead(struct kv_table *t, const struct kv_owner *me, uint32_t shard);
+void kv_release(struct kv_table *t, const struct kv_owner *me, uint32_t shard);
+
+#endif

@@ -1,0 +1,198 @@
+/* The invariants of a shard, each checked by one function. The caller holds the lock, or knows
+ * that nobody writes. Nothing that it finds can lead it outside the shard.
+ *
+ * V1 tail <= head <= tail + capacity, aligned. (Kills between a copy and the tail's advance may
+ *    use up the reserve, so the bound is the capacity.)
+ * V2 walking from tail by length lands exactly on head; no record crosses the ring's end.
+ * V3 every entry leads to a record that V2 found.
+ * V4 an entry's tag and chain are those of its record's key.
+ * V5 lengths fit.
+ * V6 one entry a key.
+ * V7 chains end, each overflow bucket is linked once, below the pointer.
+ * V8 live bytes and items equal a recount.
+ * V9 no cas and not the flush mark is above the sequence. */
+#include "places.h"
+
+struct report {
+    struct kv_violation *violations;
+    uint32_t count;
+    uint32_t max;
+};
+
+static void violate(struct report *report, uint32_t rule, uint64_t where) {
+    if (report->count < report->max)
+        report->violations[report->count] = (struct kv_violation){rule, 0, where};
+    report->count++;
+}
+
+/* Scratch: a bit for each place where a record of S or M may begin, and one an overflow bucket. */
+static uint64_t starts_bytes(uint64_t capacity) { return capacity / KV_ALIGNMENT / 8 + 1; }
+
+uint64_t kv_verify_scratch_bytes(const struct kv_table *t) {
+    return starts_bytes(t->geometry.small_capacity) + starts_bytes(t->geometry.main_capacity) +
+           t->geometry.overflow / 8 + 1;
+}
+
+static bool test_and_set(uint8_t *bits, uint64_t index) {
+    uint8_t bit = (uint8_t)(1u << (index & 7));
+    bool was = (bits[index >> 3] & bit) != 0;
+    bits[index >> 3] |= bit;
+    return was;
+}
+
+static bool test(const uint8_t *bits, uint64_t index) {
+    return (bits[index >> 3] >> (index & 7) & 1) != 0;
+}
+
+/* V1, V2, V5, and the records' part of V9. Returns whether the log can be walked. */
+static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_t *starts,
+                       struct report *report) {
+    struct ring ring = ring_of(t, shard, main_log);
+    uint64_t tail = LOAD(*ring.tail), head = LOAD(*ring.head);
+    uint64_t sequence = LOAD(shard_header(t, shard)->sequence);
+    if (tail > head || head - tail > ring.capacity || tail % KV_ALIGNMENT || head % KV_ALIGNMENT) {
+        violate(report, 1, tail);
+        return false;
+    }
+    uint64_t position = tail;
+    while (position < head) {
+        uint64_t place = place_of(position, ring.capacity, ring.reciprocal);
+        struct kv_record *record = record_at(&ring, position);
+        struct shape shape = shape_of(LOAD(record->shape));
+        uint64_t length = record_length(shape);
+        bool pad = (shape.flags & KV_FLAG_PAD) != 0;
+        if (length > ring.capacity - place || length > head - position ||
+            (pad && length != ring.capacity - place)) {
+            violate(report, 2, position);
+            return false;
+        }
+        if (!pad) {
+            if (shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
+                length > t->geometry.largest_record ||
+                (shape.codec == KV_CODEC_COUNTER && shape.value_bytes != KV_COUNTER_BYTES))
+                violate(report, 5, position);
+            if (LOAD(record->cas) > sequence)
+                violate(report, 9, position);
+            test_and_set(starts, place / KV_ALIGNMENT);
+        }
+        position += length;
+    }
+    return true;
+}
+
+/* V6: whether a later slot of the chain leads to the same key. */
+static bool key_again(struct kv_table *t, uint32_t shard, uint32_t number, uint32_t slot,
+                      const struct kv_record *record) {
+    struct shape shape = shape_of(LOAD(record->shape));
+    uint64_t tag = LOAD(bucket_at(t, shard, number)->entry[slot]) >> 48;
+    for (uint32_t steps = 0; steps <= t->geometry.overflow; steps++) {
+        struct kv_bucket *bucket = bucket_at(t, shard, number);
+        while (++slot < KV_BUCKET_ENTRIES) {
+            uint64_t entry = LOAD(bucket->entry[slot]);
+            if (entry >> 48 != tag)
+                continue;
+            struct ring ring = ring_of(t, shard, entry_in_main(entry));
+            uint64_t tail = LOAD(*ring.tail), distance = entry_distance(entry, tail);
+            if (distance >= LOAD(*ring.head) - tail)
+                continue; /* V3 tells of that one */
+            struct kv_record *other = record_at(&ring, tail + distance);
+            struct shape second = shape_of(LOAD(other->shape));
+            if (second.key_bytes == shape.key_bytes &&
+                memcmp(other->bytes, record->bytes, shape.key_bytes) == 0)
+                return true;
+        }
+        uint32_t next = LOAD(bucket->next);
+        if (next == 0 || next > t->geometry.overflow)
+            return false;
+        number = t->geometry.buckets + next - 1;
+        slot = UINT32_MAX; /* ++ makes it the first */
+    }
+    return false;
+}
+
+struct tally {
+    uint64_t live[2];
+    uint64_t items;
+};
+
+/* V3, V4, V6 for one entry. */
+static void verify_entry(struct kv_table *t, uint32_t shard, uint32_t home, uint32_t number,
+                         uint32_t slot, uint8_t *const starts[2], struct tally *tally,
+                         struct report *report) {
+    uint64_t entry = LOAD(bucket_at(t, shard, number)->entry[slot]);
+    bool main_log = entry_in_main(entry);
+    struct ring ring = ring_of(t, shard, main_log);
+    uint64_t tail = LOAD(*ring.tail), distance = entry_distance(entry, tail);
+    uint64_t where = (uint64_t)number * KV_BUCKET_ENTRIES + slot;
+    if (distance >= LOAD(*ring.head) - tail ||
+        !test(starts[main_log],
+              place_of(tail + distance, ring.capacity, ring.reciprocal) / KV_ALIGNMENT)) {
+        violate(report, 3, where);
+        return;
+    }
+    struct kv_record *record = record_at(&ring, tail + distance);
+    struct shape shape = shape_of(LOAD(record->shape));
+    if (shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX)
+        return; /* V5 told */
+    struct kv_key key = {.bytes = record->bytes, .length = shape.key_bytes};
+    kv_locate(t, &key);
+    if (tag_of(key.hash) != entry >> 48 || home_of(t, key.hash) != home || key.shard != shard)
+        violate(report, 4, where);
+    if (key_again(t, shard, number, slot, record))
+        violate(report, 6, where);
+    if (LOAD(record->cas) > LOAD(shard_header(t, shard)->flush_mark)) {
+        tally->live[main_log] += record_length(shape);
+        tally->items++;
+    }
+}
+
+/* V7, and the entries of all chains. */
+static void verify_index(struct kv_table *t, uint32_t shard, uint8_t *const starts[2],
+                         uint8_t *linked, struct tally *tally, struct report *report) {
+    uint32_t used = LOAD(shard_header(t, shard)->overflow_used);
+    if (used > t->geometry.overflow)
+        violate(report, 7, used);
+    for (uint32_t home = 0; home < t->geometry.buckets; home++) {
+        uint32_t number = home;
+        for (;;) {
+            struct kv_bucket *bucket = bucket_at(t, shard, number);
+            for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++)
+                if (LOAD(bucket->entry[slot]) != 0)
+                    verify_entry(t, shard, home, number, slot, starts, tally, report);
+            uint32_t next = LOAD(bucket->next);
+            if (next == 0)
+                break;
+            if (next > used || next > t->geometry.overflow || test_and_set(linked, next - 1)) {
+                violate(report, 7, number);
+                break;
+            }
+            number = t->geometry.buckets + next - 1;
+        }
+    }
+}
+
+/* Returns how many violations there are, of which the first violations_max are told. */
+uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
+                   struct kv_violation *violations, uint32_t violations_max) {
+    struct kv_shard *header = shard_header(t, shard);
+    struct report report = {violations, 0, violations_max};
+    struct tally tally = {{0, 0}, 0};
+    uint8_t *small_starts = zeroed_scratch;
+    uint8_t *main_starts = small_starts + starts_bytes(t->geometry.small_capacity);
+    uint8_t *linked = main_starts + starts_bytes(t->geometry.main_capacity);
+    uint8_t *const starts[2] = {small_starts, main_starts};
+
+    bool walked = verify_log(t, shard, false, small_starts, &report);
+    walked = verify_log(t, shard, true, main_starts, &report) && walked;
+    if (LOAD(header->flush_mark) > LOAD(header->sequence))
+        violate(&report, 9, LOAD(header->flush_mark));
+    if (!walked)
+        return report.count; /* nothing else can be trusted */
+    verify_index(t, shard, starts, linked, &tally, &report);
+    if (tally.live[false] != LOAD(header->small_live) ||
+        tally.live[true] != LOAD(header->main_live))
+        violate(&report, 8, tally.live[true]);
+    if (tally.items != LOAD(header->items))
+        violate(&report, 8, tally.items);
+    return report.count;
+}

@@ -1,0 +1,92 @@
+"""Segments of shared memory: made, attached, checked and unlinked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+
+import posix_ipc
+
+from kvserve.errors import ForeignObject, LimitError
+from kvserve.objects import grant, taken_over
+
+
+def create(name: str, size_bytes: int, mode: int, group_id: int | None) -> mmap.mmap:
+    """Makes a segment exclusively, with all its memory taken, and maps it for writing.
+
+    Raises:
+        LimitError: /dev/shm has no room for it.
+        ForeignObject: the name is taken.
+    """
+    with taken_over(name):
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=mode)
+    try:
+        # Not ftruncate: that only promises the memory, and SIGBUS comes when it is not there.
+        os.posix_fallocate(memory.fd, 0, size_bytes)
+        grant(memory.fd, mode, group_id)
+        return mmap.mmap(memory.fd, size_bytes)
+    except OSError as error:
+        memory.unlink()
+        if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+            raise no_space(size_bytes) from None
+        raise
+    finally:
+        memory.close_fd()
+
+
+def no_space(size_bytes: int) -> LimitError:
+    """The error for a /dev/shm that cannot hold a segment of this size."""
+    mebibytes = size_bytes // 2**20 + 1
+    return LimitError(
+        f"/dev/shm has no room for {mebibytes} MiB; choose a smaller --memory, or make it larger: "
+        f"mount -o remount,size={2 * mebibytes}m /dev/shm "
+        f"(in Docker: docker run --shm-size={2 * mebibytes}m)"
+    )
+
+
+def attach(name: str, owner_uid: int, *, writable: bool) -> mmap.mmap:
+    """Maps an existing segment, after checking whose it is.
+
+    Args:
+        name: its name.
+        owner_uid: who must own it.
+        writable: whether to map it for writing.
+
+    Raises:
+        FileNotFoundError: there is none of this name.
+        ForeignObject: another owner, open to everybody, not plain memory, or not permitted.
+    """
+    try:
+        # Size 0 attaches; any other would resize the segment under its users' feet.
+        memory = posix_ipc.SharedMemory(name, read_only=not writable)
+    except posix_ipc.ExistentialError:
+        raise FileNotFoundError(errno.ENOENT, "no such shared memory", name) from None
+    except (posix_ipc.PermissionsError, posix_ipc.Error) as error:
+        raise ForeignObject(f"shared memory {name} cannot be opened: {error}") from None
+    try:
+        status = os.fstat(memory.fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ForeignObject(f"shared memory {name} is not plain memory")
+        if status.st_uid != owner_uid:
+            raise ForeignObject(
+                f"shared memory {name} belongs to uid {status.st_uid}, not {owner_uid}"
+            )
+        if status.st_mode & 0o007:
+            raise ForeignObject(f"shared memory {name} is open to everybody")
+        if status.st_size == 0:
+            raise ForeignObject(f"shared memory {name} is empty")
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        return mmap.mmap(memory.fd, status.st_size, access=access)
+    finally:
+        memory.close_fd()
+
+
+def unlink(name: str) -> bool:
+    """Removes a segment's name; returns whether it was there."""
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(name)
+        return True
+    return False

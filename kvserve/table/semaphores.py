@@ -1,0 +1,35 @@
+"""The named semaphores on which writers of a shard sleep: made and unlinked here, by the parent.
+
+They are channels, not locks (see core/acquire.c), so they begin at 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import posix_ipc
+
+from kvserve.names import Names
+from kvserve.objects import grant, taken_over
+
+
+def create(names: Names, shards: int, mode: int, group_id: int | None) -> None:
+    """Makes one new semaphore a shard; unlink the old ones first.
+
+    Raises:
+        ForeignObject: somebody else's object has the name.
+    """
+    for shard in range(shards):
+        name = names.shard_semaphore(shard)
+        with taken_over(name):
+            semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=mode, initial_value=0)
+        semaphore.close()
+        # On Linux they are files of this file system; the library tells no descriptor.
+        grant(f"/dev/shm/sem.{name[1:]}", mode, group_id)
+
+
+def unlink(names: Names, shards: int) -> None:
+    """Removes them; those that are not there do not matter."""
+    for shard in range(shards):
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_semaphore(names.shard_semaphore(shard))

@@ -1,0 +1,139 @@
+"""The Python face of the table: create it, find a kept one, attach, remove."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from kvserve.errors import ForeignObject
+from kvserve.names import Names
+from kvserve.table import segment
+from kvserve.table._core import Writer, format_segments, retire_segment
+from kvserve.table.geometry import Geometry, as_fields
+from kvserve.table.lease import Lease
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_ID_BYTES = 16
+_HASH_KEY_BYTES = 32
+
+
+def boot_id() -> bytes:
+    """16 bytes that change with every boot of the machine."""
+    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
+
+
+class Table(Writer):
+    """A table opened for writing: raw payloads, codecs' numbers, whole milliseconds.
+
+    One for each process, since it holds that process's lease. Values go through
+    `kvserve.protocol.codec`; requests through `kvserve.worker.executor`.
+
+    Args:
+        names: whose table.
+        lease: this process's slot of the lease file.
+
+    Raises:
+        FileNotFoundError: there is no table of this name.
+        ForeignObject: it belongs to somebody else, or is not whole.
+        ServerUnavailable: its semaphores are gone.
+    """
+
+    def __init__(self, names: Names, lease: Lease) -> None:
+        self._lease = lease
+        self._maps = _attach_maps(self, names)
+        semaphores = [names.shard_semaphore(n) for n in range(self.geometry()["shards"])]
+        self._join(lease.descriptor, lease.slot, semaphores)
+
+    @property
+    def shards(self) -> int:
+        """How many shards it has."""
+        return self.geometry()["shards"]
+
+    def close(self) -> None:
+        """Lets go of the table and of its lease."""
+        if self._maps:
+            self._leave()
+            for memory in self._maps:
+                memory.close()
+            self._maps = ()
+            self._lease.leave()
+
+
+def _attach_maps(writer: Writer, names: Names) -> tuple[mmap.mmap, ...]:
+    maps = []
+    try:
+        for name in (names.table, names.hints):
+            maps.append(segment.attach(name, os.geteuid(), writable=True))
+        writer._attach(maps[0], maps[1], boot_id())
+    except BaseException:
+        for memory in maps:
+            memory.close()
+        raise
+    return tuple(maps)
+
+
+def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) -> None:
+    """Makes an empty table and its hints.
+
+    Args:
+        names: whose.
+        geometry: from `kvserve.table.geometry.plan`.
+        mode: permission bits, such as 0o600.
+        group_id: who may read, beside the owner; None: nobody.
+
+    Raises:
+        LimitError: no room in /dev/shm.
+        ForeignObject: a name is taken.
+    """
+    hints = segment.create(names.hints, geometry.hints_bytes, mode, group_id)
+    try:
+        table = segment.create(names.table, geometry.table_bytes, mode, group_id)
+    except BaseException:
+        segment.unlink(names.hints)
+        raise
+    with hints, table:
+        format_segments(
+            table,
+            hints,
+            as_fields(geometry),
+            boot_id(),
+            secrets.token_bytes(_ID_BYTES),
+            secrets.token_bytes(_HASH_KEY_BYTES),
+        )
+
+
+def kept(names: Names) -> Geometry:
+    """The geometry of the table that a former server left.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ForeignObject: there is one that cannot be adopted; the text says why.
+    """
+    writer = Writer()
+    maps = _attach_maps(writer, names)
+    try:
+        fields: dict[str, Any] = writer._geometry()
+        return Geometry(**fields)
+    finally:
+        writer._detach()
+        for memory in maps:
+            memory.close()
+
+
+def remove(names: Names) -> list[str]:
+    """Retires the table, so that attached clients let go of it, and unlinks both segments.
+
+    Returns:
+        The names that were there.
+    """
+    try:
+        table = segment.attach(names.table, os.geteuid(), writable=True)
+    except (FileNotFoundError, ForeignObject):
+        pass  # nobody can be attached to it either, or it is not ours to say
+    else:
+        with table:
+            retire_segment(table)
+    return [name for name in (names.table, names.hints) if segment.unlink(name)]
