@@ -1,0 +1,1 @@
+"""How frames cross the kernel: queues and FIFOs. Knows bytes and descriptors, not requests."""

@@ -1,0 +1,151 @@
+"""FIFOs: replies, and requests too large for a queue, as a stream of frames.
+
+Both of a session's FIFOs are made by the client. Whose end is closed tells the other of its death:
+the client reads end-of-file when its worker is gone, the worker when its client is. That works
+because each side opens its reading end without a writing end of its own; the one exception, the
+client's request FIFO, must be open before anybody reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import deque
+from pathlib import Path
+
+from kvserve.errors import ForeignObject
+from kvserve.protocol.framing import FrameReader, frame_to_stream
+
+_READ_BYTES = 256 * 1024
+
+
+def make(path: Path, mode: int, group_id: int | None) -> None:
+    """Makes a FIFO; the path must be free."""
+    os.mkfifo(path, mode)
+    if group_id is not None:
+        os.chown(path, -1, group_id, follow_symlinks=False)
+    path.chmod(mode)
+
+
+def open_end(path: Path, flags: int, *, owner_uid: int | None, group_id: int | None) -> int:
+    """Opens an existing FIFO without waiting for its other end.
+
+    Args:
+        path: where it is.
+        flags: os.O_RDONLY, O_WRONLY or O_RDWR.
+        owner_uid: who must own it; None with a group whose members all may.
+        group_id: the group that it may have.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: ENXIO: nobody reads what we wanted to write.
+        ForeignObject: it is no FIFO, or not theirs.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EACCES, errno.EISDIR):
+            raise ForeignObject(f"{path} is not a FIFO of ours: {error.strerror}") from None
+        raise
+    status = os.fstat(descriptor)
+    allowed = status.st_uid == owner_uid or (group_id is not None and status.st_gid == group_id)
+    if not stat.S_ISFIFO(status.st_mode) or not allowed or status.st_mode & 0o007:
+        os.close(descriptor)
+        raise ForeignObject(f"{path} is not a FIFO of the allowed user or group")
+    return descriptor
+
+
+class FifoSender:
+    """Writes frames to a FIFO, holding back what it does not take yet.
+
+    Args:
+        descriptor: the open FIFO, which this closes in the end.
+        held_bytes_max: what may be held back before `offer` refuses.
+    """
+
+    def __init__(self, descriptor: int, held_bytes_max: int) -> None:
+        self.descriptor = descriptor
+        self._held: deque[memoryview] = deque()
+        self._held_bytes = 0
+        self._held_bytes_max = held_bytes_max
+
+    def offer(self, frame: bytes, priority: int = 0) -> bool:  # noqa: ARG002 - the contract's
+        """Takes the frame, to be written at once or by `flush`; False if too much is held back.
+
+        A frame once taken is written whole or never completed: its reader can't lose its place.
+        """
+        if self._held_bytes > self._held_bytes_max:
+            return False
+        self._held.append(memoryview(frame_to_stream(frame)))
+        self._held_bytes += len(self._held[-1])
+        if len(self._held) == 1:
+            self.flush()
+        return True
+
+    def flush(self) -> bool:
+        """Writes what the FIFO takes; returns whether nothing is held back any more.
+
+        Raises:
+            BrokenPipeError: nobody will read it.
+        """
+        while self._held:
+            piece = self._held[0]
+            try:
+                written = os.write(self.descriptor, piece)
+            except BlockingIOError:
+                return False
+            self._held_bytes -= written
+            if written < len(piece):
+                self._held[0] = piece[written:]
+            else:
+                self._held.popleft()
+        return True
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything taken has been written."""
+        return not self._held
+
+    def close(self) -> None:
+        self._held.clear()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class FifoReceiver:
+    """Reads frames from a FIFO.
+
+    Args:
+        descriptor: the open FIFO, which this closes in the end.
+        frame_bytes_max: see FrameReader.
+    """
+
+    def __init__(self, descriptor: int, frame_bytes_max: int) -> None:
+        self.descriptor = descriptor
+        self._frames = FrameReader(frame_bytes_max)
+
+    def receive(self) -> list[bytes] | None:
+        """The frames that are complete by now; None if the writers are gone.
+
+        Raises:
+            ProtocolError: a frame is too long.
+        """
+        try:
+            data = os.read(self.descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return []
+        return self._frames.feed(data) if data else None
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def remove(path: Path) -> None:
+    """Removes a FIFO's name, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()

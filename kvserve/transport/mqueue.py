@@ -1,0 +1,220 @@
+"""POSIX message queues: small requests to a worker, the urgent ones first.
+
+A queue outlives the worker that reads it, so its successor goes on with the requests in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+
+import posix_ipc
+
+from kvserve import limits
+from kvserve.errors import ForeignObject, LimitError, ServerUnavailable
+from kvserve.names import Names
+from kvserve.objects import grant, taken_over
+
+_MESSAGE_OVERHEAD_BYTES = 96  # what the kernel adds to each when it counts, see getrlimit(2)
+
+
+class SendingQueue:
+    """A worker's queue, opened by a client for sending.
+
+    Raises:
+        ServerUnavailable: there is none of this name.
+        ForeignObject: it is not the expected owner's, or open to everybody.
+    """
+
+    def __init__(self, name: str, owner_uid: int) -> None:
+        self._queue = _open(name, owner_uid, read=False)
+
+    @property
+    def descriptor(self) -> int:
+        descriptor: int = self._queue.mqd
+        return descriptor
+
+    def offer(self, frame: bytes, priority: int) -> bool:
+        try:
+            self._queue.send(frame, priority=priority)
+        except posix_ipc.BusyError:
+            return False
+        return True
+
+    def flush(self) -> bool:
+        return True  # a queue takes a message whole or not at all
+
+    def close(self) -> None:
+        _close(self._queue)
+
+
+class ReceivingQueue:
+    """A worker's own queue, opened for receiving. Raises as `SendingQueue` does."""
+
+    def __init__(self, name: str, owner_uid: int) -> None:
+        self._queue = _open(name, owner_uid, read=True)
+
+    @property
+    def descriptor(self) -> int:
+        descriptor: int = self._queue.mqd
+        return descriptor
+
+    def receive(self) -> bytes | None:
+        try:
+            message: bytes = self._queue.receive()[0]
+        except posix_ipc.BusyError:
+            return None
+        return message
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        count: int = self._queue.current_messages
+        return count
+
+    def close(self) -> None:
+        _close(self._queue)
+
+
+def _open(name: str, owner_uid: int, *, read: bool) -> posix_ipc.MessageQueue:
+    try:
+        queue = posix_ipc.MessageQueue(name, read=read, write=not read)
+    except posix_ipc.ExistentialError:
+        raise ServerUnavailable(f"the message queue {name} is not there") from None
+    except posix_ipc.PermissionsError:
+        raise ForeignObject(f"not permitted to open the message queue {name}") from None
+    status = os.fstat(queue.mqd)
+    if status.st_uid != owner_uid or status.st_mode & 0o007:
+        queue.close()
+        raise ForeignObject(
+            f"the message queue {name} belongs to uid {status.st_uid}, mode "
+            f"{status.st_mode & 0o777:04o}; expected uid {owner_uid} and nobody else's access"
+        )
+    # Never its own timeouts: with those a full or empty queue costs a timer, without a mere look.
+    queue.block = False
+    return queue
+
+
+def _close(queue: posix_ipc.MessageQueue) -> None:
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        queue.close()
+
+
+def create_queues(
+    names: Names, workers: int, depth: int, message_bytes: int, mode: int, group_id: int | None
+) -> tuple[int, int]:
+    """Makes the workers' queues, alike, as deep and wide as asked or as the system allows.
+
+    Args:
+        names: the instance's.
+        workers: how many.
+        depth: messages that each holds.
+        message_bytes: the longest message.
+        mode: permission bits.
+        group_id: who may send, beside the owner; None: nobody.
+
+    Returns:
+        The depth and the message size that they got.
+
+    Raises:
+        LimitError: not even the smallest fit.
+        ForeignObject: a name is taken.
+    """
+    queues = [names.worker_queue(worker) for worker in range(workers)]
+    while True:
+        try:
+            for name in queues:
+                create_queue(name, depth, message_bytes, mode, group_id)
+        except LimitError:
+            for name in queues:
+                unlink_queue(name)
+            if depth > limits.QUEUE_DEPTH_MIN:
+                depth = max(limits.QUEUE_DEPTH_MIN, _next_depth(depth))
+            elif message_bytes > limits.QUEUE_MESSAGE_BYTES_MIN:
+                message_bytes = max(limits.QUEUE_MESSAGE_BYTES_MIN, message_bytes // 2)
+            else:
+                raise
+        except BaseException:
+            for name in queues:
+                unlink_queue(name)
+            raise
+        else:
+            return depth, message_bytes
+
+
+def _next_depth(depth: int) -> int:
+    """The kernel's default of 10 is tried on the way down, since that is what most allow."""
+    return 10 if 10 < depth <= 20 else depth // 2
+
+
+def create_queue(
+    name: str, depth: int, message_bytes: int, mode: int, group_id: int | None
+) -> None:
+    """Makes one queue.
+
+    Raises:
+        LimitError: the system's limits do not allow it; the text names the limit and its mending.
+        ForeignObject: the name is taken.
+    """
+    try:
+        with taken_over(name):
+            queue = posix_ipc.MessageQueue(
+                name,
+                posix_ipc.O_CREX,
+                mode=mode,
+                max_messages=depth,
+                max_message_size=message_bytes,
+            )
+    except (OSError, ValueError) as error:
+        raise _limit(error, depth, message_bytes) from None
+    try:
+        grant(queue.mqd, mode, group_id)
+    finally:
+        queue.close()
+
+
+def _limit(error: OSError | ValueError, depth: int, message_bytes: int) -> LimitError:
+    number = getattr(error, "errno", None)
+    wanted = f"a message queue of {depth} messages of {message_bytes} bytes"
+    if number == errno.ENOSYS:
+        return LimitError(
+            "this kernel has no POSIX message queues; "
+            "use one with CONFIG_POSIX_MQUEUE=y (gVisor and some serverless hosts lack them)"
+        )
+    if number in (errno.EMFILE, errno.ENOMEM):
+        total = depth * (message_bytes + _MESSAGE_OVERHEAD_BYTES)
+        return LimitError(
+            f"{wanted} is over this user's limit of bytes in queues (RLIMIT_MSGQUEUE); "
+            f"raise it by {total} at least: ulimit -q unlimited "
+            "(systemd: LimitMSGQUEUE=infinity; Docker: --ulimit msgqueue=-1)"
+        )
+    if number == errno.ENOSPC:
+        return LimitError(
+            "the system holds as many message queues as it may; raise it: "
+            "sysctl fs.mqueue.queues_max=1024"
+        )
+    return LimitError(
+        f"{wanted} is over the system's limits; raise them: "
+        f"sysctl fs.mqueue.msg_max={depth} fs.mqueue.msgsize_max={message_bytes}"
+    )
+
+
+def probe() -> None:
+    """Makes and removes a smallest queue, to learn whether queues can be had at all.
+
+    Raises:
+        LimitError: they cannot.
+    """
+    name = f"/kvserve-probe.{secrets.token_hex(8)}"
+    create_queue(name, limits.QUEUE_DEPTH_MIN, limits.QUEUE_MESSAGE_BYTES_MIN, 0o600, None)
+    unlink_queue(name)
+
+
+def unlink_queue(name: str) -> bool:
+    """Removes a queue's name; returns whether it was there."""
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_message_queue(name)
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""One worker process: it receives requests, executes them on the table, and replies."""

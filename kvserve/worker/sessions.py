@@ -1,0 +1,171 @@
+"""The clients of a worker: each a session of two FIFOs, opened by its hello, closed by its death.
+
+The FIFOs are found by the client's id inside the runtime directory, never by a path that a client
+sends. Frames for a session that is not open here are dropped unexecuted: they are from before this
+worker was born, and their client, which saw its predecessor die, sends them again or gives up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Callable
+
+from kvserve import limits
+from kvserve.errors import ForeignObject, ProtocolError, ServerBusy
+from kvserve.names import Names
+from kvserve.protocol.messages import Reply
+from kvserve.transport import fifo
+from kvserve.transport.fifo import FifoReceiver, FifoSender
+
+_log = logging.getLogger(__name__)
+
+
+class Session:
+    """One client's two FIFOs, as its worker sees them."""
+
+    def __init__(self, client_id: int, requests: FifoReceiver, replies: FifoSender) -> None:
+        self.client_id = client_id
+        self.requests = requests
+        self.replies = replies
+        self.waits_for_writing = False
+
+    def close(self) -> None:
+        self.requests.close()
+        self.replies.close()
+
+
+class Sessions:
+    """All sessions of a worker, on its event loop.
+
+    Args:
+        names: the instance's.
+        loop: the worker's.
+        group_id: the group whose members may be clients, or None.
+        frame_bytes_max: the longest request.
+        handle: takes a frame that came through a FIFO, and its session.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        loop: asyncio.AbstractEventLoop,
+        group_id: int | None,
+        frame_bytes_max: int,
+        handle: Callable[[bytes, Session], None],
+    ) -> None:
+        self._names = names
+        self._loop = loop
+        self._group_id = group_id
+        self._frame_bytes_max = frame_bytes_max
+        self._handle = handle
+        self._open: dict[int, Session] = {}
+        self.cut_off = 0  # clients that did not read their replies
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def get(self, client_id: int) -> Session | None:
+        """The session of a client; None if it is not open."""
+        return self._open.get(client_id)
+
+    def open(self, client_id: int) -> Session | None:
+        """Opens the FIFOs of a client that said hello; None if that cannot be."""
+        if session := self._open.get(client_id):
+            return session
+        try:
+            session = self._open_fifos(client_id)
+        except (OSError, ForeignObject) as error:
+            if getattr(error, "errno", None) == errno.ENXIO:
+                self._remove_files(client_id)  # it died before we came
+            elif not isinstance(error, FileNotFoundError):
+                _log.warning("client %016x is refused: %s", client_id, error)
+            return None
+        if len(self._open) >= limits.SESSIONS_MAX:
+            busy = ServerBusy(f"this worker has {limits.SESSIONS_MAX} clients already")
+            session.replies.offer(Reply.failure(0, busy).encode())
+            session.close()
+            return None
+        self._open[client_id] = session
+        self._loop.add_reader(session.requests.descriptor, self._receive, session)
+        return session
+
+    def _open_fifos(self, client_id: int) -> Session:
+        owner = {"owner_uid": os.geteuid(), "group_id": self._group_id}
+        reply = fifo.open_end(self._names.reply_fifo(client_id), os.O_WRONLY, **owner)
+        try:
+            request = fifo.open_end(self._names.request_fifo(client_id), os.O_RDONLY, **owner)
+        except BaseException:
+            os.close(reply)
+            raise
+        return Session(
+            client_id,
+            FifoReceiver(request, self._frame_bytes_max),
+            FifoSender(reply, limits.REPLY_BUFFER_BYTES),
+        )
+
+    def reply(self, session: Session, reply: Reply) -> None:
+        """Sends a reply, or holds it back until the client reads; cuts off one that never does."""
+        try:
+            taken = session.replies.offer(reply.encode())
+        except OSError:
+            self.close(session)
+            return
+        if not taken:
+            self.cut_off += 1
+            _log.warning("client %016x does not read its replies: cut off", session.client_id)
+            self.close(session)
+        elif not session.replies.drained and not session.waits_for_writing:
+            session.waits_for_writing = True
+            self._loop.add_writer(session.replies.descriptor, self._flush, session)
+
+    def _flush(self, session: Session) -> None:
+        try:
+            drained = session.replies.flush()
+        except OSError:
+            self.close(session)
+            return
+        if drained:
+            session.waits_for_writing = False
+            self._loop.remove_writer(session.replies.descriptor)
+
+    def _receive(self, session: Session) -> None:
+        try:
+            frames = session.requests.receive()
+        except ProtocolError as error:
+            _log.warning("client %016x is cut off: %s", session.client_id, error)
+            self.reply(session, Reply.failure(0, error))
+            frames = None
+        if frames is None:
+            self.close(session)
+            return
+        for frame in frames:
+            self._handle(frame, session)
+
+    @property
+    def drained(self) -> bool:
+        """Whether no session has replies left to write."""
+        return all(session.replies.drained for session in self._open.values())
+
+    def close(self, session: Session) -> None:
+        """Ends a session and removes its files. Twice does no harm."""
+        if self._open.pop(session.client_id, None) is None:
+            return
+        self._loop.remove_reader(session.requests.descriptor)
+        if session.waits_for_writing:
+            self._loop.remove_writer(session.replies.descriptor)
+        session.close()
+        self._remove_files(session.client_id)
+
+    def close_all(self) -> None:
+        """Ends all sessions."""
+        for session in list(self._open.values()):
+            self.close(session)
+
+    def _remove_files(self, client_id: int) -> None:
+        for path in (self._names.request_fifo(client_id), self._names.reply_fifo(client_id)):
+            with contextlib.suppress(PermissionError):  # a group member's: the parent's to remove
+                fifo.remove(path)

@@ -1,0 +1,256 @@
+"""One worker process: attach, serve, drain, exit code.
+
+Its way through a request: receive a frame from the queue or a FIFO, decode it, find its session,
+execute it, reply. Nothing in that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+
+import uvloop
+
+from kvserve import limits
+from kvserve.config import Config
+from kvserve.errors import KvserveError
+from kvserve.names import Names
+from kvserve.protocol import commands
+from kvserve.protocol.messages import (
+    PROTOCOL_VERSION,
+    STATUS_DONE,
+    BadRequest,
+    Reply,
+    Request,
+    decode_request,
+)
+from kvserve.runtime import Manifest
+from kvserve.table.lease import Lease
+from kvserve.table.table import Table
+from kvserve.transport.mqueue import ReceivingQueue
+from kvserve.worker import exit_codes
+from kvserve.worker.executor import Executor
+from kvserve.worker.sessions import Session, Sessions
+from kvserve.worker.sweeper import Sweeper
+
+_log = logging.getLogger(__name__)
+_MESSAGES_A_TURN = 32  # then the FIFOs have their turn
+_DRAIN_SECONDS = 2.0
+_SYSLOG_LEVELS = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+class Worker:
+    """Serves the requests of one queue and of the sessions that were opened through it.
+
+    Args:
+        names: the instance's.
+        manifest: what the parent made.
+        table: this process's.
+        index: which worker this is, from 0.
+        loop: its event loop.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        manifest: Manifest,
+        table: Table,
+        index: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        shards = range(index, manifest.shards, manifest.workers)
+        self._index = index
+        self._loop = loop
+        self._started = time.monotonic()
+        self._requests = self._replies = self._bad = self._late = self._unknown = 0
+        self._queue = ReceivingQueue(names.worker_queue(index), os.geteuid())
+        self._executor = Executor(table, shards, self.stats)
+        self._sessions = Sessions(
+            names,
+            loop,
+            manifest.group_id,
+            limits.frame_bytes_max(manifest.value_bytes_max),
+            self._handle,
+        )
+        self._sweeper = Sweeper(table, shards, loop)
+        self._finished: asyncio.Future[int] = loop.create_future()
+        loop.add_reader(self._queue.descriptor, self._receive)
+
+    async def finished(self) -> int:
+        """Serves until told to stop; returns the exit code."""
+        return await self._finished
+
+    def stop(self, exit_code: int) -> None:
+        """Ends the service at once."""
+        if not self._finished.done():
+            self._finished.set_result(exit_code)
+
+    def drain(self) -> None:
+        """Finishes what was received before now, sends the replies, and ends the service."""
+        self._loop.remove_reader(self._queue.descriptor)
+        for _ in range(self._queue.waiting):
+            self._receive_one()
+        self._await_replies(time.monotonic() + _DRAIN_SECONDS)
+
+    def _await_replies(self, deadline: float) -> None:
+        if self._sessions.drained or time.monotonic() > deadline:
+            self.stop(exit_codes.DONE)
+        else:
+            self._loop.call_later(0.01, self._await_replies, deadline)
+
+    def close(self) -> None:
+        """Lets go of the sessions and the queue."""
+        self._sweeper.stop()
+        self._sessions.close_all()
+        self._loop.remove_reader(self._queue.descriptor)
+        self._queue.close()
+
+    def _receive(self) -> None:
+        for _ in range(_MESSAGES_A_TURN):
+            if not self._receive_one():
+                return
+
+    def _receive_one(self) -> bool:
+        frame = self._queue.receive()
+        if frame is None:
+            return False
+        self._handle(frame, None)
+        return True
+
+    def _handle(self, frame: bytes, session: Session | None) -> None:
+        """Takes one frame; `session` is that of the FIFO through which it came, if it did."""
+        self._requests += 1
+        try:
+            request = decode_request(frame)
+        except BadRequest as error:
+            self._refuse(error, session)
+            return
+        if request.command is commands.HELLO:
+            self._welcome(request)
+            return
+        if session is None:
+            session = self._sessions.get(request.client_id)
+            if session is None:
+                self._unknown += 1
+                return
+        elif session.client_id != request.client_id:
+            self._bad += 1
+            return
+        if time.monotonic_ns() > request.deadline_ms * 1_000_000:
+            self._late += 1  # its client has given up: executing it now would surprise
+            return
+        self._reply(session, self._executor.execute(request))
+
+    def _refuse(self, error: BadRequest, session: Session | None) -> None:
+        self._bad += 1
+        _log.debug("a bad frame: %s", error)
+        if error.sender is None:
+            return
+        client_id, request_id = error.sender
+        session = session or self._sessions.get(client_id)
+        if session is not None and session.client_id == client_id:
+            self._reply(session, Reply.failure(request_id, error))
+
+    def _welcome(self, request: Request) -> None:
+        session = self._sessions.open(request.client_id)
+        if session is None:
+            self._unknown += 1
+            return
+        answer = (PROTOCOL_VERSION, os.getpid())
+        self._reply(session, Reply(request.request_id, STATUS_DONE, answer))
+
+    def _reply(self, session: Session, reply: Reply) -> None:
+        self._sessions.reply(session, reply)
+        self._replies += 1
+
+    def stats(self) -> dict[str, int | float]:
+        """This worker's own figures."""
+        return {
+            "index": self._index,
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "requests": self._requests,
+            "replies": self._replies,
+            "bad_requests": self._bad,
+            "late_requests": self._late,
+            "unknown_sessions": self._unknown,
+            "cut_off_clients": self._sessions.cut_off,
+            "sessions": len(self._sessions),
+            "cpu_seconds": round(time.process_time(), 3),
+        }
+
+
+class _PrefixedLines(logging.Formatter):
+    """Lines that begin with their level as sd-daemon(3) writes it, which the parent reads."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record).replace("\n", " | ")
+        return f"<{_SYSLOG_LEVELS.get(record.levelname, 6)}>{text}"
+
+
+def run(names: Names, config: Config, index: int, control: int, ready: int) -> int:
+    """The whole life of a worker, in a process that was just forked.
+
+    Args:
+        names: the instance's.
+        config: the server's.
+        index: which worker this is, from 0.
+        control: a pipe's reading end, whose end-of-file means that the parent is gone.
+        ready: a pipe's writing end; gets one byte when the worker serves.
+
+    Returns:
+        The exit code, one of `kvserve.worker.exit_codes`.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrefixedLines("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=config.log_level.upper(), force=True)
+    _raise_descriptor_limit()
+    try:
+        manifest = Manifest.read(names)
+        table = Table(names, Lease.join(names.lease_file, limits.LEASE_SLOT_WORKER_FIRST + index))
+    except (KvserveError, OSError) as error:
+        _log.error("worker %d cannot boot: %s", index, error)
+        return exit_codes.CANNOT_BOOT
+    try:
+        return uvloop.run(_serve(names, manifest, table, index, control, ready))
+    except Exception:
+        _log.exception("worker %d crashed", index)
+        return exit_codes.CRASHED
+    finally:
+        table.close()
+
+
+async def _serve(
+    names: Names, manifest: Manifest, table: Table, index: int, control: int, ready: int
+) -> int:
+    loop = asyncio.get_running_loop()
+    try:
+        worker = Worker(names, manifest, table, index, loop)
+    except (KvserveError, OSError) as error:
+        _log.error("worker %d cannot boot: %s", index, error)
+        return exit_codes.CANNOT_BOOT
+    loop.add_signal_handler(signal.SIGTERM, worker.drain)
+    loop.add_signal_handler(signal.SIGQUIT, worker.stop, exit_codes.DONE)
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(ignored, signal.SIG_IGN)  # these are the parent's
+    loop.add_reader(control, worker.stop, exit_codes.PARENT_GONE)
+    gc.collect()
+    gc.freeze()  # what is here stays: no collection need look at it again
+    os.write(ready, b"1")
+    os.close(ready)
+    try:
+        return await worker.finished()
+    finally:
+        worker.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """Each client costs two descriptors; take all that the hard limit allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
