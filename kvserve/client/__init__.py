@@ -1,0 +1,1 @@
+"""The client library: reads from the table, asks workers for the rest."""

@@ -1,0 +1,282 @@
+"""The asyncio client: the methods of `blocking.Client` as coroutines. A hit awaits nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Self
+
+from kvserve import names as naming
+from kvserve.client import figures
+from kvserve.client.aio_workers import AioWorkers
+from kvserve.client.batches import split
+from kvserve.client.direct import Read, TableFollower
+from kvserve.client.operations import (
+    TTL,
+    Key,
+    Operation,
+    Operations,
+    check_timeout,
+    from_ttl_ms,
+)
+from kvserve.client.pipeline import Collector, first_error
+from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
+from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
+from kvserve.table._core import Elsewhere
+
+
+async def connect_async(
+    name: str | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS_DEFAULT,
+    read: Read = "direct",
+    queue_bytes: int | None = None,
+) -> AsyncClient:
+    """An asyncio client of a running server.
+
+    Arguments, errors and behaviour are those of `kvserve.connect`.
+
+    Returns:
+        A client for the running event loop, asyncio's or uvloop's; an async context manager.
+
+    Example:
+        >>> async def main():
+        ...     async with await kvserve.connect_async() as cache:
+        ...         await cache.set("greeting", "hello")
+        ...         return await cache.get("greeting")
+        >>> asyncio.run(main())
+        'hello'
+    """
+    return AsyncClient(naming.instance(name), timeout=timeout, read=read, queue_bytes=queue_bytes)
+
+
+class AsyncClient:
+    """An asyncio client; made by `kvserve.connect_async`.
+
+    Each method does what the method of `kvserve.Client` of the same name does, and raises the same
+    errors. Any number of tasks may use it at once; cancelling one disturbs no other.
+
+    Example:
+        >>> async def count():
+        ...     async with await kvserve.connect_async() as cache:
+        ...         await cache.delete("visits")
+        ...         return await cache.incr("visits")
+        >>> asyncio.run(count())
+        1
+    """
+
+    def __init__(
+        self, names: naming.Names, *, timeout: float, read: Read, queue_bytes: int | None
+    ) -> None:
+        self._names = names
+        self._reader = TableFollower(names, read, queue_bytes)
+        self._operations = Operations(self._reader.manifest.value_bytes_max)
+        self._workers = AioWorkers(
+            names, self._reader.manifest, check_timeout(timeout), queue_bytes, self._on_manifest
+        )
+
+    def _on_manifest(self, manifest: Any) -> None:
+        self._operations.value_bytes_max = manifest.value_bytes_max
+        self._reader._on_manifest(manifest)
+
+    async def _run(self, operation: Operation) -> Any:
+        shard = self._reader._shard_of(operation.key)
+        command = operation.command
+        return operation.interpret(
+            await self._workers.ask(
+                command, operation.arguments, shard, idempotent=command.idempotent
+            )
+        )
+
+    async def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        results: list[Any] = [None] * len(operations)
+        parts = split(
+            operations,
+            self._reader._shard_of,
+            self._workers.manifest.workers,
+            self._workers.frame_bytes_max,
+        )
+        while parts:
+            requests = [
+                (commands.BATCH, part.next_arguments(), part.shard, part.idempotent)
+                for part in parts
+            ]
+            answers = await self._workers.ask_each(requests)
+            for part, answer in zip(parts, answers, strict=True):
+                part.take(answer, results)
+            parts = [part for part in parts if not part.finished]
+        return results
+
+    async def get(self, key: Key, default: Any = None) -> Any:
+        """See `Client.get`."""
+        value = self._reader.get(key, default)
+        if isinstance(value, Elsewhere):
+            self._reader._follow_table()
+            return await self._run(self._operations.get(key, default))
+        return value
+
+    async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
+        """See `Client.gets`."""
+        found = self._reader._gets_here(key)
+        if found is None:
+            return default, None
+        if isinstance(found, Elsewhere):
+            self._reader._follow_table()
+            pair: tuple[Any, int | None] = await self._run(self._operations.gets(key, default))
+            return pair
+        return found
+
+    async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+        """See `Client.set`."""
+        version: int = await self._run(self._operations.set(key, value, ttl))
+        return version
+
+    async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """See `Client.add`."""
+        return bool(await self._run(self._operations.add(key, value, ttl)))
+
+    async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """See `Client.replace`."""
+        return bool(await self._run(self._operations.replace(key, value, ttl)))
+
+    async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
+        """See `Client.cas`."""
+        return bool(await self._run(self._operations.cas(key, value, version, ttl)))
+
+    async def delete(self, key: Key) -> bool:
+        """See `Client.delete`."""
+        return bool(await self._run(self._operations.delete(key)))
+
+    async def touch(self, key: Key, ttl: TTL = None) -> bool:
+        """See `Client.touch`."""
+        return bool(await self._run(self._operations.touch(key, ttl)))
+
+    async def ttl(self, key: Key) -> float | None:
+        """See `Client.ttl`."""
+        ttl_ms = self._reader._ttl_ms(key)
+        if isinstance(ttl_ms, Elsewhere):
+            self._reader._follow_table()
+            seconds: float | None = await self._run(self._operations.ttl(key))
+            return seconds
+        return from_ttl_ms(ttl_ms)
+
+    async def incr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """See `Client.incr`."""
+        total: int | None = await self._run(self._operations.incr(key, delta, initial, ttl))
+        return total
+
+    async def decr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """See `Client.decr`."""
+        total: int | None = await self._run(self._operations.decr(key, delta, initial, ttl))
+        return total
+
+    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """See `Client.get_many`."""
+        found, rest = self._reader._get_many_here(keys)
+        if rest:
+            self._reader._follow_table()
+            missing = object()
+            values = await self._run_batch([self._operations.get(key, missing) for key in rest])
+            for key, value in zip(rest, first_error(values), strict=True):
+                if value is not missing:
+                    found[key] = value
+        return found
+
+    async def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+        """See `Client.set_many`."""
+        operations = [self._operations.set(key, value, ttl) for key, value in values.items()]
+        first_error(await self._run_batch(operations))
+
+    async def delete_many(self, keys: Iterable[Key]) -> int:
+        """See `Client.delete_many`."""
+        operations = [self._operations.delete(key) for key in keys]
+        return sum(first_error(await self._run_batch(operations)))
+
+    def pipeline(self) -> AsyncPipeline:
+        """See `Client.pipeline`; collect as there, `async with`, or `await p.execute()`."""
+        return AsyncPipeline(self)
+
+    async def contains(self, key: Key) -> bool:
+        """Whether a key is there: what `key in cache` is for the blocking client."""
+        return await self.ttl(key) is not None
+
+    async def scan(self, prefix: Key = "") -> AsyncIterator[Key]:
+        """See `Client.scan`; for `async for`."""
+        start = prefix.encode() if isinstance(prefix, str) else prefix
+        for shard in range(self._workers.manifest.shards):
+            bucket: int | None = 0
+            while bucket is not None:
+                self._reader._follow_table()
+                if self._reader._usable:
+                    keys, bucket = self._reader._scan(shard, bucket, start)
+                else:
+                    keys, bucket = await self._workers.ask(
+                        commands.SCAN, (shard, bucket, start), shard, idempotent=True
+                    )
+                for key in keys:
+                    yield key
+
+    async def flush(self) -> None:
+        """See `Client.flush`."""
+        await self._ask_all_workers(commands.FLUSH)
+
+    async def ping(self) -> float:
+        """See `Client.ping`."""
+        started = time.perf_counter()
+        await self._ask_all_workers(commands.PING)
+        return time.perf_counter() - started
+
+    async def stats(self) -> dict[str, Any]:
+        """See `Client.stats`."""
+        workers = await self._ask_all_workers(commands.STATS)
+        return figures.collect(self._names, self._workers.manifest, self._reader, workers)
+
+    async def verify(self) -> list[str]:
+        """See `Client.verify`."""
+        violations: list[str] = []
+        for shard in range(self._workers.manifest.shards):
+            violations += await self._workers.ask(commands.VERIFY, (shard,), shard, idempotent=True)
+        return violations
+
+    async def _ask_all_workers(self, command: commands.Command) -> list[Any]:
+        self._reader._follow_table()
+        count = self._workers.manifest.workers
+        return await self._workers.ask_each(
+            [(command, (), worker, True) for worker in range(count)]
+        )
+
+    async def close(self) -> None:
+        """See `Client.close`."""
+        self._workers.close()
+        self._reader.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncPipeline(Collector):
+    """Collects operations of an asyncio client; made by `AsyncClient.pipeline`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        super().__init__(client._operations)
+        self._client = client
+
+    async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        """See `Pipeline.execute`."""
+        results = await self._client._run_batch(self._take_collected())
+        return self._finish(results, raise_on_error=raise_on_error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is None:
+            await self.execute()

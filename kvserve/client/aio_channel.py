@@ -1,0 +1,161 @@
+"""A session with one worker on an event loop: any number of requests under way at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from kvserve import runtime
+from kvserve.client.session import Session, WorkerGone
+from kvserve.errors import KvserveError, RequestTimeout, ServerBusy
+from kvserve.names import Names
+from kvserve.protocol.commands import Command, Priority
+from kvserve.protocol.messages import Reply
+from kvserve.transport.base import FrameSender
+
+_LOOK_SECONDS = 0.1  # how often one who waits for a hello looks whether anybody serves
+
+
+class AioChannel:
+    """An open session; made by `open`.
+
+    Whoever awaits a reply may be cancelled at any point: the reply is dropped when it comes, and a
+    frame of which a part is written is written to its end.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._awaited: dict[int, asyncio.Future[Reply]] = {}
+        self._room: dict[int, asyncio.Future[None]] = {}  # by descriptor: who waits to write
+        self.gone = False
+        self._loop.add_reader(session.reply_descriptor, self._receive)
+
+    @classmethod
+    async def open(cls, names: Names, session: Session, deadline: float) -> AioChannel:
+        """Greets the worker. Raises as `channel.Channel` does."""
+        channel = cls(session)
+        try:
+            await channel._greet(names, deadline)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    async def _greet(self, names: Names, deadline: float) -> None:
+        request_id, frame, sender = self._session.hello(deadline)
+        future = self._expect(request_id)
+        await self._send(frame, sender, Priority.CONTROL, deadline)
+        while True:
+            left = deadline - self._loop.time()
+            if await self._await(future, min(left, _LOOK_SECONDS)):
+                future.result().result()
+                return
+            if runtime.holder(names) is None:
+                raise runtime.not_served(names)
+            if left <= 0:
+                raise RequestTimeout("no reply before the deadline")
+
+    async def ask(self, command: Command, arguments: tuple[Any, ...], deadline: float) -> Reply:
+        """The reply to a request.
+
+        Raises:
+            ServerBusy: it was not taken before the deadline.
+            RequestTimeout: the reply did not come before the deadline.
+            NotBegun: the worker is gone, and never began with this request.
+            WorkerGone: the worker is gone.
+        """
+        if self.gone:
+            raise NotBegun
+        request_id, frame, sender = self._session.request(command, arguments, deadline)
+        future = self._expect(request_id)
+        try:
+            await self._send(frame, sender, command.priority, deadline)
+            if not await self._await(future, deadline - self._loop.time()):
+                raise RequestTimeout("no reply before the deadline")
+            return future.result()
+        finally:
+            self._awaited.pop(request_id, None)
+
+    def _expect(self, request_id: int) -> asyncio.Future[Reply]:
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self._awaited[request_id] = future
+        return future
+
+    @staticmethod
+    async def _await(future: asyncio.Future[Any], seconds: float) -> bool:
+        """Waits for a future without cancelling it; returns whether it is done."""
+        done, _ = await asyncio.wait([future], timeout=max(0.0, seconds))
+        return bool(done)
+
+    async def _send(
+        self, frame: bytes, sender: FrameSender, priority: int, deadline: float
+    ) -> None:
+        try:
+            while not sender.offer(frame, priority):
+                if not await self._await(self._room_at(sender), deadline - self._loop.time()):
+                    raise ServerBusy("the worker took no request before the deadline")
+                if self.gone:
+                    raise NotBegun
+            if not sender.flush():
+                self._flush_later(sender)
+        except OSError as error:
+            raise NotBegun from error
+
+    def _room_at(self, sender: FrameSender) -> asyncio.Future[None]:
+        """Done when the carrier may take something, or the worker is gone."""
+        room = self._room.get(sender.descriptor)
+        if room is None:
+            room = self._room[sender.descriptor] = self._loop.create_future()
+            self._loop.add_writer(sender.descriptor, self._write, sender)
+        return room
+
+    def _flush_later(self, sender: FrameSender) -> None:
+        self._room_at(sender)
+
+    def _write(self, sender: FrameSender) -> None:
+        if sender.flush():
+            self._loop.remove_writer(sender.descriptor)
+            room = self._room.pop(sender.descriptor, None)
+            if room is not None and not room.done():
+                room.set_result(None)
+
+    def _receive(self) -> None:
+        try:
+            replies = self._session.replies()
+        except (WorkerGone, KvserveError):
+            self.close()
+            return
+        for reply in replies:
+            future = self._awaited.pop(reply.request_id, None)
+            if future is not None and not future.done():
+                future.set_result(reply)
+            elif reply.request_id == 0:
+                self.close()  # with this a worker ends a session
+
+    def close(self) -> None:
+        """Ends the session; what is awaited fails with WorkerGone. Twice does no harm."""
+        if self.gone:
+            return
+        self.gone = True
+        self._loop.remove_reader(self._session.reply_descriptor)
+        for descriptor, room in self._room.items():
+            self._loop.remove_writer(descriptor)
+            if not room.done():
+                room.set_result(None)
+        self._room.clear()
+        for future in self._awaited.values():
+            if not future.done():
+                future.set_exception(WorkerGone())
+                future.exception()  # it may be that nobody awaits it any more
+        self._awaited.clear()
+        self._session.close()
+
+    def forget(self) -> None:
+        """Lets a forked child go of its parent's session; the loop is the parent's, too."""
+        self.gone = True
+        self._session.forget()
+
+
+class NotBegun(WorkerGone):
+    """The worker is gone, and it cannot have begun with the request."""

@@ -1,0 +1,145 @@
+"""An asyncio client's way to the workers: one channel each, deadlines, and what is sent again.
+
+The rules are those of `workers.Workers`; only the waiting differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from kvserve import limits
+from kvserve.client.aio_channel import AioChannel, NotBegun
+from kvserve.client.session import Session, WorkerGone
+from kvserve.errors import ClientClosed, InvalidArgument, OutcomeUnknown, RequestTimeout
+from kvserve.names import Names
+from kvserve.protocol.commands import Command
+from kvserve.protocol.messages import Reply
+from kvserve.runtime import Manifest
+
+
+class AioWorkers:
+    """The workers of an instance, for one event loop. Arguments as of `workers.Workers`."""
+
+    def __init__(
+        self,
+        names: Names,
+        manifest: Manifest,
+        timeout: float,
+        queue_bytes: int | None,
+        on_manifest: Callable[[Manifest], None],
+    ) -> None:
+        self._names = names
+        self.manifest = manifest
+        self._timeout = timeout
+        self._queue_bytes = queue_bytes
+        self._on_manifest = on_manifest
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channels: dict[int, AioChannel] = {}
+        self._opening: dict[int, asyncio.Lock] = {}
+        self._closed = False
+        _all_workers.add(self)
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """The longest frame that the workers take."""
+        return limits.frame_bytes_max(self.manifest.value_bytes_max)
+
+    async def ask(
+        self, command: Command, arguments: tuple[Any, ...], shard: int, *, idempotent: bool
+    ) -> Any:
+        """The answer to one request. Raises as `workers.Workers.ask` does."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            channel = await self._channel(shard, deadline)
+            try:
+                reply: Reply = await channel.ask(command, arguments, deadline)
+            except NotBegun:
+                continue
+            except WorkerGone:
+                if idempotent:
+                    continue
+                raise OutcomeUnknown(
+                    "the worker died before it replied: it was executed once, or not at all"
+                ) from None
+            except RequestTimeout:
+                if idempotent:
+                    raise
+                raise OutcomeUnknown(
+                    "no reply before the deadline: it was executed once, or not at all"
+                ) from None
+            return reply.result()
+
+    async def ask_each(
+        self, requests: list[tuple[Command, tuple[Any, ...], int, bool]]
+    ) -> list[Any]:
+        """The answers to several requests, which are under way at the same time."""
+        return await asyncio.gather(
+            *(
+                self.ask(command, arguments, shard, idempotent=idempotent)
+                for command, arguments, shard, idempotent in requests
+            )
+        )
+
+    async def _channel(self, shard: int, deadline: float) -> AioChannel:
+        self._check_loop()
+        worker = shard % self.manifest.workers
+        channel = self._channels.get(worker)
+        if channel is not None and not channel.gone:
+            return channel
+        async with self._opening.setdefault(worker, asyncio.Lock()):
+            channel = self._channels.get(worker)
+            if channel is not None and not channel.gone:
+                return channel
+            self.manifest = Manifest.read(self._names)
+            self._on_manifest(self.manifest)
+            worker = shard % self.manifest.workers
+            queue_bytes = self.manifest.queue_message_bytes
+            if self._queue_bytes is not None:
+                queue_bytes = min(self._queue_bytes, queue_bytes)
+            session = Session(self._names, self.manifest, worker, queue_bytes)
+            channel = await AioChannel.open(self._names, session, deadline)
+            if self._closed:
+                channel.close()
+                raise ClientClosed("this client was closed")
+            self._channels[worker] = channel
+            return channel
+
+    def _check_loop(self) -> None:
+        if self._closed:
+            raise ClientClosed("this client was closed")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidArgument("an async client belongs to the event loop that used it first")
+
+    def close(self) -> None:
+        """Ends all sessions; requests under way fail."""
+        self._closed = True
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
+
+    def forget(self) -> None:
+        """In a forked child: lets go of the parent's sessions and of its loop."""
+        for channel in self._channels.values():
+            channel.forget()
+        self._channels = {}
+        self._opening = {}
+        self._loop = None
+
+
+# See the same in workers.py.
+_all_workers: weakref.WeakSet[AioWorkers] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for workers in list(_all_workers):
+        workers.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,447 @@
+"""The blocking client: every method does its one thing and returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+from kvserve import names as naming
+from kvserve.client import figures
+from kvserve.client.batches import split
+from kvserve.client.direct import Read, TableFollower
+from kvserve.client.operations import (
+    TTL,
+    Key,
+    Operation,
+    Operations,
+    check_timeout,
+    from_ttl_ms,
+)
+from kvserve.client.pipeline import Collector, first_error
+from kvserve.client.workers import Workers
+from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
+from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
+from kvserve.runtime import Manifest
+from kvserve.table._core import Elsewhere
+
+
+def connect(
+    name: str | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS_DEFAULT,
+    read: Read = "direct",
+    queue_bytes: int | None = None,
+) -> Client:
+    """A client of a running server.
+
+    Args:
+        name: the instance's name; default: $KVSERVE_NAME, else `default`.
+        timeout: seconds within which each request ends, in an answer or an error.
+        read: `direct` reads hits from shared memory; `worker` sends every read to a worker.
+        queue_bytes: the longest request that goes through a message queue, longer ones through a
+            FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
+
+    Returns:
+        A client, for any number of threads, usable after a fork, and as a context manager.
+
+    Raises:
+        ServerUnavailable: no server of this name runs.
+        ForeignObject: its objects are not what they should be.
+        InvalidName, InvalidArgument: an argument is out of its range.
+
+    Example:
+        >>> cache = kvserve.connect()
+        >>> cache.set("greeting", "hello", ttl=60) > 0
+        True
+        >>> cache.get("greeting")
+        'hello'
+    """
+    return Client(naming.instance(name), timeout=timeout, read=read, queue_bytes=queue_bytes)
+
+
+class Client(TableFollower):
+    """A blocking client; made by `kvserve.connect`, which describes the arguments.
+
+    All methods that take a key raise InvalidKey if it is no str or bytes of 1 to 1024 bytes. All
+    that ask a worker raise ServerError, or one of its kinds, if there is no answer in time; a hit
+    asks none. `get(key, default=None)` is inherited.
+    """
+
+    def __init__(
+        self, names: naming.Names, *, timeout: float, read: Read, queue_bytes: int | None
+    ) -> None:
+        super().__init__(names, read, queue_bytes)
+        self._operations = Operations(self.manifest.value_bytes_max)
+        self._workers = Workers(
+            names, self.manifest, check_timeout(timeout), queue_bytes, self._on_manifest
+        )
+
+    def _on_manifest(self, manifest: Manifest) -> None:
+        self._operations.value_bytes_max = manifest.value_bytes_max
+        super()._on_manifest(manifest)
+
+    def _get_elsewhere(self, key: Key, default: Any) -> Any:
+        self._follow_table()
+        return self._run(self._operations.get(key, default))
+
+    def _run(self, operation: Operation) -> Any:
+        shard = self._shard_of(operation.key)
+        return operation.interpret(self._workers.ask(operation.command, operation.arguments, shard))
+
+    def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        """The result of each operation; errors are among them as objects."""
+        results: list[Any] = [None] * len(operations)
+        parts = split(
+            operations,
+            self._shard_of,
+            self._workers.manifest.workers,
+            self._workers.frame_bytes_max,
+        )
+        while parts:
+            requests = [
+                (commands.BATCH, part.next_arguments(), part.shard, part.idempotent)
+                for part in parts
+            ]
+            for part, answers in zip(parts, self._workers.ask_each(requests), strict=True):
+                part.take(answers, results)
+            parts = [part for part in parts if not part.finished]
+        return results
+
+    def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
+        """The value of a key and its version, for `cas`.
+
+        Returns:
+            (value, version), or (default, None) on a miss.
+
+        Example:
+            >>> cache.gets("nobody")
+            (None, None)
+        """
+        found = self._gets_here(key)
+        if found is None:
+            return default, None
+        if isinstance(found, Elsewhere):
+            self._follow_table()
+            pair: tuple[Any, int | None] = self._run(self._operations.gets(key, default))
+            return pair
+        return found
+
+    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+        """Stores a value, whatever was there.
+
+        Args:
+            key: str or bytes.
+            value: bytes, str, int, None, bool, float, datetime with a time zone, or a list, tuple
+                or dict of these.
+            ttl: seconds or a timedelta until it expires; None: never.
+
+        Returns:
+            The value's version, see `cas`.
+
+        Raises:
+            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent.
+
+        Example:
+            >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
+            True
+        """
+        version: int = self._run(self._operations.set(key, value, ttl))
+        return version
+
+    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """Stores a value if the key is missing; returns whether it did. Raises as `set`.
+
+        Example:
+            >>> cache.delete("once"), cache.add("once", 1), cache.add("once", 2)
+            (False, True, False)
+        """
+        return bool(self._run(self._operations.add(key, value, ttl)))
+
+    def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """Stores a value if the key is there; returns whether it did. Raises as `set`.
+
+        Example:
+            >>> cache.replace("nobody", 1)
+            False
+        """
+        return bool(self._run(self._operations.replace(key, value, ttl)))
+
+    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
+        """Compare and swap: stores a value if the key still has this version. Raises as `set`.
+
+        Args:
+            version: what `gets` or `set` returned.
+
+        Returns:
+            Whether it did.
+
+        Example:
+            >>> version = cache.set("draft", "first")
+            >>> cache.cas("draft", "second", version), cache.cas("draft", "third", version)
+            (True, False)
+        """
+        return bool(self._run(self._operations.cas(key, value, version, ttl)))
+
+    def delete(self, key: Key) -> bool:
+        """Removes a key; returns whether it was there.
+
+        If a worker died meanwhile, the answer may be False although this call removed it.
+
+        Example:
+            >>> cache.delete("nobody")
+            False
+        """
+        return bool(self._run(self._operations.delete(key)))
+
+    def touch(self, key: Key, ttl: TTL = None) -> bool:
+        """Gives a key a new time to live; returns whether the key was there.
+
+        Args:
+            ttl: seconds or a timedelta from now; None: for ever.
+
+        Raises:
+            InvalidTTL: before anything is sent.
+
+        Example:
+            >>> cache.touch("nobody", ttl=5)
+            False
+        """
+        return bool(self._run(self._operations.touch(key, ttl)))
+
+    def ttl(self, key: Key) -> float | None:
+        """How long a key has to live.
+
+        Returns:
+            Seconds; `math.inf` if it never expires; None on a miss.
+
+        Example:
+            >>> cache.set("forever", 1) > 0, cache.ttl("forever")
+            (True, inf)
+        """
+        ttl_ms = self._ttl_ms(key)
+        if isinstance(ttl_ms, Elsewhere):
+            self._follow_table()
+            seconds: float | None = self._run(self._operations.ttl(key))
+            return seconds
+        return from_ttl_ms(ttl_ms)
+
+    def incr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """Adds to a counter, exactly once.
+
+        Args:
+            delta: what to add; a signed 64-bit integer, as the sum must be.
+            initial: what a missing counter starts at, before the addition; None: do not make one.
+            ttl: of a counter that is made by this call; one that is there keeps its own.
+
+        Returns:
+            The sum, or None if the key is missing and `initial` is None.
+
+        Raises:
+            NotACounter: the value is not an int.
+            CounterOverflow: the sum does not fit.
+            OutcomeUnknown: the worker died; it was added once or not at all.
+
+        Example:
+            >>> cache.delete("hits"), cache.incr("hits"), cache.incr("hits", 5)
+            (False, 1, 6)
+        """
+        total: int | None = self._run(self._operations.incr(key, delta, initial, ttl))
+        return total
+
+    def decr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """Subtracts from a counter, as `incr` adds. It may become negative.
+
+        Example:
+            >>> cache.decr("stock", 2, initial=10)
+            8
+        """
+        total: int | None = self._run(self._operations.decr(key, delta, initial, ttl))
+        return total
+
+    def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """The values of those keys that are there.
+
+        Example:
+            >>> cache.set_many({"a": 1, "b": 2})
+            >>> cache.get_many(["a", "b", "nobody"])
+            {'a': 1, 'b': 2}
+        """
+        found, rest = self._get_many_here(keys)
+        if rest:
+            self._follow_table()
+            missing = object()
+            values = self._run_batch([self._operations.get(key, missing) for key in rest])
+            for key, value in zip(rest, first_error(values), strict=True):
+                if value is not missing:
+                    found[key] = value
+        return found
+
+    def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+        """Stores many values in few round trips. Not a transaction. Raises as `set`.
+
+        Example:
+            >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
+        """
+        operations = [self._operations.set(key, value, ttl) for key, value in values.items()]
+        first_error(self._run_batch(operations))
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        """Removes many keys; returns how many were there.
+
+        Example:
+            >>> cache.set_many({"a": 1, "b": 2})
+            >>> cache.delete_many(["a", "b", "nobody"])
+            2
+        """
+        operations = [self._operations.delete(key) for key in keys]
+        return sum(first_error(self._run_batch(operations)))
+
+    def pipeline(self) -> Pipeline:
+        """Collects operations and sends them together when the `with` block ends.
+
+        Example:
+            >>> with cache.pipeline() as p:
+            ...     _ = p.set("a", 1).incr("a")
+            >>> p.results[1]
+            2
+        """
+        return Pipeline(self)
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether a key is there. Does not count as a read of it."""
+        return self.ttl(key) is not None
+
+    def __getitem__(self, key: Key) -> Any:
+        """The value of a key; raises KeyError on a miss."""
+        missing = object()
+        value = self.get(key, missing)
+        if value is missing:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        """`set` without a time to live."""
+        self.set(key, value)
+
+    def __delitem__(self, key: Key) -> None:
+        """`delete`; raises KeyError on a miss."""
+        if not self.delete(key):
+            raise KeyError(key)
+
+    def scan(self, prefix: Key = "") -> Iterator[Key]:
+        """All keys that begin with a prefix, in no order.
+
+        A key that is there throughout is returned at least once; one that comes or goes meanwhile
+        perhaps. Keys come as str or bytes, as they were last stored.
+
+        Example:
+            >>> cache.set("user:1", 1) > 0, sorted(cache.scan(prefix="user:"))
+            (True, ['user:1'])
+        """
+        start = prefix.encode() if isinstance(prefix, str) else prefix
+        for shard in range(self._workers.manifest.shards):
+            bucket: int | None = 0
+            while bucket is not None:
+                self._follow_table()
+                if self._usable:
+                    keys, bucket = self._scan(shard, bucket, start)
+                else:
+                    arguments = (shard, bucket, start)
+                    keys, bucket = self._workers.ask(commands.SCAN, arguments, shard)
+                yield from keys
+
+    def flush(self) -> None:
+        """Removes everything.
+
+        Example:
+            >>> cache.flush()
+            >>> list(cache.scan())
+            []
+        """
+        self._ask_all_workers(commands.FLUSH)
+
+    def ping(self) -> float:
+        """Asks every worker for a sign of life; returns the seconds until all had answered.
+
+        Example:
+            >>> cache.ping() < 2.0
+            True
+        """
+        started = time.perf_counter()
+        self._ask_all_workers(commands.PING)
+        return time.perf_counter() - started
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of the instance and of each worker, by name; see `kvserve stats --help`.
+
+        Example:
+            >>> cache.stats()["name"]
+            'default'
+        """
+        workers = self._ask_all_workers(commands.STATS)
+        return figures.collect(self._names, self._workers.manifest, self, workers)
+
+    def verify(self) -> list[str]:
+        """Checks every invariant of the table, shard by shard, while it is in use.
+
+        Returns:
+            What is violated, one sentence each; an empty list if all is well.
+
+        Example:
+            >>> cache.verify()
+            []
+        """
+        violations: list[str] = []
+        for shard in range(self._workers.manifest.shards):
+            violations += self._workers.ask(commands.VERIFY, (shard,), shard)
+        return violations
+
+    def _ask_all_workers(self, command: commands.Command) -> list[Any]:
+        self._follow_table()
+        count = self._workers.manifest.workers
+        return self._workers.ask_each([(command, (), worker, True) for worker in range(count)])
+
+    def close(self) -> None:
+        """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.
+
+        Example:
+            >>> cache.close()
+        """
+        self._workers.close()
+        super().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Pipeline(Collector):
+    """Collects operations of a blocking client; made by `Client.pipeline`."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client._operations)
+        self._client = client
+
+    def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        """Sends what was collected; returns one result an operation.
+
+        Args:
+            raise_on_error: raise the first error; else errors stand among the results.
+        """
+        results = self._client._run_batch(self._take_collected())
+        return self._finish(results, raise_on_error=raise_on_error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is None:
+            self.execute()

@@ -1,0 +1,109 @@
+"""Reading the table: which segments to attach, and when to attach their successors."""
+
+from __future__ import annotations
+
+import mmap
+from threading import Lock
+from typing import Literal
+
+from kvserve import runtime
+from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable
+from kvserve.names import Names
+from kvserve.runtime import Manifest
+from kvserve.table import segment
+from kvserve.table._core import Reader
+from kvserve.table.table import boot_id
+
+Read = Literal["direct", "worker"]
+
+
+def require_server(names: Names) -> Manifest:
+    """The manifest of a running instance.
+
+    Raises:
+        ServerUnavailable: nobody serves it.
+        ForeignObject: its runtime directory is somebody else's.
+    """
+    runtime.verify_directory(names)
+    if runtime.holder(names) is None:
+        raise runtime.not_served(names)
+    return Manifest.read(names)
+
+
+class TableFollower(Reader):
+    """A reader of an instance's table, mapped read-only, that follows it from server to server.
+
+    Reading goes on while no server runs, from the kept table. When the table is given up (`serve
+    --fresh`, `clean`), reads answer ELSEWHERE until `_follow_table` finds its successor.
+
+    Args:
+        names: the instance's.
+        read: `direct` reads here; `worker` only finds keys' shards here.
+        queue_bytes: checked here for both clients, used by their workers.
+    """
+
+    def __init__(self, names: Names, read: Read, queue_bytes: int | None) -> None:
+        if read not in ("direct", "worker"):
+            raise InvalidArgument(f"read = {read!r}: use 'direct' or 'worker'")
+        if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
+            raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
+        self._names = names
+        self._reads_direct = read == "direct"
+        self._attaching = Lock()
+        self._closed = False
+        self._maps: tuple[mmap.mmap, ...] = ()
+        self.manifest = require_server(names)
+        self._attach_table()
+
+    def _attach_table(self) -> None:
+        """Attaches the table of the running instance, in place of the one attached before.
+
+        Raises:
+            ServerUnavailable: there is none.
+            ForeignObject: its objects are not its owner's, or not whole.
+        """
+        owner_uid = runtime.verify_directory(self._names)
+        manifest = Manifest.read(self._names)
+        maps: list[mmap.mmap] = []
+        try:
+            maps.append(segment.attach(self._names.table, owner_uid, writable=False))
+            maps.append(segment.attach(self._names.hints, owner_uid, writable=True))
+            self._attach(maps[0], maps[1], boot_id(), self._reads_direct)
+        except BaseException as error:
+            for memory in maps:
+                memory.close()
+            if isinstance(error, FileNotFoundError) and not isinstance(error, ServerUnavailable):
+                raise runtime.not_served(self._names) from None
+            raise
+        for memory in self._maps:
+            memory.close()
+        self._maps = tuple(maps)
+        self.manifest = manifest
+
+    def _follow_table(self) -> None:
+        """Attaches the successor of a table that was given up.
+
+        Raises:
+            ClientClosed, ServerUnavailable, ForeignObject.
+        """
+        if self._closed:
+            raise ClientClosed("this client was closed")
+        if self._retired:
+            self._on_manifest(require_server(self._names))
+
+    def _on_manifest(self, manifest: Manifest) -> None:
+        """A new session was opened: is it still the table that we are attached to?"""
+        with self._attaching:
+            if not self._closed and (
+                self._retired or manifest.instance_id != self.manifest.instance_id
+            ):
+                self._attach_table()
+
+    def close(self) -> None:
+        """Lets go of the table."""
+        with self._attaching:
+            self._closed = True
+            self._detach()
+            for memory in self._maps:
+                memory.close()
+            self._maps = ()

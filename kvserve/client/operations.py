@@ -1,0 +1,171 @@
+"""What each method of a client asks of a worker, and what it makes of the answer. No I/O.
+
+Arguments are checked here, before anything is sent. Both clients and both pipelines share this.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kvserve import limits
+from kvserve.errors import (
+    InternalError,
+    InvalidArgument,
+    InvalidTTL,
+    ValueTooLarge,
+    from_wire,
+)
+from kvserve.protocol import codec, commands
+from kvserve.protocol.codec import Value
+from kvserve.protocol.commands import Command
+from kvserve.protocol.messages import STATUS_DONE
+
+Key = str | bytes
+TTL = float | datetime.timedelta | None
+
+
+class Operation(NamedTuple):
+    """A command with its arguments, and how to read the answer."""
+
+    command: Command
+    arguments: tuple[Any, ...]
+    interpret: Callable[[Any], Any]
+
+    @property
+    def key(self) -> Key:
+        """The key that the operation is about; it decides which worker serves it."""
+        key: Key = self.arguments[0]
+        return key
+
+
+def to_ttl_ms(ttl: TTL) -> int:
+    """Whole milliseconds of a time to live, 0 for None.
+
+    Args:
+        ttl: seconds as a number, or a timedelta; None never expires.
+
+    Raises:
+        InvalidTTL: not positive, not a number, or longer than a century.
+
+    Example:
+        >>> to_ttl_ms(1.5), to_ttl_ms(None), to_ttl_ms(datetime.timedelta(minutes=1))
+        (1500, 0, 60000)
+    """
+    if ttl is None:
+        return 0
+    seconds = ttl.total_seconds() if isinstance(ttl, datetime.timedelta) else ttl
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise InvalidTTL(f"ttl is seconds or a timedelta, not {type(ttl).__name__}")
+    if not 0 < seconds <= limits.TTL_MS_MAX / 1000:  # also False for nan
+        raise InvalidTTL(f"ttl = {ttl}: use more than 0 and at most a century; None never expires")
+    return max(1, round(seconds * 1000))
+
+
+def from_ttl_ms(ttl_ms: int | None) -> float | None:
+    """Seconds of an answer: infinity for a key that never expires, None for a missing one."""
+    if ttl_ms is None:
+        return None
+    return ttl_ms / 1000 if ttl_ms else math.inf
+
+
+class Operations:
+    """Makes operations for an instance.
+
+    Args:
+        value_bytes_max: its largest value, in bytes.
+    """
+
+    def __init__(self, value_bytes_max: int) -> None:
+        self.value_bytes_max = value_bytes_max
+
+    def get(self, key: Key, default: Any = None) -> Operation:
+        def interpret(answer: Any) -> Any:
+            return default if answer is None else codec.decode(answer[0], answer[1])
+
+        return Operation(commands.GET, (key,), interpret)
+
+    def gets(self, key: Key, default: Any = None) -> Operation:
+        def interpret(answer: Any) -> tuple[Any, int | None]:
+            if answer is None:
+                return default, None
+            return codec.decode(answer[0], answer[1]), answer[2]
+
+        return Operation(commands.GET, (key,), interpret)
+
+    def ttl(self, key: Key) -> Operation:
+        return Operation(commands.TTL, (key,), from_ttl_ms)
+
+    def set(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
+        return Operation(commands.SET, (key, *self._payload(value), to_ttl_ms(ttl)), int)
+
+    def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
+        return Operation(commands.ADD, (key, *self._payload(value), to_ttl_ms(ttl)), bool)
+
+    def replace(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
+        return Operation(commands.REPLACE, (key, *self._payload(value), to_ttl_ms(ttl)), bool)
+
+    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Operation:
+        if type(version) is not int or not 0 <= version < 2**64:
+            raise InvalidArgument(f"version = {version!r}: use what gets() returned")
+        arguments = (key, *self._payload(value), to_ttl_ms(ttl), version)
+        return Operation(commands.CAS, arguments, bool)
+
+    def delete(self, key: Key) -> Operation:
+        return Operation(commands.DELETE, (key,), bool)
+
+    def touch(self, key: Key, ttl: TTL = None) -> Operation:
+        return Operation(commands.TOUCH, (key, to_ttl_ms(ttl)), bool)
+
+    def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Operation:
+        _check_counter("delta", delta)
+        if initial is not None:
+            _check_counter("initial", initial)
+        return Operation(commands.INCR, (key, delta, initial, to_ttl_ms(ttl)), _same)
+
+    def decr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Operation:
+        _check_counter("delta", delta)
+        return self.incr(key, -delta, initial, ttl)
+
+    def _payload(self, value: Value) -> tuple[int, bytes]:
+        number, payload = codec.encode(value)
+        if len(payload) > self.value_bytes_max:
+            raise ValueTooLarge(
+                f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
+            )
+        return number, payload
+
+
+def _check_counter(name: str, number: int) -> None:
+    if type(number) is not int or not limits.COUNTER_MIN <= number <= limits.COUNTER_MAX:
+        raise InvalidArgument(f"{name} = {number!r}: use an int of at most 64 bits with its sign")
+
+
+def _same(answer: Any) -> Any:
+    return answer
+
+
+def check_timeout(timeout: float) -> float:
+    """A request's time limit in seconds; raises InvalidArgument if it makes no sense."""
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, (int, float))
+        or not 0 < timeout <= limits.TIMEOUT_SECONDS_MAX
+    ):
+        raise InvalidArgument(
+            f"timeout = {timeout!r}: use seconds, more than 0 and at most "
+            f"{limits.TIMEOUT_SECONDS_MAX:.0f}"
+        )
+    return float(timeout)
+
+
+def batch_interpretation(operations: list[Operation], answers: Any) -> list[Any]:
+    """The results of the operations that a batch's reply answers, errors among them as objects."""
+    if type(answers) is not list or not 0 < len(answers) <= len(operations):
+        raise InternalError("a batch was answered with something else")
+    return [
+        operation.interpret(answer) if status == STATUS_DONE else from_wire(status, str(answer))
+        for operation, (status, answer) in zip(operations, answers, strict=False)
+    ]

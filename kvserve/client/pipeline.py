@@ -1,0 +1,99 @@
+"""Operations collected for one batch, the same for both clients; they differ in `execute`."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from kvserve.client.operations import TTL, Key, Operation, Operations
+from kvserve.errors import KvserveError, MisuseError
+from kvserve.protocol.codec import Value
+
+
+class Collector:
+    """Collects operations. Their results stand in `results`, in the same order, once executed.
+
+    A pipeline saves round trips; it is no transaction: others' operations may come in between.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        self._make = operations
+        self._collected: list[Operation] = []
+        self._results: list[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._collected)
+
+    @property
+    def results(self) -> list[Any]:
+        """One result an operation.
+
+        Raises:
+            MisuseError: the pipeline has not been executed.
+        """
+        if self._results is None:
+            raise MisuseError("the pipeline has no results before it was executed")
+        return self._results
+
+    def get(self, key: Key, default: Any = None) -> Self:
+        """See `Client.get`."""
+        return self._add(self._make.get(key, default))
+
+    def gets(self, key: Key, default: Any = None) -> Self:
+        """See `Client.gets`."""
+        return self._add(self._make.gets(key, default))
+
+    def ttl(self, key: Key) -> Self:
+        """See `Client.ttl`."""
+        return self._add(self._make.ttl(key))
+
+    def set(self, key: Key, value: Value, ttl: TTL = None) -> Self:
+        """See `Client.set`."""
+        return self._add(self._make.set(key, value, ttl))
+
+    def add(self, key: Key, value: Value, ttl: TTL = None) -> Self:
+        """See `Client.add`."""
+        return self._add(self._make.add(key, value, ttl))
+
+    def replace(self, key: Key, value: Value, ttl: TTL = None) -> Self:
+        """See `Client.replace`."""
+        return self._add(self._make.replace(key, value, ttl))
+
+    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Self:
+        """See `Client.cas`."""
+        return self._add(self._make.cas(key, value, version, ttl))
+
+    def delete(self, key: Key) -> Self:
+        """See `Client.delete`."""
+        return self._add(self._make.delete(key))
+
+    def touch(self, key: Key, ttl: TTL = None) -> Self:
+        """See `Client.touch`."""
+        return self._add(self._make.touch(key, ttl))
+
+    def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Self:
+        """See `Client.incr`."""
+        return self._add(self._make.incr(key, delta, initial, ttl))
+
+    def decr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Self:
+        """See `Client.decr`."""
+        return self._add(self._make.decr(key, delta, initial, ttl))
+
+    def _add(self, operation: Operation) -> Self:
+        self._collected.append(operation)
+        return self
+
+    def _take_collected(self) -> list[Operation]:
+        collected, self._collected = self._collected, []
+        return collected
+
+    def _finish(self, results: list[Any], *, raise_on_error: bool) -> list[Any]:
+        self._results = results
+        return first_error(results) if raise_on_error else results
+
+
+def first_error(results: list[Any]) -> list[Any]:
+    """The results themselves; raises the first error among them instead."""
+    for result in results:
+        if isinstance(result, KvserveError):
+            raise result
+    return results

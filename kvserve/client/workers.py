@@ -1,0 +1,205 @@
+"""A blocking client's way to the workers: pooled channels, deadlines, and what is sent again.
+
+A channel is used by one thread at a time; threads that ask at once get one each.
+
+What happens when a worker dies under a request: a request that it never began, and one that may
+be executed twice without harm, is sent to its successor; of any other the outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from kvserve import limits
+from kvserve.client.channel import Channel
+from kvserve.client.session import Session, WorkerGone
+from kvserve.errors import ClientClosed, OutcomeUnknown, RequestTimeout
+from kvserve.names import Names
+from kvserve.protocol.commands import Command
+from kvserve.runtime import Manifest
+
+
+class Workers:
+    """The workers of an instance.
+
+    Args:
+        names: the instance's.
+        manifest: what it consists of.
+        timeout: seconds for each request.
+        queue_bytes: the longest frame that goes through a queue; None: as long as it takes.
+        on_manifest: is told of the manifest that each new session finds.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        manifest: Manifest,
+        timeout: float,
+        queue_bytes: int | None,
+        on_manifest: Callable[[Manifest], None],
+    ) -> None:
+        self._names = names
+        self.manifest = manifest
+        self._timeout = timeout
+        self._queue_bytes = queue_bytes
+        self._on_manifest = on_manifest
+        self._idle: dict[int, list[Channel]] = {}
+        self._channels: set[Channel] = set()
+        self._closed = False
+        _all_workers.add(self)
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """The longest frame that the workers take."""
+        return limits.frame_bytes_max(self.manifest.value_bytes_max)
+
+    def ask(self, command: Command, arguments: tuple[Any, ...], shard: int) -> Any:
+        """The answer to one request, from the worker that serves the shard.
+
+        Raises:
+            ServerUnavailable, ServerBusy, RequestTimeout: see kvserve.errors.
+            OutcomeUnknown: it may have been executed, and must not be sent again.
+            KvserveError: whatever the worker answered.
+        """
+        return self._ask(command, arguments, shard, time.monotonic() + self._timeout)
+
+    def _ask(
+        self, command: Command, arguments: tuple[Any, ...], shard: int, deadline: float
+    ) -> Any:
+        while True:
+            worker, channel = self._borrow(shard, deadline)
+            try:
+                request_id = channel.send(command, arguments, deadline)
+                answer = self._receive(channel, request_id, command.idempotent, deadline)
+            except WorkerGone:
+                self._discard(channel)
+                continue
+            except (RequestTimeout, OutcomeUnknown):
+                self._give_back(worker, channel)  # its late reply will be dropped
+                raise
+            except BaseException:
+                self._discard(channel)
+                raise
+            self._give_back(worker, channel)
+            return answer.result()
+
+    def _receive(self, channel: Channel, request_id: int, idempotent: bool, deadline: float) -> Any:
+        try:
+            return channel.receive(request_id, deadline)
+        except RequestTimeout:
+            if idempotent:
+                raise
+            raise OutcomeUnknown(
+                "no reply before the deadline: it was executed once, or not at all"
+            ) from None
+        except WorkerGone:
+            if idempotent:
+                raise
+            self._discard(channel)
+            raise OutcomeUnknown(
+                "the worker died before it replied: it was executed once, or not at all"
+            ) from None
+
+    def ask_each(self, requests: list[tuple[Command, tuple[Any, ...], int, bool]]) -> list[Any]:
+        """The answers to requests to several workers, who work on them at the same time.
+
+        Args:
+            requests: (command, arguments, shard, whether it may be sent again) of each.
+        """
+        deadline = time.monotonic() + self._timeout
+        sent: list[tuple[int, Channel, int] | None] = []
+        for command, arguments, shard, _ in requests:
+            worker, channel = self._borrow(shard, deadline)
+            try:
+                sent.append((worker, channel, channel.send(command, arguments, deadline)))
+            except WorkerGone:
+                self._discard(channel)
+                sent.append(None)  # sent again below, since it was not begun
+        return [
+            self._collect(request, place, deadline)
+            for request, place in zip(requests, sent, strict=True)
+        ]
+
+    def _collect(
+        self,
+        request: tuple[Command, tuple[Any, ...], int, bool],
+        sent: tuple[int, Channel, int] | None,
+        deadline: float,
+    ) -> Any:
+        command, arguments, shard, idempotent = request
+        if sent is None:
+            return self._ask(command, arguments, shard, deadline)
+        worker, channel, request_id = sent
+        try:
+            reply = self._receive(channel, request_id, idempotent, deadline)
+        except WorkerGone:
+            self._discard(channel)
+            return self._ask(command, arguments, shard, deadline)
+        except BaseException:
+            self._discard(channel)
+            raise
+        self._give_back(worker, channel)
+        return reply.result()
+
+    def _borrow(self, shard: int, deadline: float) -> tuple[int, Channel]:
+        if self._closed:
+            raise ClientClosed("this client was closed")
+        worker = shard % self.manifest.workers
+        idle = self._idle.setdefault(worker, [])
+        try:
+            return worker, idle.pop()
+        except IndexError:
+            pass
+        # The server may have been started anew, with other numbers, since we looked last.
+        self.manifest = Manifest.read(self._names)
+        self._on_manifest(self.manifest)
+        worker = shard % self.manifest.workers
+        queue_bytes = self.manifest.queue_message_bytes
+        if self._queue_bytes is not None:
+            queue_bytes = min(self._queue_bytes, queue_bytes)
+        session = Session(self._names, self.manifest, worker, queue_bytes)
+        channel = Channel(self._names, session, deadline)
+        self._channels.add(channel)
+        return worker, channel
+
+    def _give_back(self, worker: int, channel: Channel) -> None:
+        if channel not in self._channels:
+            return  # it was discarded, or this is a forked child
+        self._idle.setdefault(worker, []).append(channel)
+        if self._closed:
+            self._discard(channel)
+
+    def _discard(self, channel: Channel) -> None:
+        self._channels.discard(channel)
+        channel.close()
+
+    def close(self) -> None:
+        """Ends all sessions; requests under way in other threads fail."""
+        self._closed = True
+        for channel in list(self._channels):
+            self._discard(channel)
+        self._idle.clear()
+
+    def forget(self) -> None:
+        """In a forked child: lets go of the parent's sessions. New ones will be the child's."""
+        for channel in self._channels:
+            channel.forget()
+        self._channels = set()
+        self._idle = {}
+
+
+# All of this process, so that a fork can be told to each. A process-wide fact in process-wide
+# state: hooks for forks cannot be taken back, and clients come and go.
+_all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for workers in list(_all_workers):
+        workers.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
