@@ -75,7 +75,7 @@ setup(
         Extension(
             "kvserve.table._core",
             sources=[str(TABLE / "_core.pyx")],
-            depends=sorted(map(str, [*TABLE.glob("*.pxd"), *TABLE.glob("core/*.[ch]")])),
+            depends=sorted(map(str, [*TABLE.glob("*.px[di]"), *TABLE.glob("core/*.[ch]")])),
             include_dirs=[str(TABLE), str(TABLE / "core")],
             extra_compile_args=SKIN_FLAGS,
             # Before glibc 2.34 semaphores and shared memory are in libraries of their own.

@@ -8,22 +8,17 @@ from typing import Any, Self
 
 from kvserve import names as naming
 from kvserve.client import figures
-from kvserve.client.batches import split
-from kvserve.client.direct import Read, TableFollower
+from kvserve.client.direct import Read
+from kvserve.client.dispatch import Dispatcher
 from kvserve.client.operations import (
     TTL,
     Key,
-    Operation,
-    Operations,
-    check_timeout,
     from_ttl_ms,
 )
 from kvserve.client.pipeline import Collector, first_error
-from kvserve.client.workers import Workers
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
-from kvserve.runtime import Manifest
 from kvserve.table._core import Elsewhere
 
 
@@ -61,53 +56,19 @@ def connect(
     return Client(naming.instance(name), timeout=timeout, read=read, queue_bytes=queue_bytes)
 
 
-class Client(TableFollower):
+class Client(Dispatcher):
     """A blocking client; made by `kvserve.connect`, which describes the arguments.
 
     All methods that take a key raise InvalidKey if it is no str or bytes of 1 to 1024 bytes. All
     that ask a worker raise ServerError, or one of its kinds, if there is no answer in time; a hit
     asks none. `get(key, default=None)` is inherited.
+
+    Example:
+        >>> with kvserve.connect("default", timeout=0.5) as client:
+        ...     client["user:1"] = {"name": "Ada"}
+        ...     client.get("user:1")
+        {'name': 'Ada'}
     """
-
-    def __init__(
-        self, names: naming.Names, *, timeout: float, read: Read, queue_bytes: int | None
-    ) -> None:
-        super().__init__(names, read, queue_bytes)
-        self._operations = Operations(self.manifest.value_bytes_max)
-        self._workers = Workers(
-            names, self.manifest, check_timeout(timeout), queue_bytes, self._on_manifest
-        )
-
-    def _on_manifest(self, manifest: Manifest) -> None:
-        self._operations.value_bytes_max = manifest.value_bytes_max
-        super()._on_manifest(manifest)
-
-    def _get_elsewhere(self, key: Key, default: Any) -> Any:
-        self._follow_table()
-        return self._run(self._operations.get(key, default))
-
-    def _run(self, operation: Operation) -> Any:
-        shard = self._shard_of(operation.key)
-        return operation.interpret(self._workers.ask(operation.command, operation.arguments, shard))
-
-    def _run_batch(self, operations: list[Operation]) -> list[Any]:
-        """The result of each operation; errors are among them as objects."""
-        results: list[Any] = [None] * len(operations)
-        parts = split(
-            operations,
-            self._shard_of,
-            self._workers.manifest.workers,
-            self._workers.frame_bytes_max,
-        )
-        while parts:
-            requests = [
-                (commands.BATCH, part.next_arguments(), part.shard, part.idempotent)
-                for part in parts
-            ]
-            for part, answers in zip(parts, self._workers.ask_each(requests), strict=True):
-                part.take(answers, results)
-            parts = [part for part in parts if not part.finished]
-        return results
 
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """The value of a key and its version, for `cas`.
@@ -313,9 +274,16 @@ class Client(TableFollower):
         """
         return Pipeline(self)
 
-    def __contains__(self, key: Key) -> bool:
-        """Whether a key is there. Does not count as a read of it."""
+    def contains(self, key: Key) -> bool:
+        """Whether a key is there; the same as `key in cache`. Does not count as a read of it.
+
+        Example:
+            >>> cache.contains("nobody"), "nobody" in cache
+            (False, False)
+        """
         return self.ttl(key) is not None
+
+    __contains__ = contains
 
     def __getitem__(self, key: Key) -> Any:
         """The value of a key; raises KeyError on a miss."""
@@ -402,18 +370,12 @@ class Client(TableFollower):
             violations += self._workers.ask(commands.VERIFY, (shard,), shard)
         return violations
 
-    def _ask_all_workers(self, command: commands.Command) -> list[Any]:
-        self._follow_table()
-        count = self._workers.manifest.workers
-        return self._workers.ask_each([(command, (), worker, True) for worker in range(count)])
-
     def close(self) -> None:
         """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.
 
         Example:
             >>> cache.close()
         """
-        self._workers.close()
         super().close()
 
     def __enter__(self) -> Self:

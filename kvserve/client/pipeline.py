@@ -7,6 +7,7 @@ from typing import Any, Self
 from kvserve.client.operations import TTL, Key, Operation, Operations
 from kvserve.errors import KvserveError, MisuseError
 from kvserve.protocol.codec import Value
+from kvserve.table._core import check_key
 
 
 class Collector:
@@ -79,6 +80,7 @@ class Collector:
         return self._add(self._make.decr(key, delta, initial, ttl))
 
     def _add(self, operation: Operation) -> Self:
+        check_key(operation.key)  # here, so that the line that is wrong raises
         self._collected.append(operation)
         return self
 

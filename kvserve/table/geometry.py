@@ -11,7 +11,7 @@ from kvserve.table._core import LAYOUT
 
 _ALIGNMENT_BYTES = 8
 _SMALL_SHARE = 10  # S takes a tenth of the logs, as S3-FIFO found best
-_LOAD_PERCENT = 65  # of the home buckets' entries; with an eighth more buckets for overflow
+_LOAD_PERCENT = 60  # of the home buckets' entries; with an eighth more buckets for overflow
 _OVERFLOW_SHARE = 8
 _OVERFLOW_MIN = 4  # chance is less kind to few buckets
 _LARGEST_SHARE = 8  # the largest record may take this part of log M

@@ -109,8 +109,9 @@ struct kv_shard {
     _Atomic uint64_t small_live;      /* derived: bytes of records that an entry points at */
     _Atomic uint64_t main_live;       /*   and whose cas is above the flush mark */
     _Atomic uint64_t items;           /* derived: the number of these records */
-    _Atomic uint32_t overflow_used;   /* overflow buckets given out; linked after that */
-    uint8_t padding3[KV_LINE - 52];
+    _Atomic uint32_t overflow_used;   /* derived: overflow buckets from here on are untouched */
+    _Atomic uint32_t overflow_free;   /* derived: number + 1 of the first given back, 0: none */
+    uint8_t padding3[KV_LINE - 56];
     _Atomic uint64_t statistics[KV_STATISTICS];
     uint8_t padding4[KV_SHARD_HEADER_BYTES - 192 - 8 * KV_STATISTICS];
 };
@@ -120,6 +121,8 @@ static_assert(offsetof(struct kv_shard, statistics) == 192, "layout");
 static_assert(sizeof(struct kv_shard) == KV_SHARD_HEADER_BYTES, "layout");
 
 /* bucket, one cache line: 7 entries, and the number + 1 of the next overflow bucket, 0 for none.
+ * An overflow bucket that has become empty leaves its chain, but only from the chain's end: see
+ * trim_chain.
  *
  * entry: | tag 16, never 0 | queue 1 | position in alignment units, modulo 2^47 |; 0 is empty.
  * An entry never changes its slot while its key is alive, so that a reader that passed the slot
@@ -128,7 +131,7 @@ static_assert(sizeof(struct kv_shard) == KV_SHARD_HEADER_BYTES, "layout");
 struct kv_bucket {
     _Atomic uint64_t entry[KV_BUCKET_ENTRIES];
     _Atomic uint32_t next;
-    uint32_t unused;
+    _Atomic uint32_t next_free; /* of an overflow bucket that no chain has, likewise */
 };
 static_assert(sizeof(struct kv_bucket) == KV_LINE, "layout");
 #define KV_HINTS_A_BUCKET 8u

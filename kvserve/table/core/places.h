@@ -166,7 +166,9 @@ struct place {
     struct kv_record *record;
     uint64_t position;
     uint64_t length;
+    uint32_t home; /* the bucket where its chain begins */
     bool main_log;
+    bool in_overflow;
 };
 
 /* What one operation may still spend on keeping records that are in its way. */

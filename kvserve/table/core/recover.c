@@ -1,22 +1,45 @@
 /* After an owner died inside the lock: what it may have left undone, done.
  *
  * The order of stores leaves the table whole at every instruction. Only what is derived from it
- * may be off: the counters of live bytes and items, and an overflow bucket that was given out but
- * not linked. The statistics may have lost one. Running it twice does the same as once, so a
+ * may be off: the counters of live bytes and items, and which overflow buckets are free. The statistics may have lost one. Running it twice does the same as once, so a
  * successor may die in it too. */
 #include "places.h"
+
+/* Free are those overflow buckets that no chain links. They are empty, as at all times. */
+static void recover_overflow(struct kv_table *t, uint32_t shard) {
+    struct kv_shard *header = shard_header(t, shard);
+    uint32_t used = 0;
+    for (uint32_t number = 0; number < bucket_count(t); number++) {
+        uint32_t next = LOAD(bucket_at(t, shard, number)->next);
+        if (next > used && next <= t->geometry.overflow)
+            used = next;
+    }
+    /* Mark all below as free, unmark what is linked, then thread the list through the marked. */
+    struct kv_bucket *overflow = bucket_at(t, shard, t->geometry.buckets);
+    for (uint32_t number = 0; number < used; number++)
+        STORE(overflow[number].next_free, UINT32_MAX);
+    for (uint32_t number = 0; number < bucket_count(t); number++) {
+        uint32_t next = LOAD(bucket_at(t, shard, number)->next);
+        if (next != 0 && next <= used)
+            STORE(overflow[next - 1].next_free, 0);
+    }
+    uint32_t first_free = 0;
+    for (uint32_t number = used; number > 0; number--) {
+        if (LOAD(overflow[number - 1].next_free) != UINT32_MAX)
+            continue;
+        STORE(overflow[number - 1].next_free, first_free);
+        first_free = number;
+    }
+    STORE(header->overflow_used, used);
+    STORE(header->overflow_free, first_free);
+}
 
 void kv_recover(struct kv_table *t, uint32_t shard) {
     struct kv_shard *header = shard_header(t, shard);
     uint64_t flush_mark = LOAD(header->flush_mark);
     uint64_t live[2] = {0, 0}, items = 0;
-    uint32_t linked = 0;
     for (uint32_t number = 0; number < bucket_count(t); number++) {
         struct kv_bucket *bucket = bucket_at(t, shard, number);
-        /* Overflow buckets that nobody links are empty: they are never unlinked. */
-        uint32_t next = LOAD(bucket->next);
-        if (next > linked && next <= t->geometry.overflow)
-            linked = next;
         for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
             uint64_t entry = LOAD(bucket->entry[slot]);
             if (entry == 0)
@@ -34,6 +57,6 @@ void kv_recover(struct kv_table *t, uint32_t shard) {
     STORE(header->small_live, live[false]);
     STORE(header->main_live, live[true]);
     STORE(header->items, items);
-    STORE(header->overflow_used, linked);
+    recover_overflow(t, shard);
     count(header, KV_LOCK_RECOVERIES);
 }

@@ -8,7 +8,8 @@
  * V4 an entry's tag and chain are those of its record's key.
  * V5 lengths fit.
  * V6 one entry a key.
- * V7 chains end, each overflow bucket is linked once, below the pointer.
+ * V7 chains end, each overflow bucket is linked once, below the pointer; the free ones are not
+ *    linked, empty, and each in their list once.
  * V8 live bytes and items equal a recount.
  * V9 no cas and not the flush mark is above the sequence. */
 #include "places.h"
@@ -171,6 +172,27 @@ static void verify_index(struct kv_table *t, uint32_t shard, uint8_t *const star
     }
 }
 
+/* V7, the free list: marks in the same scratch, so that what is linked and free is noticed. */
+static void verify_free(struct kv_table *t, uint32_t shard, uint8_t *linked,
+                        struct report *report) {
+    struct kv_shard *header = shard_header(t, shard);
+    uint32_t next = LOAD(header->overflow_free);
+    while (next != 0) {
+        if (next > LOAD(header->overflow_used) || next > t->geometry.overflow ||
+            test_and_set(linked, next - 1)) {
+            violate(report, 7, next);
+            return;
+        }
+        struct kv_bucket *bucket = bucket_at(t, shard, t->geometry.buckets + next - 1);
+        for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++)
+            if (LOAD(bucket->entry[slot]) != 0)
+                violate(report, 7, next);
+        if (LOAD(bucket->next) != 0)
+            violate(report, 7, next);
+        next = LOAD(bucket->next_free);
+    }
+}
+
 /* Returns how many violations there are, of which the first violations_max are told. */
 uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
                    struct kv_violation *violations, uint32_t violations_max) {
@@ -189,6 +211,7 @@ uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
     if (!walked)
         return report.count; /* nothing else can be trusted */
     verify_index(t, shard, starts, linked, &tally, &report);
+    verify_free(t, shard, linked, &report);
     if (tally.live[false] != LOAD(header->small_live) ||
         tally.live[true] != LOAD(header->main_live))
         violate(&report, 8, tally.live[true]);

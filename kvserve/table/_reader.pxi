@@ -1,0 +1,308 @@
+# The class Reader; part of _core.pyx.
+
+cdef class Reader:
+    """Reads a table in shared memory, without locks. See `kvserve.table.segment` to open one."""
+
+    cdef kv_table t
+    cdef bint attached
+    cdef bint reads_here
+    cdef Py_buffer table_view
+    cdef Py_buffer hints_view
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef void _release(self) noexcept:
+        if self.attached:
+            self.attached = False
+            PyBuffer_Release(&self.table_view)
+            PyBuffer_Release(&self.hints_view)
+
+    def _attach(self, table, hints, bytes boot_id, bint reads_here=True):
+        """Checks the mapped segments and reads from them from now on.
+
+        Args:
+            table, hints: buffers; the table's may be read-only.
+            boot_id: this boot's.
+            reads_here: False: only for finding keys' shards, all reads answer ELSEWHERE.
+
+        Raises:
+            ForeignObject: they are not a whole and ready table of this layout and boot.
+        """
+        cdef Py_buffer table_view, hints_view
+        cdef kv_table t
+        cdef const char *wrong
+        PyObject_GetBuffer(table, &table_view, PyBUF_SIMPLE)
+        try:
+            PyObject_GetBuffer(hints, &hints_view, PyBUF_WRITABLE)
+        except BaseException:
+            PyBuffer_Release(&table_view)
+            raise
+        wrong = kv_attach(&t, <uint8_t *>table_view.buf, table_view.len,
+                          <uint8_t *>hints_view.buf, hints_view.len, boot_id)
+        if wrong != NULL:
+            PyBuffer_Release(&table_view)
+            PyBuffer_Release(&hints_view)
+            raise ForeignObject(f"the table cannot be used: {wrong.decode()}")
+        self._release()
+        self.t = t
+        self.t.stripe = os.getpid() % KV_READER_STRIPES
+        self.table_view, self.hints_view = table_view, hints_view
+        self.reads_here = reads_here
+        self.attached = True
+
+    def _detach(self):
+        """Lets go of the segments. Reads answer ELSEWHERE from now on."""
+        self._release()
+
+    cdef inline bint usable(self) noexcept:
+        return self.attached and self.reads_here and kv_ready(&self.t)
+
+    @property
+    def _usable(self):
+        """Whether reads come from the table, and not from elsewhere."""
+        return self.usable()
+
+    @property
+    def _retired(self):
+        """Whether the table was given up, so that its successor must be attached."""
+        return self.attached and not kv_ready(&self.t)
+
+    cdef object _copy(self, const kv_key *key, kv_view *view):
+        """The value of a key, whole: `_miss`, or `_elsewhere` if writers overtook it for ever."""
+        cdef int retries
+        cdef kv_status status
+        cdef object value
+        cdef char stack[1024]
+        for retries in range(RETRIES_MAX):
+            status = kv_find(&self.t, key, view)
+            if status == KV_MISSING:
+                return _miss
+            if status == KV_CONTENDED:
+                return _elsewhere
+            if view.value_bytes > STACK_BYTES and not kv_view_intact(view):
+                continue  # its length may be anything: do not allocate that
+            if view.codec == 0:
+                value = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
+            elif view.codec == KV_CODEC_COUNTER:
+                value = kv_view_counter(view)
+            elif view.codec == 1 and view.value_bytes <= STACK_BYTES:
+                # Decoded from a copy: the decoder reads twice and must see the same bytes.
+                memcpy(stack, view.value, view.value_bytes)
+                if not kv_view_intact(view):
+                    continue
+                value = PyUnicode_DecodeUTF8(stack, view.value_bytes, NULL)
+            else:
+                value = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
+                if not kv_view_intact(view):
+                    continue
+                value = decode(view.codec, value)
+            if kv_view_intact(view):
+                break
+        else:
+            return _elsewhere
+        if view.expiry_ms != 0 and view.expiry_ms <= now_ms():
+            return _miss
+        if kv_view_flushed(&self.t, key.shard, view):
+            return _miss
+        return value
+
+    def get(self, key, default=None):
+        """The value of a key.
+
+        Args:
+            key: str or bytes, 1 to 1024 bytes (a str is its UTF-8).
+            default: the answer to a miss.
+
+        Returns:
+            The value as it was stored, or the default.
+
+        Raises:
+            InvalidKey: the key is of another type or length.
+            ServerError: a worker had to be asked and did not answer.
+
+        Example:
+            >>> with kvserve.connect() as cache:  # doctest: +SKIP
+            ...     cache.get("nobody", default="-")
+            '-'
+        """
+        cdef kv_key k
+        cdef kv_view view
+        cdef object value
+        if not self.usable():
+            return self._get_elsewhere(key, default)
+        as_key(&self.t, key, &k)
+        value = self._copy(&k, &view)
+        if value is _miss:
+            if kv_misses_elsewhere(&self.t):
+                return self._get_elsewhere(key, default)
+            kv_count_read(&self.t, False)
+            return default
+        if value is _elsewhere:
+            return self._get_elsewhere(key, default)
+        kv_view_touch(&view)
+        kv_count_read(&self.t, True)
+        return value
+
+    def _get_elsewhere(self, key, default):
+        """What `get` answers that cannot be read here. Subclasses ask a worker."""
+        return _elsewhere
+
+    def _get_many_here(self, keys):
+        """Reads many keys: (dict of the hits, list of the keys to be asked elsewhere)."""
+        cdef kv_key k
+        cdef kv_view view
+        cdef object key, value
+        cdef dict found = {}
+        cdef list rest = []
+        for key in keys:
+            if not self.usable():
+                check_key(key)
+                rest.append(key)
+                continue
+            as_key(&self.t, key, &k)
+            value = self._copy(&k, &view)
+            if value is _elsewhere or (value is _miss and kv_misses_elsewhere(&self.t)):
+                rest.append(key)
+            elif value is _miss:
+                kv_count_read(&self.t, False)
+            else:
+                kv_view_touch(&view)
+                kv_count_read(&self.t, True)
+                found[key] = value
+        return found, rest
+
+    def _gets_here(self, key):
+        """(value, version), None on a miss, or ELSEWHERE.
+
+        A counter's value and version are two cells, which only the lock's owner can read as one.
+        """
+        cdef kv_key k
+        cdef kv_view view
+        cdef object value
+        if not self.usable():
+            return _elsewhere
+        as_key(&self.t, key, &k)
+        value = self._copy(&k, &view)
+        if value is _miss:
+            if kv_misses_elsewhere(&self.t):
+                return _elsewhere
+            kv_count_read(&self.t, False)
+            return None
+        if value is _elsewhere or view.codec == KV_CODEC_COUNTER:
+            return _elsewhere
+        kv_view_touch(&view)
+        kv_count_read(&self.t, True)
+        return value, view.cas
+
+    def _ttl_ms(self, key):
+        """Milliseconds until a key expires, 0 if it never does, None on a miss, or ELSEWHERE."""
+        cdef kv_key k
+        cdef kv_view view
+        cdef int retries
+        cdef uint64_t now
+        cdef kv_status status
+        if not self.usable():
+            return _elsewhere
+        as_key(&self.t, key, &k)
+        for retries in range(RETRIES_MAX):
+            status = kv_find(&self.t, &k, &view)
+            if status == KV_MISSING:
+                return _elsewhere if kv_misses_elsewhere(&self.t) else None
+            if status == KV_CONTENDED:
+                return _elsewhere
+            if not kv_view_intact(&view):
+                continue
+            if kv_view_flushed(&self.t, k.shard, &view):
+                return None
+            if view.expiry_ms == 0:
+                return 0
+            now = now_ms()
+            return view.expiry_ms - now if view.expiry_ms > now else None
+        return _elsewhere
+
+    def _shard_of(self, key):
+        """The shard that a key belongs to. Raises InvalidKey. Works after `_detach`, too."""
+        cdef kv_key k
+        as_key(&self.t, key, &k)
+        return k.shard
+
+    def _scan(self, uint32_t shard, uint32_t bucket, bytes prefix):
+        """Some keys of a shard that begin with a prefix.
+
+        Args:
+            shard, bucket: where to go on; a scan begins with bucket 0.
+            prefix: the bytes that a key must begin with.
+
+        Returns:
+            The keys, as str or bytes as they were stored, and the bucket to go on with or None at
+            the shard's end. A key that is there throughout is returned at least once.
+        """
+        cdef kv_view view
+        cdef kv_cursor cursor, before
+        cdef uint64_t now = now_ms()
+        cdef bytes key
+        cdef list keys = []
+        cdef uint32_t last
+        if not self.attached or shard >= self.t.geometry.shards:
+            raise IndexError(f"no shard {shard}")
+        last = min(bucket + SCAN_KEYS, self.t.geometry.buckets)
+        while bucket < last and <uint32_t>len(keys) < SCAN_KEYS:
+            cursor.bucket = cursor.slot = cursor.steps = 0
+            before = cursor
+            while kv_next_in_bucket(&self.t, shard, bucket, &cursor, &view):
+                key = PyBytes_FromStringAndSize(<const char *>view.key, view.key_bytes)
+                if not kv_view_intact(&view):
+                    cursor = before  # it moved or went while we copied: look again
+                    continue
+                before = cursor
+                if kv_view_flushed(&self.t, shard, &view):
+                    continue
+                if view.expiry_ms != 0 and view.expiry_ms <= now:
+                    continue
+                if key.startswith(prefix):
+                    keys.append(key.decode() if view.flags & KV_FLAG_TEXT_KEY else key)
+            bucket += 1
+        return keys, (bucket if bucket < self.t.geometry.buckets else None)
+
+    def _shard_stats(self, uint32_t shard):
+        """Counters of a shard by name."""
+        cdef kv_counts counts
+        if not self.attached or shard >= self.t.geometry.shards:
+            raise IndexError(f"no shard {shard}")
+        kv_counts_of(&self.t, shard, &counts)
+        statistics = counts.statistics
+        return {
+            "items": counts.items,
+            "live_bytes": counts.live_bytes,
+            "overflow_buckets": counts.overflow_used,
+            "sets": statistics[KV_SETS],
+            "deletes": statistics[KV_DELETES],
+            "touches": statistics[KV_TOUCHES],
+            "increments": statistics[KV_INCREMENTS],
+            "evictions": statistics[KV_EVICTIONS],
+            "expirations": statistics[KV_EXPIRATIONS],
+            "index_evictions": statistics[KV_INDEX_EVICTIONS],
+            "promotions": statistics[KV_PROMOTIONS],
+            "reinsertions": statistics[KV_REINSERTIONS],
+            "cleaned": statistics[KV_CLEANED],
+            "ghost_hits": statistics[KV_GHOST_HITS],
+            "flushes": statistics[KV_FLUSHES],
+            "lock_recoveries": statistics[KV_LOCK_RECOVERIES],
+        }
+
+    def _reads(self):
+        """(hits, misses) of all readers. Readers that share a stripe may lose a few."""
+        cdef uint64_t hits, misses
+        kv_reads(&self.t, &hits, &misses)
+        return hits, misses
+
+    def _geometry(self):
+        """The fields of the C structure, by name."""
+        return dict(self.t.geometry)
+
+    def _instance_id(self):
+        """The 16 bytes that tell this table from all others."""
+        cdef uint8_t identity[16]
+        kv_instance_id(&self.t, identity)
+        return PyBytes_FromStringAndSize(<const char *>identity, 16)

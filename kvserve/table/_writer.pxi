@@ -1,0 +1,274 @@
+# The class Writer; part of _core.pyx.
+
+cdef class Writer(Reader):
+    """Changes a table. One of its process; see `kvserve.table.table.Table`."""
+
+    cdef kv_owner owner
+
+    def __dealloc__(self):
+        self._close_semaphores()
+
+    def _join(self, int lease_descriptor, uint32_t slot, list semaphore_names):
+        """Becomes a possible owner of the shards' locks; the caller holds the slot's record lock.
+
+        Raises:
+            ServerUnavailable: a semaphore cannot be opened.
+        """
+        cdef uint32_t shard
+        self.owner.semaphores = <sem_t **>PyMem_Calloc(self.t.geometry.shards, sizeof(sem_t *))
+        if self.owner.semaphores == NULL:
+            raise MemoryError()
+        for shard in range(self.t.geometry.shards):
+            name = semaphore_names[shard].encode()
+            self.owner.semaphores[shard] = sem_open(name, 0)
+            if self.owner.semaphores[shard] == NULL:
+                raise ServerUnavailable(f"semaphore {semaphore_names[shard]} cannot be opened")
+        self.owner.lease = lease_descriptor
+        self.owner.word = kv_join(&self.t, slot)
+
+    cdef void _close_semaphores(self) noexcept:
+        cdef uint32_t shard
+        if self.owner.semaphores != NULL:
+            for shard in range(self.t.geometry.shards):
+                if self.owner.semaphores[shard] != NULL:
+                    sem_close(self.owner.semaphores[shard])
+            PyMem_Free(self.owner.semaphores)
+            self.owner.semaphores = NULL
+
+    def _leave(self):
+        """Gives the semaphores back and lets go of the segments."""
+        self._close_semaphores()
+        self._release()
+
+    cdef inline int lock(self, uint32_t shard) except -1:
+        cdef kv_status status
+        cdef uint64_t wait_ms
+        if self.owner.semaphores == NULL:
+            raise InternalError("this table is closed")
+        if kv_try_acquire(&self.t, &self.owner, shard):
+            return 0
+        wait_ms = LOCK_WAIT_MS
+        with nogil:
+            status = kv_acquire(&self.t, &self.owner, shard, wait_ms)
+        if status != KV_DONE:
+            raise ServerBusy(
+                f"shard {shard} is held by a process that lives but does not go on "
+                f"(lease slot {kv_lock_slot(kv_lock_held(&self.t, shard))}); was it stopped?"
+            )
+        return 0
+
+    cdef inline void unlock(self, uint32_t shard) noexcept:
+        kv_release(&self.t, &self.owner, shard)
+
+    def ttl_ms(self, key):
+        """Milliseconds until a key expires, 0 if it never does, None on a miss."""
+        ttl = self._ttl_ms(key)
+        if ttl is _elsewhere:
+            raise ServerBusy("writers overtook this read too often")
+        return ttl
+
+    def shard_of(self, key):
+        """The shard that a key belongs to. Raises InvalidKey."""
+        return self._shard_of(key)
+
+    def scan(self, shard, bucket, prefix):
+        """Some keys of a shard that begin with a prefix, and the bucket to go on with or None."""
+        return self._scan(shard, bucket, prefix)
+
+    def shard_stats(self, shard):
+        """Counters of a shard by name."""
+        return self._shard_stats(shard)
+
+    def geometry(self):
+        """The sizes that the table was made with, by name."""
+        return self._geometry()
+
+    def instance_id(self):
+        """The 16 bytes that tell this table from all others."""
+        return self._instance_id()
+
+    def reads(self):
+        """(hits, misses) of all readers of the table."""
+        return self._reads()
+
+    def retire(self):
+        """Gives the table up: whoever is attached lets go of it."""
+        kv_retire(<uint8_t *>self.table_view.buf)
+
+    def read(self, key):
+        """(codec, payload, version) of a key, or None on a miss. Counts as a read of the key."""
+        cdef kv_key k
+        cdef kv_view view
+        cdef int retries
+        cdef bytes payload
+        cdef kv_status status
+        cdef bint locked = False
+        as_key(&self.t, key, &k)
+        for retries in range(RETRIES_MAX + 1):
+            # A counter's cell and version are read as one under the lock only, and what writers
+            # overtake for ever holds still there.
+            if retries == RETRIES_MAX and not locked:
+                self.lock(k.shard)
+                locked = True
+            status = kv_find(&self.t, &k, &view)
+            if status == KV_MISSING:
+                payload = None
+                break
+            if status == KV_CONTENDED or not kv_view_intact(&view):
+                continue
+            if view.codec == KV_CODEC_COUNTER and not locked:
+                self.lock(k.shard)
+                locked = True
+                continue
+            payload = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
+            if locked or kv_view_intact(&view):
+                break
+        else:
+            payload = None
+        if locked:
+            self.unlock(k.shard)
+        if payload is None or kv_view_flushed(&self.t, k.shard, &view) or (
+                view.expiry_ms != 0 and view.expiry_ms <= now_ms()):
+            kv_count_read(&self.t, False)
+            return None
+        kv_view_touch(&view)
+        kv_count_read(&self.t, True)
+        return view.codec, payload, view.cas
+
+    cdef uint64_t _store(self, key, int codec, bytes payload, uint64_t ttl_ms,
+                         kv_condition condition, uint64_t expected) except? 0:
+        cdef kv_key k
+        cdef kv_value v
+        cdef uint64_t version = 0
+        cdef kv_status status
+        as_key(&self.t, key, &k)
+        v.bytes = <const uint8_t *>PyBytes_AS_STRING(payload)
+        v.length = <uint32_t>PyBytes_GET_SIZE(payload)
+        v.codec = codec
+        v.expiry_ms = expiry_after(ttl_ms)
+        self.lock(k.shard)
+        status = kv_store(&self.t, &k, &v, condition, expected, now_ms(), &version)
+        self.unlock(k.shard)
+        if status == KV_TOO_LARGE:
+            raise ValueTooLarge(
+                f"a value of {v.length} bytes; at most {self.t.geometry.value_bytes_max} "
+                "are allowed here"
+            )
+        return version if status == KV_DONE else 0
+
+    def set(self, key, int codec, bytes payload, uint64_t ttl_ms):
+        """Stores a payload under a key; ttl_ms 0 never expires. Returns the new version."""
+        return self._store(key, codec, payload, ttl_ms, KV_SET, 0)
+
+    def add(self, key, int codec, bytes payload, uint64_t ttl_ms):
+        """As `set`, if the key is missing; returns 0 if not."""
+        return self._store(key, codec, payload, ttl_ms, KV_ADD, 0)
+
+    def replace(self, key, int codec, bytes payload, uint64_t ttl_ms):
+        """As `set`, if the key is there; returns 0 if not."""
+        return self._store(key, codec, payload, ttl_ms, KV_REPLACE, 0)
+
+    def cas(self, key, int codec, bytes payload, uint64_t ttl_ms, uint64_t version):
+        """As `set`, if the key's version is this; returns 0 if not."""
+        return self._store(key, codec, payload, ttl_ms, KV_CAS, version)
+
+    def delete(self, key):
+        """Removes a key; returns whether it was there."""
+        cdef kv_key k
+        cdef kv_status status
+        as_key(&self.t, key, &k)
+        self.lock(k.shard)
+        status = kv_delete(&self.t, &k, now_ms())
+        self.unlock(k.shard)
+        return status == KV_DONE
+
+    def touch(self, key, uint64_t ttl_ms):
+        """Gives a key a new time to live, 0 for ever; returns whether it was there."""
+        cdef kv_key k
+        cdef kv_status status
+        as_key(&self.t, key, &k)
+        self.lock(k.shard)
+        status = kv_touch(&self.t, &k, expiry_after(ttl_ms), now_ms())
+        self.unlock(k.shard)
+        return status == KV_DONE
+
+    def incr(self, key, int64_t delta, initial, uint64_t ttl_ms):
+        """Adds to a counter; a missing one starts at `initial`, or stays missing if that is None.
+
+        Returns the new number, or None. Raises NotACounter, CounterOverflow; both change nothing.
+        """
+        cdef kv_key k
+        cdef kv_status status
+        cdef int64_t first = 0, result = 0
+        as_key(&self.t, key, &k)
+        if initial is not None:
+            first = initial
+        self.lock(k.shard)
+        status = kv_increment(&self.t, &k, delta, NULL if initial is None else &first,
+                              expiry_after(ttl_ms), now_ms(), &result)
+        self.unlock(k.shard)
+        if status == KV_NOT_COUNTER:
+            raise NotACounter("the value of this key is not an int")
+        if status == KV_OVERFLOW:
+            raise CounterOverflow("the sum does not fit in a signed 64-bit integer")
+        if status == KV_TOO_LARGE:
+            raise ValueTooLarge("this table is too small for a counter under this key")
+        return result if status == KV_DONE else None
+
+    def flush(self, uint32_t shard):
+        """Ends all records of a shard at once."""
+        self._check_shard(shard)
+        self.lock(shard)
+        kv_flush(&self.t, shard)
+        self.unlock(shard)
+
+    def sweep(self, uint32_t shard, uint32_t bucket, uint32_t buckets):
+        """Collects what expired in some buckets; returns the bucket to go on with, 0 at the end."""
+        self._check_shard(shard)
+        self.lock(shard)
+        bucket = kv_sweep(&self.t, shard, bucket, buckets, now_ms())
+        self.unlock(shard)
+        return bucket
+
+    def verify(self, uint32_t shard):
+        """Checks every invariant of a shard under its lock; returns what is violated, as text."""
+        cdef kv_violation violations[16]
+        cdef uint32_t count
+        cdef uint8_t *scratch
+        self._check_shard(shard)
+        scratch = <uint8_t *>PyMem_Calloc(kv_verify_scratch_bytes(&self.t), 1)
+        if scratch == NULL:
+            raise MemoryError()
+        try:
+            self.lock(shard)
+            count = kv_verify(&self.t, shard, scratch, violations, 16)
+            self.unlock(shard)
+        finally:
+            PyMem_Free(scratch)
+        told = [
+            f"shard {shard}: V{violations[i].rule} is violated at {violations[i].where}"
+            for i in range(min(count, 16))
+        ]
+        return told + ([f"shard {shard}: and {count - 16} more"] if count > 16 else [])
+
+    def recover(self, slot=None):
+        """Takes the locks of dead owners and mends what they left; returns how many.
+
+        Args:
+            slot: only those of the owner in this lease slot; None: of anybody.
+        """
+        cdef uint32_t shard
+        cdef uint64_t held
+        recovered = 0
+        for shard in range(self.t.geometry.shards):
+            held = kv_lock_held(&self.t, shard)
+            if held == 0 or (slot is not None and kv_lock_slot(held) != slot):
+                continue
+            if kv_take_from_dead(&self.t, &self.owner, shard):
+                self.unlock(shard)
+                recovered += 1
+        return recovered
+
+    def _check_shard(self, uint32_t shard):
+        if shard >= self.t.geometry.shards:
+            raise IndexError(f"no shard {shard}")
