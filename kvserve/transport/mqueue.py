@@ -177,6 +177,8 @@ def create_queue(
 
 def _limit(error: OSError | ValueError, depth: int, message_bytes: int) -> LimitError:
     number = getattr(error, "errno", None)
+    if isinstance(error, OSError) and number is None:
+        number = errno.EMFILE  # the one that the library words itself, as if files were meant
     wanted = f"a message queue of {depth} messages of {message_bytes} bytes"
     if number == errno.ENOSYS:
         return LimitError(

@@ -1,0 +1,67 @@
+"""The options and arguments that several commands share, and the connection they lead to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+import kvserve
+from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def parse_key(text: str) -> str | bytes:
+    """The key that an argument stands for: text, or bytes where it is not UTF-8.
+
+    Which keys are allowed is the client's to say.
+
+    Example:
+        >>> parse_key("user:1"), parse_key("\\udcff")  # Python's stand-in for the byte 255
+        ('user:1', b'\\xff')
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text)
+    return text
+
+
+name_option: Decorator = click.option(
+    "--name",
+    envvar="KVSERVE_NAME",
+    show_envvar=True,
+    metavar="NAME",
+    help="The instance's name.  [default: default]",
+)
+timeout_option: Decorator = click.option(
+    "--timeout",
+    type=float,
+    default=TIMEOUT_SECONDS_DEFAULT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the server's answer.",
+)
+json_option: Decorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, on one line."
+)
+ttl_option: Decorator = click.option(
+    "--ttl", type=float, metavar="SECONDS", help="Time to live.  [default: never expires]"
+)
+key_argument: Decorator = click.argument("key", type=parse_key)
+keys_argument: Decorator = click.argument(
+    "keys", metavar="KEY...", type=parse_key, nargs=-1, required=True
+)
+
+
+def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that talks to a server: --name and --timeout."""
+    return name_option(timeout_option(command))
+
+
+def connect(name: str | None, timeout: float, **options: Any) -> kvserve.Client:
+    """A client of the instance; `timeout` in seconds, `options` as `kvserve.connect` has them."""
+    return kvserve.connect(name, timeout=timeout, **options)

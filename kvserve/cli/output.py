@@ -1,0 +1,102 @@
+"""Writes to standard output: raw bytes, lines and JSON. All output of the commands goes this way.
+
+Everything is written as bytes, in UTF-8 whatever the locale says, so that a value comes out of
+`kvserve get` as it went into `kvserve set`.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import math
+import sys
+from typing import Any
+
+import click
+
+
+def on_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+def write(data: bytes) -> None:
+    """Writes bytes as they are."""
+    sys.stdout.buffer.write(data)
+
+
+def write_line(text: str) -> None:
+    """Writes a line of text."""
+    write(text.encode() + b"\n")
+
+
+def write_json(value: Any) -> None:
+    """Writes a line of JSON; `value` may hold whatever the cache holds."""
+    write_line(json_text(value))
+
+
+def say(text: str) -> None:
+    """Tells a person at a terminal why there is no output; a script reads the exit status."""
+    if sys.stderr.isatty():
+        click.echo(f"kvserve: {text}", err=True)
+
+
+def key_bytes(key: str | bytes) -> bytes:
+    """A key as the bytes that it is stored as."""
+    return key if isinstance(key, bytes) else key.encode()
+
+
+def key_json(key: str | bytes) -> str | bytes:
+    """A key for `write_json`: text wherever it is text, as str and bytes keys are the same."""
+    if isinstance(key, bytes):
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            return key
+    return key
+
+
+def value_bytes(value: Any) -> bytes:
+    """A value as `kvserve get` prints it: str and bytes as they are, anything else as JSON."""
+    if isinstance(value, bytes):
+        return value
+    return (value if isinstance(value, str) else json_text(value)).encode()
+
+
+def json_text(value: Any) -> str:
+    """A stored value as JSON.
+
+    What JSON lacks is rewritten: a datetime as text in ISO 8601, bytes as an object with their
+    base64, tuples as arrays, keys that are no str as text, and NaN and the infinities as null.
+
+    Example:
+        >>> json_text({1: (b"\\x00", "é", float("inf"))})
+        '{"1": [{"$base64": "AA=="}, "é", null]}'
+    """
+    return json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_json_name(name): _jsonable(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, bytes):
+        return {"$base64": base64.b64encode(value).decode()}
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _json_name(name: Any) -> str:
+    if isinstance(name, str):
+        return name
+    if isinstance(name, bytes):
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(name).decode()
+    return name.isoformat() if isinstance(name, datetime.datetime) else json_text(name)

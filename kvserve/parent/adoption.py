@@ -1,0 +1,158 @@
+"""Gets the parent its table: the kept one if it is sound and as wanted, else a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kvserve import limits
+from kvserve.config import Config, format_size
+from kvserve.errors import ForeignObject
+from kvserve.names import Names
+from kvserve.objects import grant
+from kvserve.parent.claiming import SegmentClaim
+from kvserve.parent.housekeeping import memory_path
+from kvserve.parent.logs import Log
+from kvserve.table.geometry import Geometry
+from kvserve.table.lease import Lease
+from kvserve.table.table import Table, create, kept, remove
+
+_VIOLATIONS_LOGGED = 5  # the first ones tell the story
+
+
+@dataclass(slots=True)
+class HeldTable:
+    """A table that this process serves.
+
+    Args:
+        table: attached for writing, in lease slot `limits.LEASE_SLOT_PARENT`.
+        items: how many items a kept table brought.
+        is_kept: whether it stays when the server ends.
+    """
+
+    table: Table
+    items: int
+    is_kept: bool
+
+
+@contextmanager
+def held_table(
+    names: Names,
+    config: Config,
+    geometry: Geometry,
+    group_id: int | None,
+    claim: SegmentClaim,
+    log: Log,
+) -> Iterator[HeldTable]:
+    """Adopts or creates the table; at the end lets go of it, and removes it if it is not kept.
+
+    A new table is kept only if somebody sets `is_kept`, so that a failed start leaves nothing;
+    one that was found is kept unless somebody resets it. The lease file and the semaphores must
+    be there, and the claim taken if there is a segment.
+
+    Raises:
+        ForeignObject: something of its name is not ours.
+        LimitError: it does not fit.
+    """
+    held = _adopt(names, config, geometry, group_id, log)
+    if held is None:
+        remove(names)
+        claim.release()
+        held = _create(names, config, geometry, group_id, claim)
+    try:
+        yield held
+    finally:
+        held.table.close()
+        if not held.is_kept and not claim.is_superseded:
+            remove(names)
+
+
+def _adopt(
+    names: Names, config: Config, geometry: Geometry, group_id: int | None, log: Log
+) -> HeldTable | None:
+    """The kept table; None if there is none, or none that will do, which the log explains."""
+    if not memory_path(names.table).exists():
+        return None
+    if config.fresh:
+        log.info("the kept table is dropped, as --fresh demands")
+        return None
+    if reason := _reason_to_replace(names, geometry):
+        log.warning(f"the kept table is replaced by an empty one: {reason}")
+        return None
+    table = _attach_sound(names, geometry, log)
+    if table is None:
+        return None
+    _grant(names, config, group_id)  # the mode may be another one today
+    return HeldTable(table, items=count_items(table), is_kept=True)
+
+
+def _create(
+    names: Names, config: Config, geometry: Geometry, group_id: int | None, claim: SegmentClaim
+) -> HeldTable:
+    create(names, geometry, config.mode, group_id)
+    try:
+        _grant(names, config, group_id)
+        if not claim.take():
+            raise ForeignObject(f"{memory_path(names.table)} was removed as soon as it was made")
+        return HeldTable(_attach(names), items=0, is_kept=False)
+    except BaseException:
+        remove(names)
+        raise
+
+
+def _grant(names: Names, config: Config, group_id: int | None) -> None:
+    """Gives both segments their modes. Clients write hints, and never the table itself."""
+    grant(str(memory_path(names.table)), config.mode & ~0o020, group_id)
+    grant(str(memory_path(names.hints)), config.mode, group_id)
+
+
+def count_items(table: Table) -> int:
+    """How many items the table has, expired ones that were not swept yet included."""
+    return sum(table.shard_stats(shard)["items"] for shard in range(table.shards))
+
+
+def _attach(names: Names) -> Table:
+    """The table, with a lease of this process, which it gives back when it is closed."""
+    lease = Lease.join(names.lease_file, limits.LEASE_SLOT_PARENT)
+    try:
+        return Table(names, lease)
+    except BaseException:
+        lease.leave()
+        raise
+
+
+def _attach_sound(names: Names, geometry: Geometry, log: Log) -> Table | None:
+    """The kept table with its locks freed, if it breaks no invariant."""
+    table = _attach(names)
+    freed = table.recover()
+    if freed:
+        log.info(f"freed {freed} locks that killed processes had held")
+    violations = [text for shard in range(geometry.shards) for text in table.verify(shard)]
+    if not violations:
+        return table
+    table.close()
+    for violation in violations[:_VIOLATIONS_LOGGED]:
+        log.error(f"the kept table is damaged: {violation}")
+    log.error(f"the kept table is replaced by an empty one: {len(violations)} violations")
+    return None
+
+
+def _reason_to_replace(names: Names, geometry: Geometry) -> str | None:
+    try:
+        found = kept(names)
+    except FileNotFoundError:
+        return "a part of it is missing"
+    except ForeignObject as error:
+        # Whose it is was checked before. What is ours and cannot be adopted is replaced.
+        return str(error)
+    if found == geometry:
+        return None
+    settings = {
+        "memory": (format_size(found.memory_bytes), format_size(geometry.memory_bytes)),
+        "item size": (found.item_bytes, geometry.item_bytes),
+        "largest value": (found.value_bytes_max, geometry.value_bytes_max),
+        "shards": (found.shards, geometry.shards),
+    }
+    differing = [f"{name} {old}, not {new}" for name, (old, new) in settings.items() if old != new]
+    return f"it was made for {'; '.join(differing) or 'other settings'}"

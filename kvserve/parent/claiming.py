@@ -1,0 +1,141 @@
+"""Makes sure that a process is the only one that serves, or cleans, an instance.
+
+Two locks, both flocks, both inherited by the workers, so that they are free only when the last of
+these is gone: one on the pid file, which every kvserve of this runtime directory sees; and one on
+the table's segment, since the names of kernel objects do not depend on the runtime directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+
+from kvserve.errors import AlreadyServed, ForeignObject
+from kvserve.names import Names
+from kvserve.parent.housekeeping import memory_path
+from kvserve.runtime import PidFile, holder
+
+ORPHANS_SECONDS = 5.0  # a dead parent's workers leave within 2 s
+_PASSING_SECONDS = 0.2  # clients take the lock for a moment to see whether it is free
+_RETRY_SECONDS = 0.01
+
+
+def claim(names: Names) -> PidFile:
+    """Takes the lock on the pid file, and waits for a dead server's last workers to go.
+
+    Raises:
+        AlreadyServed: somebody else has it and lives.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> names = Names("docs", pathlib.Path(tempfile.mkdtemp()))
+        >>> pid_file = claim(names)
+        >>> holder(names) == os.getpid()
+        True
+        >>> unlink_claim(names, pid_file)
+    """
+    began = time.monotonic()
+    while True:
+        with contextlib.suppress(AlreadyServed):
+            pid_file = PidFile.acquire(names)
+            # Seen through the path, the lock must be ours. It is not if the file was unlinked
+            # by a server that stopped between our open and our lock.
+            if holder(names) == os.getpid():
+                return pid_file
+            pid_file.release()
+        waited = time.monotonic() - began
+        pid = holder(names)
+        if pid and is_alive(pid) and waited >= _PASSING_SECONDS:
+            raise AlreadyServed(
+                f"instance {names.name!r} is already served by pid {pid}; "
+                f"choose another --name, or stop it: kill {pid}"
+            )
+        if waited >= ORPHANS_SECONDS:
+            raise AlreadyServed(
+                f"the server of instance {names.name!r} is gone, but a worker of it still runs; "
+                f"end it: fuser -k {names.pid_file}"
+            )
+        time.sleep(_RETRY_SECONDS)
+
+
+def unlink_claim(names: Names, pid_file: PidFile) -> None:
+    """Removes the pid file, then gives up the lock on it."""
+    names.pid_file.unlink(missing_ok=True)
+    pid_file.release()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this pid exists, in this pid namespace."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class SegmentClaim:
+    """The lock on the table's segment, against servers of other runtime directories.
+
+    Args:
+        names: whose table.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._descriptor: int | None = None
+
+    def take(self) -> bool:
+        """Locks the segment; returns whether there is one.
+
+        Raises:
+            AlreadyServed: another server has it.
+            ForeignObject: it is another user's.
+        """
+        path = memory_path(self._names.table)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ForeignObject(
+                f"{path} is not ours: {error.strerror}; use another --name"
+            ) from None
+        try:
+            owner = os.fstat(descriptor).st_uid
+            if owner != os.geteuid():
+                raise ForeignObject(f"{path} belongs to uid {owner}; use another --name")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise AlreadyServed(
+                f"instance {self._names.name!r} is already served from another runtime directory "
+                f"than {self._names.runtime_directory}; choose another --name"
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the name leads to another segment now, so that its objects are not ours."""
+        if self._descriptor is None:
+            return False
+        try:
+            there = memory_path(self._names.table).lstat()
+        except FileNotFoundError:
+            return False
+        ours = os.fstat(self._descriptor)
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def release(self) -> None:
+        """Gives the lock up. A segment that was unlinked has its memory back only then."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

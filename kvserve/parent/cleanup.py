@@ -1,0 +1,107 @@
+"""`kvserve clean`: removes everything of an instance that nobody serves, its kept table too.
+
+The manifest may be lost, or be an older server's, and message queues cannot be listed where
+/dev/mqueue is not mounted. So every name that the instance could have is tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from kvserve import limits
+from kvserve.errors import AlreadyServed, ForeignObject
+from kvserve.names import Names
+from kvserve.parent.claiming import SegmentClaim, claim, is_alive, unlink_claim
+from kvserve.parent.housekeeping import remove_all_fifos, semaphore_path
+from kvserve.runtime import holder, prepare_directory, verify_directory
+from kvserve.table import semaphores
+from kvserve.table.table import remove
+from kvserve.transport.mqueue import unlink_queue
+
+
+def clean(names: Names) -> list[str]:
+    """Removes what a dead or stopped instance left.
+
+    Args:
+        names: whose.
+
+    Returns:
+        The names of the kernel objects and the paths of the files that were removed.
+
+    Raises:
+        AlreadyServed: it is served.
+        ForeignObject: something of it belongs to somebody else.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> clean(Names("docs-nobody", pathlib.Path(tempfile.mkdtemp()) / "docs-nobody"))
+        []
+    """
+    _refuse_if_served(names)
+    was_there = names.runtime_directory.exists()
+    if not was_there:
+        # For the lock alone: nobody shall start meanwhile. Its parts may remain without it.
+        prepare_directory(names, None)
+    elif verify_directory(names) != os.geteuid():
+        raise ForeignObject(f"{names.runtime_directory} belongs to another user")
+    with ExitStack() as undo:
+        pid_file_was_there = names.pid_file.exists()
+        pid_file = claim(names)
+        undo.callback(unlink_claim, names, pid_file)
+        segment_claim = SegmentClaim(names)
+        undo.callback(segment_claim.release)
+        segment_claim.take()
+        removed = remove(names) + _remove_semaphores(names) + _remove_queues(names)
+        removed += remove_all_fifos(names) + _remove_files(names)
+    if pid_file_was_there:
+        removed.append(str(names.pid_file))
+    if _remove_directories(names) and was_there:
+        removed.append(str(names.runtime_directory))
+    return removed
+
+
+def _refuse_if_served(names: Names) -> None:
+    try:
+        pid = holder(names)
+    except NotADirectoryError:
+        raise ForeignObject(f"{names.runtime_directory} is not a directory; remove it") from None
+    if pid and is_alive(pid):
+        raise AlreadyServed(
+            f"instance {names.name!r} is served by pid {pid}; stop it first: kill {pid}"
+        )
+
+
+def _remove_semaphores(names: Names) -> list[str]:
+    every = [names.shard_semaphore(shard) for shard in range(limits.SHARDS_MAX)]
+    there = [name for name in every if semaphore_path(name).exists()]
+    semaphores.unlink(names, limits.SHARDS_MAX)
+    return there
+
+
+def _remove_queues(names: Names) -> list[str]:
+    every = [names.worker_queue(worker) for worker in range(limits.WORKERS_MAX)]
+    return [name for name in every if unlink_queue(name)]
+
+
+def _remove_files(names: Names) -> list[str]:
+    files = [names.lease_file, names.manifest, names.manifest.with_suffix(".new"), names.log_file]
+    removed = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()
+            removed.append(str(file))
+    return removed
+
+
+def _remove_directories(names: Names) -> bool:
+    """Removes the directories unless somebody put something of their own there."""
+    directories: tuple[Path, ...] = (names.clients_directory, names.runtime_directory)
+    try:
+        for directory in directories:
+            directory.rmdir()
+    except OSError:
+        return False
+    return True

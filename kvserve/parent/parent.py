@@ -1,0 +1,331 @@
+"""The parent process: spawns the workers, reaps and replaces them, stops them, and serves nobody.
+
+One loop over one selector, without threads. Everything that happens is one of four: a worker says
+something through a pipe, a signal came, a worker is dead, a timer is due.
+
+A stop is term, wait, kill. A worker that dies is replaced at once; one that dies young waits for
+its successor longer each time. Its locks are freed first, so that nobody waits for a dead process.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from kvserve import limits
+from kvserve.config import LOG_LEVELS, Config, format_size
+from kvserve.errors import ConfigError
+from kvserve.names import Names, instance
+from kvserve.parent.child import Child
+from kvserve.parent.claiming import claim, unlink_claim
+from kvserve.parent.daemon import Daemon, launch, open_standard_descriptors
+from kvserve.parent.doctor import start_checks
+from kvserve.parent.housekeeping import NameWatch, memory_path, remove_dead_fifos
+from kvserve.parent.logs import Log
+from kvserve.parent.reloading import ConfigFile
+from kvserve.parent.signals import SignalInbox
+from kvserve.parent.starting import Instance, find_group, started
+from kvserve.parent.timers import Timers
+from kvserve.parent.workers import Workers
+from kvserve.runtime import prepare_directory
+from kvserve.worker import exit_codes
+
+YOUNG_SECONDS = 1.0  # a worker that dies younger than this is not replaced at once
+RESPAWN_SECONDS_FIRST = 0.2
+RESPAWN_SECONDS_MAX = 5.0
+BOOT_ATTEMPTS_MAX = 3  # deaths of one worker before the server has ever served
+QUIT_SECONDS = 1.0
+FIFO_SWEEP_SECONDS = 10.0
+NAME_WATCH_SECONDS = 2.0
+LOG_RETRY_SECONDS = 0.1
+
+
+def serve(config: Config, *, config_file: Path | None = None, daemon: bool = False) -> int:
+    """Serves an instance until a signal ends it.
+
+    Args:
+        config: from all sources.
+        config_file: the file among them, to be read again on SIGHUP.
+        daemon: serve in the background, and return when the server is ready.
+
+    Returns:
+        The exit status: 0, or 1 if the server ended by a failure, which is in the log.
+
+    Raises:
+        AlreadyServed: another server has this name.
+        ConfigError: no such group, or a bad file.
+        ForeignObject: something of this name is somebody else's.
+        LimitError: the system's limits do not allow it; the text says how to mend that.
+
+    Example:
+        >>> serve(Config(name="sessions", memory=256 * limits.MIB))  # doctest: +SKIP
+        0
+    """
+    names = instance(config.name)
+    # A daemon changes its working directory, so relative paths must end here.
+    names = Names(names.name, names.runtime_directory.absolute())
+    file = None if config_file is None else ConfigFile(config_file.absolute(), config)
+    open_standard_descriptors()
+    if daemon:
+        return launch(lambda ours: _live(names, config, file, ours), names.log_file)
+    return _live(names, config, file, None)
+
+
+def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon | None) -> int:
+    """A server's whole life, in the background if there is a `daemon`."""
+    os.umask(0o022)  # what must be stricter, or open to a group, says so itself
+    group_id = find_group(config)
+    start_checks(names, config)
+    prepare_directory(names, group_id)
+    with ExitStack() as undo:
+        pid_file = claim(names)
+        undo.callback(unlink_claim, names, pid_file)
+        if group_id is not None:
+            os.chown(names.pid_file, -1, group_id)
+        if daemon is not None:
+            daemon.open_log()
+        log = Log(2, config.log_level, config.log_format)
+        inbox = SignalInbox()
+        undo.callback(inbox.close)
+        running = undo.enter_context(started(names, config, group_id, log))
+        parent = Parent(running, log, inbox, file, daemon)
+        undo.callback(parent.close)
+        status = parent.run()
+    log.info("stopped")
+    return status
+
+
+class Parent:
+    """Supervises the workers of a started instance.
+
+    Args:
+        instance: what was made for them.
+        log: where everything is said.
+        inbox: the signals.
+        file: what SIGHUP reads again, if there is a file.
+        daemon: whom to tell that the server is ready, if it is a daemon.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        log: Log,
+        inbox: SignalInbox,
+        file: ConfigFile | None,
+        daemon: Daemon | None,
+    ) -> None:
+        self._instance = instance
+        self._config: Config = instance.config
+        self._log = log
+        self._inbox = inbox
+        self._file = file
+        self._daemon = daemon
+        self._deaths: dict[int, int] = {}  # of young workers in a row, by index
+        self._respawns = 0
+        self._has_served = False
+        self._is_stopping = False
+        self._status = 0
+        self._timers = Timers()
+        self._selector = selectors.DefaultSelector()
+        self._watch = NameWatch(instance.manifest.memory_objects, instance.manifest.semaphores)
+        self._workers = Workers(
+            instance.names,
+            instance.held.table,
+            log,
+            self._selector,
+            in_child=self._become_child,
+            on_serving=self._welcome,
+            on_end=self._mourn,
+        )
+        self._handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: self.handle_term,
+            signal.SIGINT: self.handle_term,
+            signal.SIGQUIT: self.handle_quit,
+            signal.SIGHUP: self.handle_hup,
+            signal.SIGUSR1: self.handle_usr1,
+        }
+
+    def run(self) -> int:
+        """Serves until a signal or a failure ends it; returns the exit status."""
+        self._selector.register(self._inbox, selectors.EVENT_READ, lambda: None)
+        self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
+        self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
+        for index in range(self._config.workers):
+            self.spawn_worker(index)
+        while self._workers or not self._is_stopping:
+            for key, _ in self._selector.select(self._timers.seconds_left()):
+                key.data()
+            # Only now, so that no pipe is closed while its event waits above. Without regard to
+            # SIGCHLD: of two deaths close together, one may come without a signal of its own.
+            self._workers.reap()
+            for number in self._inbox.take():
+                if handler := self._handlers.get(number):
+                    handler()
+            self._timers.run_due()
+            if not self._log.flush():
+                self._timers.set("log", LOG_RETRY_SECONDS, lambda: None)
+        return self._status
+
+    def close(self) -> None:
+        """Kills what is left of the workers, if the loop ended by an error."""
+        self._is_stopping = True
+        self._workers.kill()
+        self._selector.close()
+
+    # Spawn and replace.
+
+    def spawn_worker(self, index: int) -> None:
+        """Forks worker `index`; tries again later if the system refuses."""
+        try:
+            self._workers.spawn(index, self._config)
+        except OSError as error:
+            self._log.error(f"worker {index} cannot be forked: {error.strerror}")
+            self._replace(index, died_young=True)
+
+    def _welcome(self, child: Child) -> None:
+        if self._has_served:
+            self._log.info(f"{child.title} serves")
+            return
+        if sum(child.is_serving for child in self._workers) < self._config.workers:
+            return
+        self._has_served = True
+        self._instance.held.is_kept = self._config.keep
+        workers = self._config.workers
+        self._log.info(
+            f"ready: instance {self._instance.names.name!r}, pid {os.getpid()}, "
+            f"{workers} worker{'s' if workers > 1 else ''}, "
+            f"{format_size(self._instance.geometry.memory_bytes)}, "
+            f"{self._instance.held.items} items kept from before"
+        )
+        if self._daemon is not None:
+            self._daemon.ready()
+
+    def _mourn(self, child: Child, code: int, phrase: str) -> None:
+        text = f"{child.title} {phrase}"
+        if self._is_stopping:
+            self._log.write("debug" if code == exit_codes.DONE else "warning", text)
+            return
+        self._log.error(text)
+        if code == exit_codes.CANNOT_BOOT:
+            self._fail(f"worker {child.index} cannot boot, so the server stops")
+            return
+        lived_seconds = time.monotonic() - child.started_at
+        died_young = lived_seconds < YOUNG_SECONDS or not child.is_serving
+        self._replace(child.index, died_young=died_young)
+
+    def _replace(self, index: int, *, died_young: bool) -> None:
+        deaths = self._deaths.get(index, 0) + 1 if died_young else 0
+        self._deaths[index] = deaths
+        if deaths >= BOOT_ATTEMPTS_MAX and not self._has_served:
+            self._fail(f"worker {index} failed {deaths} times in a row, so the server stops")
+            return
+        pause = RESPAWN_SECONDS_FIRST * 2 ** (deaths - 1) if deaths else 0.0
+        self._respawns += 1
+        self._timers.set(
+            f"worker {index}",
+            min(pause, RESPAWN_SECONDS_MAX),
+            lambda: self.spawn_worker(index),
+        )
+
+    def _become_child(self) -> None:
+        """Closes, in a new worker, what is the parent's alone."""
+        self._inbox.close_in_child()
+        self._instance.held.table.close()
+        if self._daemon is not None:
+            self._daemon.close_in_child()
+
+    # Stop.
+
+    def handle_term(self) -> None:
+        """TERM and INT: lets the workers finish what they received. Once more: quits."""
+        if self._is_stopping:
+            self.handle_quit()
+            return
+        self._log.info("stopping: workers finish what they received")
+        self._stop(signal.SIGTERM, limits.STOP_SECONDS)
+
+    def handle_quit(self) -> None:
+        """QUIT: ends the workers at once."""
+        self._log.info("stopping at once")
+        self._stop(signal.SIGQUIT, QUIT_SECONDS)
+
+    def _fail(self, text: str) -> None:
+        self._log.error(text)
+        self._status = 1
+        self._stop(signal.SIGTERM, limits.STOP_SECONDS)
+
+    def _stop(self, number: signal.Signals, seconds: float) -> None:
+        self._is_stopping = True
+        self._timers.clear()
+        self._workers.send(number)
+        self._timers.set("kill", seconds, self.kill_workers)
+
+    def kill_workers(self) -> None:
+        """KILL: for workers that did not leave in time."""
+        for child in self._workers:
+            self._log.warning(f"{child.title} did not leave in time and is killed")
+        self._workers.send(signal.SIGKILL)
+
+    # Signals that do not stop.
+
+    def handle_hup(self) -> None:
+        """HUP: opens the log anew and reads the configuration file again."""
+        if self._daemon is not None:
+            self._daemon.open_log()
+        if self._file is None:
+            self._log.info("reload: there is no configuration file; start with --config")
+            return
+        try:
+            self._config, remarks = self._file.reload(self._config)
+        except ConfigError as error:
+            self._log.error(f"reload: nothing changed: {error}")
+            return
+        # Whichever level says more, so that the change of the level is not lost by the change.
+        levels = (self._log.level, self._config.log_level)
+        self._log.level = min(levels, key=LOG_LEVELS.index)
+        for level, text in remarks:
+            self._log.write(level, f"reload: {text}")
+        self._log.level = self._config.log_level
+
+    def handle_usr1(self) -> None:
+        """USR1: logs the statistics."""
+        table = self._instance.held.table
+        hits, misses = table.reads()
+        totals = {
+            "workers": sum(child.is_serving for child in self._workers),
+            "respawns": self._respawns,
+            "hits": hits,
+            "misses": misses,
+        }
+        for shard in range(table.shards):
+            for name, count in table.shard_stats(shard).items():
+                totals[name] = totals.get(name, 0) + count
+        counts = " ".join(f"{name}={count}" for name, count in totals.items())
+        self._log.info(f"statistics: {counts}")
+
+    # Housekeeping.
+
+    def sweep_fifos(self) -> None:
+        """Removes what dead clients left, now and every ten seconds from now on."""
+        removed = remove_dead_fifos(self._instance.names)
+        if removed:
+            self._log.debug(f"removed {removed} FIFOs of clients that are gone")
+        self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
+
+    def watch_names(self) -> None:
+        """Stops the server, loudly, when somebody unlinked its kernel objects."""
+        vanished = self._watch.vanished()
+        if not vanished:
+            self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
+            return
+        if set(vanished) & {memory_path(name) for name in self._instance.manifest.memory_objects}:
+            self._instance.held.is_kept = False  # half a table is none
+        self._fail(
+            f"{vanished[0]} was removed by somebody else, so new clients cannot see this server; "
+            "it stops. If a user's logout did it, see systemd's RemoveIPC and kvserve doctor"
+        )

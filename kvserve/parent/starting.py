@@ -1,0 +1,181 @@
+"""Makes all that an instance consists of, in order, and takes it down in reverse.
+
+The order has reasons. The stale manifest goes first, so that no client trusts what a dead server
+left. Queues come before the table, because they are what most often does not fit, and a start that
+fails must not have cost the kept table. The new manifest comes last: whoever reads it may use all
+that it names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import posix_ipc
+
+from kvserve import limits
+from kvserve.config import Config, format_size
+from kvserve.errors import ConfigError, ForeignObject
+from kvserve.names import Names
+from kvserve.parent.adoption import HeldTable, held_table
+from kvserve.parent.claiming import SegmentClaim
+from kvserve.parent.housekeeping import remove_all_fifos
+from kvserve.parent.logs import Log
+from kvserve.protocol.messages import PROTOCOL_VERSION
+from kvserve.runtime import Manifest
+from kvserve.table import lease, semaphores
+from kvserve.table._core import LAYOUT_VERSION
+from kvserve.table.geometry import Geometry, plan
+from kvserve.table.table import kept
+from kvserve.transport.mqueue import create_queues, unlink_queue
+
+# What only those need who may own a shard's lock. A client that could wait on a semaphore, or hold
+# a byte of the lease file, could hold up everybody.
+_OWNER_ONLY = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A started instance.
+
+    Args:
+        names: its names.
+        config: the configuration, with the number of workers decided.
+        geometry: the table's.
+        held: the table.
+        manifest: what clients are told.
+    """
+
+    names: Names
+    config: Config
+    geometry: Geometry
+    held: HeldTable
+    manifest: Manifest
+
+
+@contextmanager
+def started(names: Names, config: Config, group_id: int | None, log: Log) -> Iterator[Instance]:
+    """Makes the kernel objects and files of an instance; at the end takes them down again.
+
+    The caller holds the lock on the pid file.
+
+    Raises:
+        AlreadyServed, ForeignObject, LimitError: as their texts say. What was made is removed,
+            and a table that was found stays.
+    """
+    geometry, workers = _plan(names, config, log)
+    with ExitStack() as undo:
+        segment_claim = SegmentClaim(names)
+        undo.callback(segment_claim.release)
+        segment_claim.take()  # before anything that a server elsewhere may use is touched
+        names.manifest.unlink(missing_ok=True)
+        undo.callback(remove_all_fifos, names)
+        remove_all_fifos(names)
+        undo.callback(_unlink_channels, names, segment_claim)
+        _unlink_channels(names, segment_claim)  # a killed server's; it may have had more of them
+        depth, message_bytes = _make_queues(names, config, workers, group_id, log)
+        semaphores.create(names, geometry.shards, _OWNER_ONLY, None)
+        undo.callback(names.lease_file.unlink, missing_ok=True)
+        lease.create(names.lease_file, _OWNER_ONLY, None)
+        held = undo.enter_context(held_table(names, config, geometry, group_id, segment_claim, log))
+        manifest = Manifest(
+            instance_id=held.table.instance_id().hex(),
+            pid=os.getpid(),
+            protocol_version=PROTOCOL_VERSION,
+            layout_version=LAYOUT_VERSION,
+            workers=workers,
+            shards=geometry.shards,
+            queue_message_bytes=message_bytes,
+            queue_depth=depth,
+            value_bytes_max=geometry.value_bytes_max,
+            group_id=group_id,
+            memory_objects={
+                names.table: geometry.table_bytes,
+                names.hints: geometry.hints_bytes,
+            },
+            semaphores=[names.shard_semaphore(shard) for shard in range(geometry.shards)],
+            queues=[names.worker_queue(worker) for worker in range(workers)],
+        )
+        undo.callback(names.manifest.unlink, missing_ok=True)
+        manifest.write(names)
+        config = dataclasses.replace(config, workers=workers)
+        yield Instance(names, config, geometry, held, manifest)
+
+
+def find_group(config: Config) -> int | None:
+    """The id of the configured group; None if there is none.
+
+    Raises:
+        ConfigError: no such group.
+    """
+    if not config.group:
+        return None
+    try:
+        return grp.getgrnam(config.group).gr_gid
+    except KeyError:
+        raise ConfigError(
+            f"group {config.group!r} does not exist; make it: groupadd {config.group}"
+        ) from None
+
+
+def _plan(names: Names, config: Config, log: Log) -> tuple[Geometry, int]:
+    wanted = config.workers or min(len(os.sched_getaffinity(0)), limits.WORKERS_DEFAULT_MAX)
+    sizes = config.memory, config.item_size, config.max_value
+    geometry = plan(*sizes, config.shards, wanted)
+    found = None if config.fresh or config.shards else _kept_geometry(names)
+    if found is not None and plan(*sizes, found.shards, wanted) == found:
+        geometry = found  # another number of workers is no reason to lose the table
+    if geometry.value_bytes_max < config.max_value:
+        log.info(
+            f"the largest value is {format_size(geometry.value_bytes_max)} instead of "
+            f"{format_size(config.max_value)}: a larger one needs more --memory"
+        )
+    workers = min(wanted, geometry.shards)
+    if workers < wanted:
+        log.info(
+            f"workers lowered from {wanted} to {workers}, the number of shards that "
+            f"{format_size(config.memory)} make"
+        )
+    return geometry, workers
+
+
+def _unlink_channels(names: Names, segment_claim: SegmentClaim) -> None:
+    """Unlinks all queues and semaphores of the name, unless they are another server's by now."""
+    if segment_claim.is_superseded:
+        return
+    try:
+        for worker in range(limits.WORKERS_MAX):
+            unlink_queue(names.worker_queue(worker))
+        semaphores.unlink(names, limits.SHARDS_MAX)
+    except posix_ipc.PermissionsError:
+        raise ForeignObject(
+            f"a queue or semaphore of instance {names.name!r} belongs to another user; "
+            "use another --name"
+        ) from None
+
+
+def _kept_geometry(names: Names) -> Geometry | None:
+    try:
+        return kept(names)
+    except (FileNotFoundError, ForeignObject):
+        return None  # what that means is said when the table is adopted, or is not
+
+
+def _make_queues(
+    names: Names, config: Config, workers: int, group_id: int | None, log: Log
+) -> tuple[int, int]:
+    wanted = config.queue_depth, config.queue_message
+    # Clients of the group send, and must not take what others sent.
+    mode = config.mode & ~0o040
+    depth, message_bytes = create_queues(names, workers, *wanted, mode, group_id)
+    if (depth, message_bytes) != wanted:
+        log.info(
+            f"queues of {depth} messages of {format_size(message_bytes)} instead of "
+            f"{wanted[0]} of {format_size(wanted[1])}: the system allows no more "
+            "(see kvserve doctor)"
+        )
+    return depth, message_bytes

@@ -1,0 +1,51 @@
+"""What is to be done later, by name. Setting a name again replaces what was set before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class Timers:
+    """Actions and their moments.
+
+    Args:
+        clock: seconds, monotonic.
+
+    Example:
+        >>> timers = Timers(clock=lambda: 0.0)
+        >>> timers.set("greet", 0.0, lambda: print("hello"))
+        >>> timers.run_due()
+        hello
+        >>> timers.seconds_left() is None
+        True
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._set: dict[str, tuple[float, Callable[[], None]]] = {}
+
+    def set(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        """Runs `action` once, `seconds` from now."""
+        self._set[name] = (self._clock() + seconds, action)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._set.clear()
+
+    def seconds_left(self) -> float | None:
+        """How long to wait for the next action; None means that there is none."""
+        if not self._set:
+            return None
+        return max(0.0, min(moment for moment, _ in self._set.values()) - self._clock())
+
+    def run_due(self) -> None:
+        """Runs what is due. An action may set itself again."""
+        now = self._clock()
+        due = [name for name, (moment, _) in self._set.items() if moment <= now]
+        for name in due:
+            # An action before this one may have cleared or moved it.
+            moment, action = self._set.get(name, (float("inf"), None))
+            if action is not None and moment <= now:
+                del self._set[name]
+                action()

@@ -1,0 +1,144 @@
+"""The worker processes as a set: spawned, listened to, reaped, buried. Decides nothing.
+
+What a death or a readiness means, and what is to be done about it, is the parent's to say.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from kvserve import limits
+from kvserve.config import Config
+from kvserve.names import Names
+from kvserve.parent.child import Child, describe_end, fork_worker
+from kvserve.parent.logs import Log, OutputPipe
+from kvserve.table.table import Table
+
+
+class Workers:
+    """The workers that live, or are dead and not buried yet.
+
+    Args:
+        names: whose.
+        table: the parent's; frees the locks of the dead.
+        log: where their output goes.
+        selector: what the parent waits with. Its keys' data are functions to call.
+        in_child: closes what a worker must not have of the parent's, beside its siblings' pipes.
+        on_serving: called when a worker says that it serves.
+        on_end: called after a burial with the worker, its exit code (negative: the signal that
+            killed it) and a phrase that tells it.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        table: Table,
+        log: Log,
+        selector: selectors.BaseSelector,
+        *,
+        in_child: Callable[[], None],
+        on_serving: Callable[[Child], None],
+        on_end: Callable[[Child, int, str], None],
+    ) -> None:
+        self._names = names
+        self._table = table
+        self._log = log
+        self._selector = selector
+        self._in_child = in_child
+        self._on_serving = on_serving
+        self._on_end = on_end
+        self._by_pid: dict[int, Child] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_pid)
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._by_pid.values()))
+
+    def spawn(self, index: int, config: Config) -> None:
+        """Forks worker `index` and listens to it.
+
+        Raises:
+            OSError: the system refused; there is no such worker now.
+        """
+        child = fork_worker(self._names, config, index, self._log, self._become_child)
+        self._by_pid[child.pid] = child
+        for output in child.outputs:
+            self._listen(output, partial(self._pump, child, output))
+        if child.ready is not None:
+            self._listen(child.ready, partial(self._hear_ready, child))
+
+    def reap(self) -> None:
+        """Buries every worker that is dead."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            # As pid 1 of a container we also inherit other people's orphans.
+            if child := self._by_pid.pop(pid, None):
+                self._bury(child, status)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to all of them."""
+        # A pid stays its worker's until it is reaped, and nobody else reaps.
+        for pid in self._by_pid:
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        """Kills all that are left, and buries them."""
+        self.send(signal.SIGKILL)
+        for child in self:
+            _, status = os.waitpid(child.pid, 0)
+            self._bury(self._by_pid.pop(child.pid), status)
+
+    def _bury(self, child: Child, status: int) -> None:
+        code, phrase = describe_end(status)
+        # First of all, so that nobody waits for a dead process.
+        freed = self._table.recover(limits.LEASE_SLOT_WORKER_FIRST + child.index)
+        if child.ready is not None:
+            self._selector.unregister(child.ready)
+        for output in child.outputs:
+            output.drain()  # its last words
+            self._selector.unregister(output)
+        for descriptor in child.descriptors():
+            os.close(descriptor)
+        if freed:
+            phrase += f"; freed {freed} locks that it held"
+        self._on_end(child, code, phrase)
+
+    def _pump(self, child: Child, output: OutputPipe) -> None:
+        if not output.pump():
+            # The end of the file: it is about to be reaped, or it closed its output.
+            output.drain()
+            self._selector.unregister(output)
+            output.close()
+            child.outputs.remove(output)
+
+    def _hear_ready(self, child: Child) -> None:
+        assert child.ready is not None
+        word = os.read(child.ready, 1)
+        self._selector.unregister(child.ready)
+        os.close(child.ready)
+        child.ready = None
+        if word:  # none: it is dead, and will be reaped
+            child.is_serving = True
+            self._on_serving(child)
+
+    def _listen(self, source: OutputPipe | int, react: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, react)
+
+    def _become_child(self) -> None:
+        """Closes, in a new worker, its siblings' pipes and the selector."""
+        # Closing is enough: unregistering would change the parent's epoll instance too.
+        self._selector.close()
+        for sibling in self:
+            for descriptor in sibling.descriptors():
+                os.close(descriptor)
+        self._in_child()

@@ -1,0 +1,125 @@
+"""The command line for people: at a terminal, and while it measures."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from commands import COMMAND, kvserve, on_terminal
+from leftovers import processes
+from servers import Server, StartServer
+
+from kvserve.cli import bench
+
+BENCH = ("--seconds", "0.3", "--keys", "50", "--write-share", "0.5")
+
+
+@pytest.fixture(scope="module")
+def shared(make_module_server: StartServer) -> Server:
+    """One server for the tests that use keys of their own."""
+    return make_module_server()
+
+
+@pytest.fixture
+def own(make_server: StartServer) -> Iterator[tuple[Server, Any]]:
+    """A server and a client of it for one test, which may count keys and flush."""
+    server = make_server()
+    with server.connect() as cache:
+        yield server, cache
+
+
+def test_on_a_terminal_a_value_ends_its_line(shared: Server) -> None:
+    kvserve("set", "screen", "v", "--name", shared.name)
+    assert on_terminal("get", "screen", "--name", shared.name) == (0, "v\n")
+
+
+def test_on_a_terminal_a_miss_is_told(shared: Server) -> None:
+    status, screen = on_terminal("get", "nobody", "--name", shared.name)
+    assert (status, screen) == (1, "kvserve: no such key\n")
+
+
+def test_on_a_terminal_flush_asks(own: tuple[Server, Any]) -> None:
+    server, cache = own
+    cache["k"] = 1
+    status, screen = on_terminal("flush", "--name", server.name, typed=b"n\n")
+    assert status == 1
+    assert f"Delete every key of instance {server.name!r}?" in screen
+    assert "k" in cache
+    assert on_terminal("flush", "--name", server.name, typed=b"y\n")[0] == 0
+    assert "k" not in cache
+
+
+def test_on_a_terminal_stats_are_tables(shared: Server) -> None:
+    status, screen = on_terminal("stats", "--name", shared.name)
+    assert status == 0
+    assert f"instance {shared.name!r}" in screen
+    assert "16 MiB" in screen
+
+
+def test_on_a_terminal_doctor_draws_a_table() -> None:
+    _, screen = on_terminal("doctor", "--memory", "16MiB")
+    assert " ok " in screen
+
+
+@pytest.mark.parametrize("mode", ["direct", "worker"])
+def test_bench_measures_and_cleans_up(own: tuple[Server, Any], mode: str) -> None:
+    server, cache = own
+    flags = ("--name", server.name, "--mode", mode, "--processes", "2", *BENCH)
+    done = kvserve("bench", *flags, "--json")
+    assert (done.returncode, done.stderr) == (0, b"")
+    report = json.loads(done.stdout)
+    assert (report["mode"], report["processes"], report["interrupted"]) == (mode, 2, False)
+    for kind in ("get", "set"):
+        latencies = [report[kind][name] for name in (*bench.PERCENTILES, "max_us")]
+        assert latencies == sorted(latencies)
+        assert latencies[0] > 0
+        assert report[kind]["operations"] > 0
+    assert (report["failures"], report["miss"]["operations"]) == (0, 0)
+    assert list(cache.scan()) == []
+
+
+def test_bench_prints_lines_and_tables(shared: Server) -> None:
+    done = kvserve("bench", "--name", shared.name, *BENCH)
+    assert b"\nget.p50_us " in done.stdout
+    status, screen = on_terminal("bench", "--name", shared.name, *BENCH)
+    assert status == 0
+    assert "p99.9" in screen
+
+
+def test_ctrl_c_ends_bench_with_what_it_has(
+    own: tuple[Server, Any], eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    server, cache = own
+    long = ("--seconds", "600", "--keys", "10", "--processes", "2")
+    sets_before = cache.stats()["sets"]
+    process = subprocess.Popen(
+        [*COMMAND, "bench", "--name", server.name, *long, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    eventually(lambda: cache.stats()["sets"] > sets_before + 100)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stderr) == (130, b"")
+    report = json.loads(stdout)
+    assert report["interrupted"]
+    assert report["get"]["operations"] > 0
+    assert list(cache.scan()) == []
+
+
+def test_a_killed_bench_leaves_no_process(
+    own: tuple[Server, Any], eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    server, cache = own
+    flags = ("--seconds", "1", "--processes", "2", "--keys", "10")
+    process = subprocess.Popen([*COMMAND, "bench", "--name", server.name, *flags])
+    eventually(lambda: cache.stats()["sets"] > 1000)
+    process.kill()
+    process.wait()
+    eventually(
+        lambda: not any("kvserve bench" in command for command in processes(server.names).values())
+    )

@@ -1,0 +1,36 @@
+"""Clients against the model: the same random walk as the table's, through the whole server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conformance import ways
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from property.cache_machine import CacheMachine
+from servers import Server, StartServer
+
+
+@pytest.fixture(scope="module")
+def served(make_module_server: StartServer) -> Server:
+    """The module's server."""
+    return make_module_server("--max-value", "32KiB")
+
+
+@pytest.fixture(params=ways.SERVED)
+def cache(request: pytest.FixtureRequest, served: Server) -> Iterator[Any]:
+    """A client by each way."""
+    cache = ways.connect(request.param, served.name)
+    yield cache
+    cache.close()
+
+
+def test_client_is_the_model(cache: Any) -> None:
+    def machine() -> CacheMachine:
+        cache.flush()
+        return CacheMachine(cache, value_bytes_max=32 * 1024)
+
+    run_state_machine_as_test(machine, settings=settings(max_examples=25))
+    assert cache.verify() == []

@@ -1,0 +1,123 @@
+"""Real `kvserve serve` processes for tests: start, wait until ready, stop, read the log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from leftovers import children
+
+from kvserve.names import Names
+
+if TYPE_CHECKING:
+    import kvserve
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0  # three times what the server itself takes before it kills
+# Small, so that many servers fit into one user's limits of queues beside each other.
+SMALL = ["--workers", "2", "--memory", "16MiB", "--max-value", "256KiB", "--queue-depth", "4"]
+# PR_SET_PDEATHSIG, so that a server ends with the tests even where these are killed.
+_DIE_WITH_US = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, sys.argv[1:])"
+)
+
+
+class Server:
+    """One `kvserve serve`, started at once.
+
+    Args:
+        names: whose instance; the same names again mean a restart.
+        flags: of `kvserve serve`; they win over those of a small server.
+        log_file: where its output goes.
+    """
+
+    def __init__(self, names: Names, flags: tuple[str, ...], log_file: Path) -> None:
+        self.names = names
+        self.name = names.name
+        self._log_file = log_file
+        serve = [sys.executable, "-m", "kvserve", "serve", "--name", names.name, *SMALL, *flags]
+        environment = os.environ | {"KVSERVE_RUNTIME_DIR": str(names.runtime_directory.parent)}
+        with log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _DIE_WITH_US, *serve],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The parent's pid."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """All that it has printed so far."""
+        return self._log_file.read_text(errors="replace")
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The pids of its living workers, in no order."""
+        return list(children(self.pid))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the parent still runs."""
+        return self.process.poll() is None
+
+    def connect(self, **options: Any) -> kvserve.Client:
+        """A client of this server, with the options of `kvserve.connect`."""
+        import kvserve
+
+        return kvserve.connect(self.name, **options)
+
+    def wait_ready(self) -> None:
+        """Waits until every worker answers a ping; fails with the log when that does not come."""
+        from kvserve.errors import ServerError
+
+        give_up = time.monotonic() + READY_SECONDS
+        while time.monotonic() < give_up:
+            assert self.alive, f"the server ended with {self.process.returncode}:\n{self.log}"
+            try:
+                with self.connect() as cache:
+                    cache.ping()
+                    return
+            except ServerError:
+                time.sleep(0.005)
+        raise AssertionError(f"the server was never ready:\n{self.log}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Sends it a signal, unless it ended already, and waits for its end.
+
+        Returns:
+            Its exit code, as subprocess gives it.
+        """
+        if self.alive:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server did not stop at {number!r}:\n{self.log}") from None
+
+
+class StartServer(Protocol):
+    """What the fixture `make_server` gives."""
+
+    def __call__(self, *flags: str, names: Names | None = None, wait: bool = True) -> Server:
+        """Starts `kvserve serve` with these flags; `wait`: until it is ready."""
+
+
+def clean_up(names: Names) -> None:
+    """Removes all that a stopped instance left, as `kvserve clean` does."""
+    from kvserve.parent.cleanup import clean
+
+    if names.runtime_directory.is_dir():
+        clean(names)

@@ -1,0 +1,242 @@
+"""The house rules that a program can check: who imports whom, sizes, words, documentation."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "kvserve"
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+COLUMNS_MAX = 100
+
+GROUND_FLOOR = {"errors", "limits", "names", "config", "runtime", "objects"}
+ROOMS = ["client", "worker", "table", "store"]  # in the order that data walks
+BELOW_ALL = {"protocol", "transport"}  # both sides of the kernel speak and carry alike
+HOUSEKEEPERS = {"parent", "cli"}  # off the data's path
+# The language knows no clock and no kernel, neither itself nor by way of names or runtime.
+PROTOCOL_MAY_IMPORT = {"protocol", "errors", "limits"}
+PROTOCOL_NEVER_IMPORTS = {
+    "os", "socket", "asyncio", "time", "select", "selectors", "threading", "mmap", "fcntl",
+    "posix_ipc", "uvloop", "subprocess", "pathlib", "random", "logging",
+}  # fmt: skip
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "base_utils"}
+
+PYTHON = sorted(PACKAGE.rglob("*.py"))
+CYTHON = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".pyx", ".pxd", ".pyi"))
+C_CORE = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".c", ".h"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SOURCES = [*PYTHON, *CYTHON, *C_CORE, *TESTS]
+
+
+def short(path: Path) -> str:
+    """A test id."""
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a Python file."""
+    return ast.parse(path.read_text(), str(path))
+
+
+def room(path: Path) -> str:
+    """Where a file is: a folder of the package, or the name of a module beside them."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all that a file imports, at whatever depth."""
+    if path.suffix in (".pyx", ".pxd"):
+        yield from re.findall(r"^\s*(?:from|c?import)\s+([\w.]+)", path.read_text(), re.MULTILINE)
+        return
+    package = ("kvserve", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*parent, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms and modules of ours that a file imports; `` is the package's front door."""
+    found = set()
+    for name in imports(path):
+        if name.split(".")[0] == "kvserve":
+            part = name.removeprefix("kvserve.").split(".")[0]
+            known = part in {*GROUND_FLOOR, *ROOMS, *BELOW_ALL, *HOUSEKEEPERS, "live"}
+            found.add(part if known else "")
+    return found
+
+
+def allowed(own: str) -> set[str]:
+    """What the files of a room may import."""
+    if own == "protocol":
+        return PROTOCOL_MAY_IMPORT
+    if own == "transport":
+        return {*GROUND_FLOOR, *BELOW_ALL}
+    if own in GROUND_FLOOR:
+        return GROUND_FLOOR
+    everything = {*GROUND_FLOOR, *BELOW_ALL, *ROOMS, "live"}
+    if own in ROOMS:
+        left_of_it = set(ROOMS[: ROOMS.index(own)])
+        return everything - left_of_it
+    if own == "live":  # shared pages, of the table's kind
+        return {*GROUND_FLOOR, "live", "protocol"}
+    if own == "parent":
+        return {*everything, "parent"}
+    return {*everything, *HOUSEKEEPERS, ""}  # cli, and the package's own door
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(PYTHON) > 10
+    assert {room(path) for path in PYTHON} >= {"protocol", "errors", "limits", "names"}
+
+
+@pytest.mark.parametrize("path", [*PYTHON, *CYTHON], ids=short)
+def test_imports_go_right_or_to_the_ground_floor(path: Path) -> None:
+    own = room(path)
+    known = {*GROUND_FLOOR, *ROOMS, *BELOW_ALL, *HOUSEKEEPERS, "live", "__init__", "__main__"}
+    assert own in known, f"{own} is no room of the house; give it a place here"
+    assert rooms_imported(path) <= allowed(own)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "protocol").glob("*.py")), ids=short)
+def test_protocol_does_no_io(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & PROTOCOL_NEVER_IMPORTS
+
+
+@pytest.mark.parametrize("path", [*PYTHON, *CYTHON], ids=short)
+def test_nothing_is_executed_from_the_cache(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "marshal", "shelve"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_file_fits_in_a_head(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= LINES_MAX
+    assert [number for number, line in enumerate(lines, 1) if len(line) > COLUMNS_MAX] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_first_line_says_what_the_file_is_for(path: Path) -> None:
+    first = path.read_text().partition("\n")[0]
+    opening = {".c": ("/* ",), ".h": ("/* ",), ".pyx": ('"""', "# "), ".pxd": ('"""', "# ")}
+    assert first.startswith(opening.get(path.suffix, ('"""', "# ")))
+    assert len(first.split()) >= 3
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_file_has_a_telling_name(path: Path) -> None:
+    assert path.stem.removeprefix("test_") not in VAGUE_NAMES
+
+
+@pytest.mark.parametrize("path", [*PYTHON, *TESTS], ids=short)
+def test_functions_fit_on_a_screen(path: Path) -> None:
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(tree(path))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= FUNCTION_LINES_MAX
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=short)
+def test_no_mutable_state_in_modules_and_classes(path: Path) -> None:
+    """A constant in capitals may be a table; anything else that can change belongs to an object."""
+    scopes: list[ast.Module | ast.ClassDef] = [tree(path)]
+    scopes += [node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)]
+    mutable = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+    for scope in scopes:
+        for node in scope.body:
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, mutable):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [ast.unparse(target) for target in targets]
+                assert all(name.isupper() or name == "__all__" for name in names), names
+    assert not [node.names for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=short)
+def test_every_public_thing_in_the_package_has_types(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.returns is not None, node.name
+
+
+def public_names() -> list[str]:
+    """What users import from kvserve."""
+    import kvserve
+
+    return sorted(kvserve.__all__)
+
+
+def documented() -> list[tuple[str, Any]]:
+    """The public names, and the public methods of those that are classes of ours."""
+    import kvserve
+
+    found: list[tuple[str, Any]] = []
+    for name in public_names():
+        thing = getattr(kvserve, name)
+        found.append((name, thing))
+        if inspect.isclass(thing) and not issubclass(thing, BaseException):
+            found += [
+                (f"{name}.{attribute}", member)
+                for attribute, member in vars(thing).items()
+                if not attribute.startswith("_") and callable(member)
+            ]
+    return found
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    missing = [
+        name
+        for name, thing in documented()
+        if callable(thing) and not (inspect.getdoc(thing) or "").strip()
+    ]
+    assert missing == []
+
+
+def test_every_public_name_has_an_example() -> None:
+    """Either a doctest, or, where a server must run, an indented block after `Example:`."""
+    missing = []
+    for name, thing in documented():
+        error = inspect.isclass(thing) and issubclass(thing, BaseException)
+        if not callable(thing) or "." in name or error:
+            continue
+        document = inspect.getdoc(thing) or ""
+        if not (">>>" in document or re.search(r"Examples?:+\n+    \S", document)):
+            missing.append(name)
+    assert missing == []
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    import kvserve
+
+    def methods(client: type) -> set[str]:
+        return {name for name in dir(client) if not name.startswith("_")}
+
+    assert methods(kvserve.Client) == methods(kvserve.AsyncClient)
+
+
+def test_every_error_can_be_imported_from_the_front_door() -> None:
+    import kvserve
+    from kvserve.errors import BY_WIRE_CODE
+
+    missing = [
+        kind.__name__ for kind in BY_WIRE_CODE.values() if not hasattr(kvserve, kind.__name__)
+    ]
+    assert missing == []

@@ -1,0 +1,210 @@
+"""Requests and replies: frames there and back, and every wrong frame refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from kvserve.errors import (
+    InternalError,
+    KvserveError,
+    NotACounter,
+    ProtocolError,
+    ServerBusy,
+)
+from kvserve.limits import BATCH_OPERATIONS_MAX
+from kvserve.protocol import commands
+from kvserve.protocol.messages import (
+    PROTOCOL_VERSION,
+    STATUS_DONE,
+    BadRequest,
+    Reply,
+    Request,
+    decode_reply,
+    decode_request,
+)
+
+GET = [PROTOCOL_VERSION, 7, 8, commands.GET.code, 1000, ["key"]]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(0, 0, commands.PING, 0, ()),
+        Request(2**64 - 1, 2**64 - 1, commands.GET, 2**63, ("key",)),
+        Request(1, 2, commands.SET, 3, (b"\xff\x00", 3, bytes(10_000), 60_000)),
+        Request(1, 2, commands.INCR, 3, ("h\u00e9", -5, None, 0)),
+        Request(1, 2, commands.BATCH, 3, ([[10, "a"], [12, "b", 0, b"v", 0]],)),
+        Request(1, 2, commands.BATCH, 3, ([],)),
+        Request(1, 2, commands.SCAN, 3, (255, 1023, b"")),
+    ],
+    ids=lambda request_: request_.command.name,
+)
+def test_request_round_trip(request_: Request) -> None:
+    assert decode_request(request_.encode()) == request_
+
+
+def test_text_and_bytes_stay_apart() -> None:
+    for key in ("key", b"key"):
+        request = decode_request(Request(1, 2, commands.GET, 3, (key,)).encode())
+        assert type(request.arguments[0]) is type(key)
+
+
+def test_frame_is_the_documented_array() -> None:
+    request = Request(7, 8, commands.GET, 1000, ("key",))
+    assert msgpack.unpackb(request.encode()) == GET
+    assert msgpack.unpackb(Reply(8, 0, b"v").encode()) == [8, 0, b"v"]
+
+
+@pytest.mark.parametrize("length", range(len(msgpack.packb(GET))))
+def test_every_request_cut_short_is_refused(length: int) -> None:
+    with pytest.raises(BadRequest):
+        decode_request(msgpack.packb(GET)[:length])
+
+
+def test_tail_after_a_request_is_refused() -> None:
+    with pytest.raises(BadRequest):
+        decode_request(msgpack.packb(GET) + b"\x00")
+
+
+def changed(place: int, field: object) -> list[Any]:
+    """A good request with one field replaced."""
+    fields: list[Any] = list(GET)
+    fields[place] = field
+    return fields
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        None,
+        7,
+        {},
+        "text",
+        [],
+        GET[:-1],
+        [*GET, 0],
+        changed(1, -1),
+        changed(1, None),
+        changed(1, True),
+        changed(1, 1.0),
+        changed(2, -1),
+        changed(2, "8"),
+        changed(2, [8]),
+    ],
+    ids=repr,
+)
+def test_frame_that_does_not_tell_its_sender(fields: object) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        decode_request(msgpack.packb(fields))
+    assert refusal.value.sender is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        changed(0, 0),
+        changed(0, 2),
+        changed(0, None),
+        changed(0, [1]),
+        changed(3, 0),
+        changed(3, 99),
+        changed(3, -1),
+        changed(3, True),
+        changed(3, "get"),
+        changed(3, []),
+        changed(4, -1),
+        changed(4, None),
+        changed(4, 1.5),
+        changed(5, None),
+        changed(5, {}),
+        changed(5, "key"),
+        changed(5, []),
+        changed(5, [1]),
+        changed(5, ["key", "key"]),
+    ],
+    ids=repr,
+)
+def test_bad_request_tells_its_sender_so_that_it_gets_a_reply(fields: object) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        decode_request(msgpack.packb(fields))
+    assert refusal.value.sender == (7, 8)
+    assert str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [None],
+        [[]],
+        [["get", "key"]],
+        [[True, "key"]],
+        [[99, "key"]],
+        [[commands.PING.code]],
+        [[commands.FLUSH.code]],
+        [[commands.BATCH.code, []]],
+        [[commands.GET.code]],
+        [[commands.GET.code, 1]],
+        [[commands.GET.code, "key"], [commands.SET.code, "key", 0, "text", 0]],
+        [{commands.GET.code: "key"}],
+    ],
+    ids=repr,
+)
+def test_batch_is_checked_to_the_last_operation(operations: list[Any]) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        decode_request(Request(7, 8, commands.BATCH, 1, (operations,)).encode())
+    assert refusal.value.sender == (7, 8)
+
+
+def test_longest_batch_passes_and_one_more_does_not() -> None:
+    operations = [[commands.GET.code, "key"]] * BATCH_OPERATIONS_MAX
+    assert decode_request(Request(1, 2, commands.BATCH, 3, (operations,)).encode())
+    operations.append([commands.GET.code, "key"])
+    with pytest.raises(BadRequest, match=str(BATCH_OPERATIONS_MAX)):
+        decode_request(Request(1, 2, commands.BATCH, 3, (operations,)).encode())
+
+
+@pytest.mark.parametrize(
+    "answer", [None, True, 5, b"value", "text", [1, [2, None]], {"items": 3}, 2.5]
+)
+def test_reply_round_trip(answer: object) -> None:
+    reply = Reply(2**64 - 1, STATUS_DONE, answer)
+    assert decode_reply(reply.encode()) == reply
+    assert decode_reply(reply.encode()).result() == answer
+
+
+def test_failure_crosses_the_wire_as_the_same_error() -> None:
+    reply = decode_reply(Reply.failure(9, NotACounter("'k' holds a str")).encode())
+    assert reply.request_id == 9
+    with pytest.raises(NotACounter, match="'k' holds a str"):
+        reply.result()
+
+
+def test_unknown_status_is_our_bug() -> None:
+    with pytest.raises(InternalError, match="new"):
+        Reply(1, 999, "something new").result()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[], [1, 0], [1, 0, None, None], ["1", 0, None], [-1, 0, None], [1, None, None], [1, True, 0]],
+    ids=repr,
+)
+def test_wrong_reply_is_refused(fields: list[Any]) -> None:
+    with pytest.raises(ProtocolError):
+        decode_reply(msgpack.packb(fields))
+
+
+@pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x93\x01", b"\x93\x01\x00\xc0\xc0"], ids=repr)
+def test_reply_that_is_not_msgpack_is_refused(frame: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_reply(frame)
+
+
+def test_bad_request_is_an_error_of_ours_with_a_text() -> None:
+    error: KvserveError = BadRequest("why")
+    assert str(error) == "why"
+    assert Reply.failure(1, error).status == ProtocolError.wire_code
+    assert Reply.failure(1, ServerBusy("later")).status == ServerBusy.wire_code
