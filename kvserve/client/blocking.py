@@ -15,7 +15,7 @@ from kvserve.client.operations import (
     Key,
     from_ttl_ms,
 )
-from kvserve.client.pipeline import Collector, first_error
+from kvserve.client.pipeline import Pipeline, first_error
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -64,7 +64,7 @@ class Client(Dispatcher):
     asks none. `get(key, default=None)` is inherited.
 
     Example:
-        >>> with kvserve.connect("default", timeout=0.5) as client:
+        >>> with kvserve.connect(timeout=0.5) as client:
         ...     client["user:1"] = {"name": "Ada"}
         ...     client.get("user:1")
         {'name': 'Ada'}
@@ -349,8 +349,8 @@ class Client(Dispatcher):
         """Figures of the instance and of each worker, by name; see `kvserve stats --help`.
 
         Example:
-            >>> cache.stats()["name"]
-            'default'
+            >>> cache.stats()["workers"][0]["index"]
+            0
         """
         workers = self._ask_all_workers(commands.STATS)
         return figures.collect(self._names, self._workers.manifest, self, workers)
@@ -370,40 +370,8 @@ class Client(Dispatcher):
             violations += self._workers.ask(commands.VERIFY, (shard,), shard)
         return violations
 
-    def close(self) -> None:
-        """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.
-
-        Example:
-            >>> cache.close()
-        """
-        super().close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Pipeline(Collector):
-    """Collects operations of a blocking client; made by `Client.pipeline`."""
-
-    def __init__(self, client: Client) -> None:
-        super().__init__(client._operations)
-        self._client = client
-
-    def execute(self, *, raise_on_error: bool = True) -> list[Any]:
-        """Sends what was collected; returns one result an operation.
-
-        Args:
-            raise_on_error: raise the first error; else errors stand among the results.
-        """
-        results = self._client._run_batch(self._take_collected())
-        return self._finish(results, raise_on_error=raise_on_error)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
-        if exception_type is None:
-            self.execute()

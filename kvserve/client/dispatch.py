@@ -66,6 +66,10 @@ class Dispatcher(TableFollower):
         return self._workers.ask_each([(command, (), worker, True) for worker in range(count)])
 
     def close(self) -> None:
-        """Ends the sessions and lets go of the table."""
+        """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.
+
+        Example:
+            >>> cache.close()
+        """
         self._workers.close()
         super().close()

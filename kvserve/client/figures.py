@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from typing import Any
 
@@ -22,6 +21,8 @@ def collect(
         reader: attached to its table.
         workers: what each worker tells of itself.
     """
+    import importlib.metadata  # slow to import, and of use here alone
+
     geometry = reader._geometry()
     shards = [reader._shard_stats(shard) for shard in range(geometry["shards"])]
     hits, misses = reader._reads()

@@ -1,9 +1,10 @@
-"""Operations collected for one batch, the same for both clients; they differ in `execute`."""
+"""Operations collected for one batch: the same for both clients but for `execute`."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
+from kvserve.client.dispatch import Dispatcher
 from kvserve.client.operations import TTL, Key, Operation, Operations
 from kvserve.errors import KvserveError, MisuseError
 from kvserve.protocol.codec import Value
@@ -99,3 +100,27 @@ def first_error(results: list[Any]) -> list[Any]:
         if isinstance(result, KvserveError):
             raise result
     return results
+
+
+class Pipeline(Collector):
+    """Collects operations of a blocking client; made by `Client.pipeline`."""
+
+    def __init__(self, client: Dispatcher) -> None:
+        super().__init__(client._operations)
+        self._client = client
+
+    def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        """Sends what was collected; returns one result an operation.
+
+        Args:
+            raise_on_error: raise the first error; else errors stand among the results.
+        """
+        results = self._client._run_batch(self._take_collected())
+        return self._finish(results, raise_on_error=raise_on_error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is None:
+            self.execute()

@@ -1,8 +1,9 @@
 /* After an owner died inside the lock: what it may have left undone, done.
  *
- * The order of stores leaves the table whole at every instruction. Only what is derived from it
- * may be off: the counters of live bytes and items, and which overflow buckets are free. The statistics may have lost one. Running it twice does the same as once, so a
- * successor may die in it too. */
+ * The order of stores leaves the table whole at every instruction. Only what is derived from it may
+ * be off: the counters of live bytes and items, and which overflow buckets are free. The
+ * statistics may have lost one. Running it twice does the same as once, so a successor may die in
+ * it, too. */
 #include "places.h"
 
 /* Free are those overflow buckets that no chain links. They are empty, as at all times. */

@@ -1,0 +1,25 @@
+"""A real trace through the client library: its miss ratio is S3-FIFO's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize("read", ["direct", "worker"])
+@pytest.mark.parametrize("objects", [204, 2048])
+def test_miss_ratio_is_within_a_hundredth(
+    monkeypatch: pytest.MonkeyPatch, objects: int, read: str
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    # The server that the replay starts sets this; afterwards it is as before.
+    monkeypatch.setenv("KVSERVE_RUNTIME_DIR", "replaced")
+    import replay
+
+    result = replay.replay(replay.TRACE, objects, read)
+    assert result.hits + result.misses == 76_118
+    assert abs(result.miss_ratio - replay.S3_FIFO[objects]) < 0.01
