@@ -223,9 +223,13 @@ cdef class Writer(Reader):
         self.unlock(shard)
 
     def sweep(self, uint32_t shard, uint32_t bucket, uint32_t buckets):
-        """Collects what expired in some buckets; returns the bucket to go on with, 0 at the end."""
+        """Collects what expired in some buckets; returns the bucket to go on with, 0 at the end.
+
+        Does nothing while somebody else holds the shard's lock: there will be another time.
+        """
         self._check_shard(shard)
-        self.lock(shard)
+        if not kv_try_acquire(&self.t, &self.owner, shard):
+            return bucket
         bucket = kv_sweep(&self.t, shard, bucket, buckets, now_ms())
         self.unlock(shard)
         return bucket

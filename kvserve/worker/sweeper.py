@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from kvserve import limits
-from kvserve.errors import ServerBusy
 from kvserve.table.table import Table
 
 
@@ -28,9 +26,7 @@ class Sweeper:
 
     def _turn(self) -> None:
         for shard, bucket in self._next_bucket.items():
-            # A shard whose lock is held by a stopped process is left for another time.
-            with contextlib.suppress(ServerBusy):
-                self._next_bucket[shard] = self._table.sweep(shard, bucket, self._buckets)
+            self._next_bucket[shard] = self._table.sweep(shard, bucket, self._buckets)
         self._timer = self._loop.call_later(limits.SWEEP_INTERVAL_SECONDS, self._turn)
 
     def stop(self) -> None:

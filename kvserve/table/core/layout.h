@@ -26,6 +26,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "counters are little-endian cells, here and in the payloads that processes exchange"
+#endif
+
 #define KV_MAGIC UINT64_C(0x004556524553564b) /* "KVSERVE\0" as little-endian bytes */
 #define KV_LAYOUT_VERSION 1u
 #define KV_SUPERBLOCK_BYTES 4096u
