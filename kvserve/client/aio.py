@@ -9,7 +9,8 @@ from typing import Any, Self
 from kvserve import names as naming
 from kvserve.client import figures
 from kvserve.client.aio_workers import AioWorkers
-from kvserve.client.batches import split
+from kvserve.client.batches import Batch
+from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read, TableFollower
 from kvserve.client.operations import (
     TTL,
@@ -20,6 +21,8 @@ from kvserve.client.operations import (
     from_ttl_ms,
 )
 from kvserve.client.pipeline import Collector, first_error
+from kvserve.client.questions import Question, raise_for_all
+from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -71,9 +74,9 @@ class AsyncClient:
     ) -> None:
         self._names = names
         self._reader = TableFollower(names, read, queue_bytes)
-        self._operations = Operations(self._reader.manifest.value_bytes_max)
+        self._operations = Operations(self._reader._manifest.value_bytes_max)
         self._workers = AioWorkers(
-            names, self._reader.manifest, check_timeout(timeout), queue_bytes, self._on_manifest
+            names, self._reader._manifest, check_timeout(timeout), queue_bytes, self._on_manifest
         )
 
     def _on_manifest(self, manifest: Any) -> None:
@@ -81,32 +84,20 @@ class AsyncClient:
         self._reader._on_manifest(manifest)
 
     async def _run(self, operation: Operation) -> Any:
-        shard = self._reader._shard_of(operation.key)
-        command = operation.command
-        return operation.interpret(
-            await self._workers.ask(
-                command, operation.arguments, shard, idempotent=command.idempotent
-            )
-        )
+        question = operation.question(self._reader._shard_of)
+        return operation.interpret(await self._workers.ask(question))
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
-        results: list[Any] = [None] * len(operations)
-        parts = split(
+        workers = self._workers
+        batch = Batch(
             operations,
             self._reader._shard_of,
-            self._workers.manifest.workers,
-            self._workers.frame_bytes_max,
+            workers.manifest.workers,
+            workers.frame_bytes_max,
         )
-        while parts:
-            requests = [
-                (commands.BATCH, part.next_arguments(), part.shard, part.idempotent)
-                for part in parts
-            ]
-            answers = await self._workers.ask_each(requests)
-            for part, answer in zip(parts, answers, strict=True):
-                part.take(answer, results)
-            parts = [part for part in parts if not part.finished]
-        return results
+        while questions := batch.questions():
+            batch.take(await workers.ask_each(questions))
+        return batch.results
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
@@ -207,19 +198,24 @@ class AsyncClient:
 
     async def scan(self, prefix: Key = "") -> AsyncIterator[Key]:
         """See `Client.scan`; for `async for`."""
-        start = prefix.encode() if isinstance(prefix, str) else prefix
-        for shard in range(self._workers.manifest.shards):
-            bucket: int | None = 0
-            while bucket is not None:
-                self._reader._follow_table()
+        cursor = Cursor(prefix)
+        while True:
+            self._reader._follow_table()
+            if not cursor.enter(self._reader._manifest):
+                return
+            try:
                 if self._reader._usable:
-                    keys, bucket = self._reader._scan(shard, bucket, start)
+                    found = self._reader._scan(cursor.shard, cursor.bucket, cursor.prefix)
                 else:
-                    keys, bucket = await self._workers.ask(
-                        commands.SCAN, (shard, bucket, start), shard, idempotent=True
-                    )
-                for key in keys:
-                    yield key
+                    found = await self._workers.ask(cursor.question())
+            except (IndexError, InvalidArgument):
+                if cursor.is_in_another(self._reader._manifest):
+                    continue  # there is no such shard in the table that was found meanwhile
+                raise
+            keys, next_bucket = found
+            cursor.move(next_bucket)
+            for key in keys:
+                yield key
 
     async def flush(self) -> None:
         """See `Client.flush`."""
@@ -240,15 +236,19 @@ class AsyncClient:
         """See `Client.verify`."""
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
-            violations += await self._workers.ask(commands.VERIFY, (shard,), shard, idempotent=True)
+            question = Question(commands.VERIFY, (shard,), shard, idempotent=True)
+            violations += await self._workers.ask(question)
         return violations
 
     async def _ask_all_workers(self, command: commands.Command) -> list[Any]:
         self._reader._follow_table()
-        count = self._workers.manifest.workers
-        return await self._workers.ask_each(
-            [(command, (), worker, True) for worker in range(count)]
-        )
+        questions = [
+            Question(command, (), worker, idempotent=True)
+            for worker in range(self._workers.manifest.workers)
+        ]
+        answers = await self._workers.ask_each(questions)
+        raise_for_all(questions, answers)
+        return answers
 
     async def close(self) -> None:
         """See `Client.close`."""

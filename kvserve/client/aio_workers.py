@@ -13,11 +13,16 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.aio_channel import AioChannel, NotBegun
+from kvserve.client.questions import Question
 from kvserve.client.session import Session, WorkerGone
-from kvserve.errors import ClientClosed, InvalidArgument, OutcomeUnknown, RequestTimeout
+from kvserve.errors import (
+    ClientClosed,
+    InvalidArgument,
+    KvserveError,
+    OutcomeUnknown,
+    RequestTimeout,
+)
 from kvserve.names import Names
-from kvserve.protocol.commands import Command
-from kvserve.protocol.messages import Reply
 from kvserve.runtime import Manifest
 
 
@@ -48,65 +53,62 @@ class AioWorkers:
         """The longest frame that the workers take."""
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
-    async def ask(
-        self, command: Command, arguments: tuple[Any, ...], shard: int, *, idempotent: bool
-    ) -> Any:
+    async def ask(self, question: Question) -> Any:
         """The answer to one request. Raises as `workers.Workers.ask` does."""
         deadline = asyncio.get_running_loop().time() + self._timeout
         while True:
-            channel = await self._channel(shard, deadline)
+            channel = await self._channel(question.shard, deadline)
             try:
-                reply: Reply = await channel.ask(command, arguments, deadline)
+                reply = await channel.ask(question.command, question.arguments, deadline)
             except NotBegun:
                 continue
             except WorkerGone:
-                if idempotent:
+                if question.idempotent:
                     continue
                 raise OutcomeUnknown(
                     "the worker died before it replied: it was executed once, or not at all"
                 ) from None
             except RequestTimeout:
-                if idempotent:
+                if question.idempotent:
                     raise
                 raise OutcomeUnknown(
                     "no reply before the deadline: it was executed once, or not at all"
                 ) from None
             return reply.result()
 
-    async def ask_each(
-        self, requests: list[tuple[Command, tuple[Any, ...], int, bool]]
-    ) -> list[Any]:
-        """The answers to several requests, which are under way at the same time."""
-        return await asyncio.gather(
-            *(
-                self.ask(command, arguments, shard, idempotent=idempotent)
-                for command, arguments, shard, idempotent in requests
-            )
-        )
+    async def ask_each(self, questions: list[Question]) -> list[Any]:
+        """What became of several requests at the same time: answers, and errors as objects."""
+        outcomes = await asyncio.gather(*map(self.ask, questions), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, KvserveError):
+                raise outcome
+        return outcomes
 
     async def _channel(self, shard: int, deadline: float) -> AioChannel:
         self._check_loop()
         worker = shard % self.manifest.workers
-        channel = self._channels.get(worker)
-        if channel is not None and not channel.gone:
-            return channel
         async with self._opening.setdefault(worker, asyncio.Lock()):
             channel = self._channels.get(worker)
             if channel is not None and not channel.gone:
                 return channel
             self.manifest = Manifest.read(self._names)
             self._on_manifest(self.manifest)
-            worker = shard % self.manifest.workers
-            queue_bytes = self.manifest.queue_message_bytes
-            if self._queue_bytes is not None:
-                queue_bytes = min(self._queue_bytes, queue_bytes)
-            session = Session(self._names, self.manifest, worker, queue_bytes)
-            channel = await AioChannel.open(self._names, session, deadline)
-            if self._closed:
-                channel.close()
-                raise ClientClosed("this client was closed")
-            self._channels[worker] = channel
-            return channel
+            if shard % self.manifest.workers == worker:
+                return await self._open(worker, deadline)
+        # The server was started anew with another number of workers.
+        return await self._channel(shard, deadline)
+
+    async def _open(self, worker: int, deadline: float) -> AioChannel:
+        queue_bytes = self.manifest.queue_message_bytes
+        if self._queue_bytes is not None:
+            queue_bytes = min(self._queue_bytes, queue_bytes)
+        session = Session(self._names, self.manifest, worker, queue_bytes)
+        channel = await AioChannel.open(self._names, session, deadline)
+        if self._closed:
+            channel.close()
+            raise ClientClosed("this client was closed")
+        self._channels[worker] = channel
+        return channel
 
     def _check_loop(self) -> None:
         if self._closed:

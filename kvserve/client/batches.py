@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from kvserve import limits
 from kvserve.client.operations import Operation, batch_interpretation
+from kvserve.client.questions import Question, raise_for_all
 from kvserve.protocol import commands
 
 _OPERATION_OVERHEAD_BYTES = 64
 
 
-class Part:
-    """The operations of a batch that one worker serves, in their order.
+class Batch:
+    """The operations of one call, on their way to several workers.
+
+    Ask its questions, let it take the answers, until it has no more questions.
 
     Args:
-        shard: one of the worker's shards.
+        operations: in the caller's order.
+        shard_of: the shard of a key.
+        workers: how many there are.
         frame_bytes_max: the longest frame.
+
+    Raises:
+        InvalidKey: one of the keys is; nothing has been sent then.
     """
 
+    def __init__(
+        self,
+        operations: list[Operation],
+        shard_of: Callable[[Any], int],
+        workers: int,
+        frame_bytes_max: int,
+    ) -> None:
+        self.results: list[Any] = [None] * len(operations)
+        parts: dict[int, _Part] = {}
+        for position, operation in enumerate(operations):
+            shard = shard_of(operation.key)
+            part = parts.setdefault(shard % workers, _Part(shard, frame_bytes_max))
+            part.add(position, operation)
+        self._parts = list(parts.values())
+        self._asked: list[Question] = []
+        self._begun = False
+
+    def questions(self) -> list[Question]:
+        """One for each worker that has something left to do; an empty list at the end."""
+        self._parts = [part for part in self._parts if not part.finished]
+        self._asked = [part.next_question() for part in self._parts]
+        return self._asked
+
+    def take(self, outcomes: list[Any]) -> None:
+        """Takes an answer, or an error as an object, for each question; raises what is true."""
+        raise_for_all(self._asked, outcomes, begun=self._begun)
+        self._begun = True
+        for part, answers in zip(self._parts, outcomes, strict=True):
+            part.take(answers, self.results)
+
+
+class _Part:
+    """The operations that one worker serves, in their order."""
+
     def __init__(self, shard: int, frame_bytes_max: int) -> None:
-        self.shard = shard
+        self._shard = shard
         self._frame_bytes_max = frame_bytes_max
         self._operations: list[Operation] = []
         self._positions: list[int] = []
@@ -29,17 +71,15 @@ class Part:
         self._chunk: list[Operation] = []
 
     def add(self, position: int, operation: Operation) -> None:
-        """Appends an operation, whose result belongs at this position of the whole."""
         self._positions.append(position)
         self._operations.append(operation)
 
     @property
     def finished(self) -> bool:
-        """Whether every operation has its result."""
         return self._done == len(self._operations)
 
-    def next_arguments(self) -> tuple[list[list[Any]]]:
-        """The arguments of the next batch request: as many operations as one frame takes."""
+    def next_question(self) -> Question:
+        """As many operations as one frame takes."""
         self._chunk = []
         size_bytes = _OPERATION_OVERHEAD_BYTES
         for operation in self._operations[self._done :]:
@@ -49,39 +89,15 @@ class Part:
             if len(self._chunk) == limits.BATCH_OPERATIONS_MAX:
                 break
             self._chunk.append(operation)
-        return ([[operation.command.code, *operation.arguments] for operation in self._chunk],)
-
-    @property
-    def idempotent(self) -> bool:
-        """Whether the last chunk may be sent again."""
-        return all(operation.command.idempotent for operation in self._chunk)
+        arguments = [[operation.command.code, *operation.arguments] for operation in self._chunk]
+        idempotent = all(operation.command.idempotent for operation in self._chunk)
+        return Question(commands.BATCH, (arguments,), self._shard, idempotent)
 
     def take(self, answers: Any, results: list[Any]) -> None:
         """Puts the results of the last chunk, or of its beginning, where they belong."""
         for result in batch_interpretation(self._chunk, answers):
             results[self._positions[self._done]] = result
             self._done += 1
-
-
-def split(
-    operations: Iterable[Operation],
-    shard_of: Callable[[Any], int],
-    workers: int,
-    frame_bytes_max: int,
-) -> list[Part]:
-    """The parts of a batch, one a worker.
-
-    Raises:
-        InvalidKey: one of the keys is; nothing has been sent then.
-    """
-    parts: dict[int, Part] = {}
-    for position, operation in enumerate(operations):
-        shard = shard_of(operation.key)
-        part = parts.get(shard % workers)
-        if part is None:
-            part = parts[shard % workers] = Part(shard, frame_bytes_max)
-        part.add(position, operation)
-    return list(parts.values())
 
 
 def _size(operation: Operation) -> int:

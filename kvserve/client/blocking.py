@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from kvserve import names as naming
 from kvserve.client import figures
+from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read
 from kvserve.client.dispatch import Dispatcher
 from kvserve.client.operations import (
@@ -16,6 +17,8 @@ from kvserve.client.operations import (
     from_ttl_ms,
 )
 from kvserve.client.pipeline import Pipeline, first_error
+from kvserve.client.questions import Question
+from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -312,17 +315,23 @@ class Client(Dispatcher):
             >>> cache.set("user:1", 1) > 0, sorted(cache.scan(prefix="user:"))
             (True, ['user:1'])
         """
-        start = prefix.encode() if isinstance(prefix, str) else prefix
-        for shard in range(self._workers.manifest.shards):
-            bucket: int | None = 0
-            while bucket is not None:
-                self._follow_table()
+        cursor = Cursor(prefix)
+        while True:
+            self._follow_table()
+            if not cursor.enter(self._manifest):
+                return
+            try:
                 if self._usable:
-                    keys, bucket = self._scan(shard, bucket, start)
+                    found = self._scan(cursor.shard, cursor.bucket, cursor.prefix)
                 else:
-                    arguments = (shard, bucket, start)
-                    keys, bucket = self._workers.ask(commands.SCAN, arguments, shard)
-                yield from keys
+                    found = self._workers.ask(cursor.question())
+            except (IndexError, InvalidArgument):
+                if cursor.is_in_another(self._manifest):
+                    continue  # there is no such shard in the table that was found meanwhile
+                raise
+            keys, next_bucket = found
+            cursor.move(next_bucket)
+            yield from keys
 
     def flush(self) -> None:
         """Removes everything.
@@ -367,7 +376,8 @@ class Client(Dispatcher):
         """
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
-            violations += self._workers.ask(commands.VERIFY, (shard,), shard)
+            question = Question(commands.VERIFY, (shard,), shard, idempotent=True)
+            violations += self._workers.ask(question)
         return violations
 
     def __enter__(self) -> Self:

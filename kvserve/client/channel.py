@@ -33,6 +33,7 @@ class Channel:
 
     def __init__(self, names: Names, session: Session, deadline: float) -> None:
         self._session = session
+        self.closed = False
         self._poll = select.poll()
         self._poll.register(session.reply_descriptor, select.POLLIN)
         try:
@@ -108,6 +109,7 @@ class Channel:
 
     def close(self) -> None:
         """Ends the session."""
+        self.closed = True
         self._session.close()
 
     def forget(self) -> None:

@@ -52,7 +52,7 @@ class TableFollower(Reader):
         self._attaching = Lock()
         self._closed = False
         self._maps: tuple[mmap.mmap, ...] = ()
-        self.manifest = require_server(names)
+        self._manifest = require_server(names)
         self._attach_table()
 
     def _attach_table(self) -> None:
@@ -78,7 +78,7 @@ class TableFollower(Reader):
         for memory in self._maps:
             memory.close()
         self._maps = tuple(maps)
-        self.manifest = manifest
+        self._manifest = manifest
 
     def _follow_table(self) -> None:
         """Attaches the successor of a table that was given up.
@@ -95,7 +95,7 @@ class TableFollower(Reader):
         """A new session was opened: is it still the table that we are attached to?"""
         with self._attaching:
             if not self._closed and (
-                self._retired or manifest.instance_id != self.manifest.instance_id
+                self._retired or manifest.instance_id != self._manifest.instance_id
             ):
                 self._attach_table()
 

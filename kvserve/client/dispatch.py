@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvserve.client.batches import split
+from kvserve.client.batches import Batch
 from kvserve.client.direct import Read, TableFollower
 from kvserve.client.operations import Key, Operation, Operations, check_timeout
+from kvserve.client.questions import Question, raise_for_all
 from kvserve.client.workers import Workers
 from kvserve.names import Names
-from kvserve.protocol import commands
+from kvserve.protocol.commands import Command
 from kvserve.runtime import Manifest
 
 
@@ -26,8 +27,8 @@ class Dispatcher(TableFollower):
     ) -> None:
         timeout = check_timeout(timeout)
         super().__init__(names, read, queue_bytes)
-        self._operations = Operations(self.manifest.value_bytes_max)
-        self._workers = Workers(names, self.manifest, timeout, queue_bytes, self._on_manifest)
+        self._operations = Operations(self._manifest.value_bytes_max)
+        self._workers = Workers(names, self._manifest, timeout, queue_bytes, self._on_manifest)
 
     def _on_manifest(self, manifest: Manifest) -> None:
         self._operations.value_bytes_max = manifest.value_bytes_max
@@ -38,32 +39,25 @@ class Dispatcher(TableFollower):
         return self._run(self._operations.get(key, default))
 
     def _run(self, operation: Operation) -> Any:
-        shard = self._shard_of(operation.key)
-        return operation.interpret(self._workers.ask(operation.command, operation.arguments, shard))
+        return operation.interpret(self._workers.ask(operation.question(self._shard_of)))
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         """The result of each operation; errors are among them as objects."""
-        results: list[Any] = [None] * len(operations)
-        parts = split(
-            operations,
-            self._shard_of,
-            self._workers.manifest.workers,
-            self._workers.frame_bytes_max,
-        )
-        while parts:
-            requests = [
-                (commands.BATCH, part.next_arguments(), part.shard, part.idempotent)
-                for part in parts
-            ]
-            for part, answers in zip(parts, self._workers.ask_each(requests), strict=True):
-                part.take(answers, results)
-            parts = [part for part in parts if not part.finished]
-        return results
+        workers = self._workers
+        batch = Batch(operations, self._shard_of, workers.manifest.workers, workers.frame_bytes_max)
+        while questions := batch.questions():
+            batch.take(workers.ask_each(questions))
+        return batch.results
 
-    def _ask_all_workers(self, command: commands.Command) -> list[Any]:
+    def _ask_all_workers(self, command: Command) -> list[Any]:
         self._follow_table()
-        count = self._workers.manifest.workers
-        return self._workers.ask_each([(command, (), worker, True) for worker in range(count)])
+        questions = [
+            Question(command, (), worker, idempotent=True)
+            for worker in range(self._workers.manifest.workers)
+        ]
+        answers = self._workers.ask_each(questions)
+        raise_for_all(questions, answers)
+        return answers
 
     def close(self) -> None:
         """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.

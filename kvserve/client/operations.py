@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kvserve import limits
+from kvserve.client.questions import Question
 from kvserve.errors import (
     InternalError,
     InvalidArgument,
@@ -39,6 +40,10 @@ class Operation(NamedTuple):
         """The key that the operation is about; it decides which worker serves it."""
         key: Key = self.arguments[0]
         return key
+
+    def question(self, shard_of: Callable[[Key], int]) -> Question:
+        """The request that carries it alone."""
+        return Question(self.command, self.arguments, shard_of(self.key), self.command.idempotent)
 
 
 def to_ttl_ms(ttl: TTL) -> int:

@@ -16,10 +16,16 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.channel import Channel
+from kvserve.client.questions import Question
 from kvserve.client.session import Session, WorkerGone
-from kvserve.errors import ClientClosed, OutcomeUnknown, RequestTimeout
+from kvserve.errors import (
+    ClientClosed,
+    KvserveError,
+    OutcomeUnknown,
+    RequestTimeout,
+    ServerBusy,
+)
 from kvserve.names import Names
-from kvserve.protocol.commands import Command
 from kvserve.runtime import Manifest
 
 
@@ -57,35 +63,33 @@ class Workers:
         """The longest frame that the workers take."""
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
-    def ask(self, command: Command, arguments: tuple[Any, ...], shard: int) -> Any:
-        """The answer to one request, from the worker that serves the shard.
+    def ask(self, question: Question) -> Any:
+        """The answer to one request, from the worker that serves its shard.
 
         Raises:
             ServerUnavailable, ServerBusy, RequestTimeout: see kvserve.errors.
             OutcomeUnknown: it may have been executed, and must not be sent again.
             KvserveError: whatever the worker answered.
         """
-        return self._ask(command, arguments, shard, time.monotonic() + self._timeout)
+        return self._ask(question, time.monotonic() + self._timeout)
 
-    def _ask(
-        self, command: Command, arguments: tuple[Any, ...], shard: int, deadline: float
-    ) -> Any:
+    def _ask(self, question: Question, deadline: float) -> Any:
         while True:
-            worker, channel = self._borrow(shard, deadline)
+            worker, channel = self._borrow(question.shard, deadline)
             try:
-                request_id = channel.send(command, arguments, deadline)
-                answer = self._receive(channel, request_id, command.idempotent, deadline)
+                request_id = channel.send(question.command, question.arguments, deadline)
+                reply = self._receive(channel, request_id, question.idempotent, deadline)
             except WorkerGone:
                 self._discard(channel)
                 continue
-            except (RequestTimeout, OutcomeUnknown):
+            except (ServerBusy, RequestTimeout, OutcomeUnknown):
                 self._give_back(worker, channel)  # its late reply will be dropped
                 raise
             except BaseException:
                 self._discard(channel)
                 raise
             self._give_back(worker, channel)
-            return answer.result()
+            return reply.result()
 
     def _receive(self, channel: Channel, request_id: int, idempotent: bool, deadline: float) -> Any:
         try:
@@ -104,46 +108,67 @@ class Workers:
                 "the worker died before it replied: it was executed once, or not at all"
             ) from None
 
-    def ask_each(self, requests: list[tuple[Command, tuple[Any, ...], int, bool]]) -> list[Any]:
-        """The answers to requests to several workers, who work on them at the same time.
+    def ask_each(self, requests: list[Question]) -> list[Any]:
+        """What became of requests to several workers, who work on them at the same time.
 
-        Args:
-            requests: (command, arguments, shard, whether it may be sent again) of each.
+        Returns:
+            For each its answer, or the error that `ask` would have raised, as an object.
         """
         deadline = time.monotonic() + self._timeout
-        sent: list[tuple[int, Channel, int] | None] = []
-        for command, arguments, shard, _ in requests:
-            worker, channel = self._borrow(shard, deadline)
-            try:
-                sent.append((worker, channel, channel.send(command, arguments, deadline)))
-            except WorkerGone:
-                self._discard(channel)
-                sent.append(None)  # sent again below, since it was not begun
+        sent = [self._begin(question, deadline) for question in requests]
         return [
-            self._collect(request, place, deadline)
-            for request, place in zip(requests, sent, strict=True)
+            self._finish(question, begun, deadline)
+            for question, begun in zip(requests, sent, strict=True)
         ]
 
-    def _collect(
+    def _begin(
+        self, question: Question, deadline: float
+    ) -> tuple[int, Channel, int] | KvserveError | None:
+        """Sends it; None: its worker is gone, it must be sent again."""
+        try:
+            worker, channel = self._borrow(question.shard, deadline)
+            try:
+                request_id = channel.send(question.command, question.arguments, deadline)
+            except ServerBusy:
+                self._give_back(worker, channel)
+                raise
+            except WorkerGone:
+                self._discard(channel)
+                return None
+            except BaseException:
+                self._discard(channel)
+                raise
+        except KvserveError as error:
+            return error
+        return worker, channel, request_id
+
+    def _finish(
         self,
-        request: tuple[Command, tuple[Any, ...], int, bool],
-        sent: tuple[int, Channel, int] | None,
+        question: Question,
+        begun: tuple[int, Channel, int] | KvserveError | None,
         deadline: float,
     ) -> Any:
-        command, arguments, shard, idempotent = request
-        if sent is None:
-            return self._ask(command, arguments, shard, deadline)
-        worker, channel, request_id = sent
+        if isinstance(begun, KvserveError):
+            return begun
         try:
-            reply = self._receive(channel, request_id, idempotent, deadline)
-        except WorkerGone:
-            self._discard(channel)
-            return self._ask(command, arguments, shard, deadline)
-        except BaseException:
-            self._discard(channel)
-            raise
-        self._give_back(worker, channel)
-        return reply.result()
+            if begun is None:
+                return self._ask(question, deadline)
+            worker, channel, request_id = begun
+            try:
+                reply = self._receive(channel, request_id, question.idempotent, deadline)
+            except WorkerGone:
+                self._discard(channel)
+                return self._ask(question, deadline)
+            except (RequestTimeout, OutcomeUnknown):
+                self._give_back(worker, channel)
+                raise
+            except BaseException:
+                self._discard(channel)
+                raise
+            self._give_back(worker, channel)
+            return reply.result()
+        except KvserveError as error:
+            return error
 
     def _borrow(self, shard: int, deadline: float) -> tuple[int, Channel]:
         if self._closed:
@@ -169,9 +194,10 @@ class Workers:
     def _give_back(self, worker: int, channel: Channel) -> None:
         if channel not in self._channels:
             return  # it was discarded, or this is a forked child
-        self._idle.setdefault(worker, []).append(channel)
-        if self._closed:
+        if channel.closed or self._closed:
             self._discard(channel)
+        else:
+            self._idle.setdefault(worker, []).append(channel)
 
     def _discard(self, channel: Channel) -> None:
         self._channels.discard(channel)

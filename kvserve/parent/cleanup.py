@@ -14,6 +14,7 @@ from pathlib import Path
 from kvserve import limits
 from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.names import Names
+from kvserve.objects import taken_over
 from kvserve.parent.claiming import SegmentClaim, claim, is_alive, unlink_claim
 from kvserve.parent.housekeeping import remove_all_fifos, semaphore_path
 from kvserve.runtime import holder, prepare_directory, verify_directory
@@ -77,13 +78,19 @@ def _refuse_if_served(names: Names) -> None:
 def _remove_semaphores(names: Names) -> list[str]:
     every = [names.shard_semaphore(shard) for shard in range(limits.SHARDS_MAX)]
     there = [name for name in every if semaphore_path(name).exists()]
-    semaphores.unlink(names, limits.SHARDS_MAX)
+    with taken_over(every[0]):
+        semaphores.unlink(names, limits.SHARDS_MAX)
     return there
 
 
 def _remove_queues(names: Names) -> list[str]:
     every = [names.worker_queue(worker) for worker in range(limits.WORKERS_MAX)]
-    return [name for name in every if unlink_queue(name)]
+    removed = []
+    for name in every:
+        with taken_over(name):
+            if unlink_queue(name):
+                removed.append(name)
+    return removed
 
 
 def _remove_files(names: Names) -> list[str]:

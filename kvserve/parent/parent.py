@@ -40,6 +40,7 @@ RESPAWN_SECONDS_FIRST = 0.2
 RESPAWN_SECONDS_MAX = 5.0
 BOOT_ATTEMPTS_MAX = 3  # deaths of one worker before the server has ever served
 QUIT_SECONDS = 1.0
+REPEAT_SECONDS = 0.2  # a second signal to stop counts only after that
 FIFO_SWEEP_SECONDS = 10.0
 NAME_WATCH_SECONDS = 2.0
 LOG_RETRY_SECONDS = 0.1
@@ -129,6 +130,7 @@ class Parent:
         self._respawns = 0
         self._has_served = False
         self._is_stopping = False
+        self._stopping_since = 0.0
         self._status = 0
         self._timers = Timers()
         self._selector = selectors.DefaultSelector()
@@ -160,12 +162,13 @@ class Parent:
         while self._workers or not self._is_stopping:
             for key, _ in self._selector.select(self._timers.seconds_left()):
                 key.data()
-            # Only now, so that no pipe is closed while its event waits above. Without regard to
-            # SIGCHLD: of two deaths close together, one may come without a signal of its own.
-            self._workers.reap()
+            # Signals before deaths: a signal to the whole process group must not make its victims
+            # look like failures. Both after the pipes: none is closed while its event waits above.
             for number in self._inbox.take():
                 if handler := self._handlers.get(number):
                     handler()
+            # Whether or not SIGCHLD came: two deaths close together may make one signal.
+            self._workers.reap()
             self._timers.run_due()
             if not self._log.flush():
                 self._timers.set("log", LOG_RETRY_SECONDS, lambda: None)
@@ -244,7 +247,9 @@ class Parent:
     def handle_term(self) -> None:
         """TERM and INT: lets the workers finish what they received. Once more: quits."""
         if self._is_stopping:
-            self.handle_quit()
+            # Those who signal a process and then its group, as timeout(1) does, mean it once.
+            if time.monotonic() - self._stopping_since >= REPEAT_SECONDS:
+                self.handle_quit()
             return
         self._log.info("stopping: workers finish what they received")
         self._stop(signal.SIGTERM, limits.STOP_SECONDS)
@@ -261,6 +266,7 @@ class Parent:
 
     def _stop(self, number: signal.Signals, seconds: float) -> None:
         self._is_stopping = True
+        self._stopping_since = time.monotonic()
         self._timers.clear()
         self._workers.send(number)
         self._timers.set("kill", seconds, self.kill_workers)

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import posix_ipc
-
 from kvserve import limits
 from kvserve.config import Config, format_size
 from kvserve.errors import ConfigError, ForeignObject
 from kvserve.names import Names
+from kvserve.objects import taken_over
 from kvserve.parent.adoption import HeldTable, held_table
 from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import remove_all_fifos
@@ -147,15 +146,12 @@ def _unlink_channels(names: Names, segment_claim: SegmentClaim) -> None:
     """Unlinks all queues and semaphores of the name, unless they are another server's by now."""
     if segment_claim.is_superseded:
         return
-    try:
-        for worker in range(limits.WORKERS_MAX):
-            unlink_queue(names.worker_queue(worker))
+    for worker in range(limits.WORKERS_MAX):
+        queue = names.worker_queue(worker)
+        with taken_over(queue):
+            unlink_queue(queue)
+    with taken_over(names.shard_semaphore(0)):
         semaphores.unlink(names, limits.SHARDS_MAX)
-    except posix_ipc.PermissionsError:
-        raise ForeignObject(
-            f"a queue or semaphore of instance {names.name!r} belongs to another user; "
-            "use another --name"
-        ) from None
 
 
 def _kept_geometry(names: Names) -> Geometry | None:

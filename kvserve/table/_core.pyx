@@ -26,6 +26,7 @@ from kvserve.errors import (
     ValueTooLarge,
 )
 from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS
+from kvserve.protocol import codec
 from kvserve.protocol.codec import decode
 
 cdef extern from "Python.h":
@@ -35,6 +36,9 @@ cdef extern from "<time.h>" nogil:
     int CLOCK_BOOTTIME
 
 assert KEY_BYTES_MAX == KV_KEY_BYTES_MAX
+assert codec.BYTES == KV_CODEC_BYTES
+assert codec.TEXT == KV_CODEC_TEXT
+assert codec.COUNTER == KV_CODEC_COUNTER
 
 LAYOUT_VERSION = KV_LAYOUT_VERSION
 LAYOUT = {
@@ -43,6 +47,7 @@ LAYOUT = {
     "shard_header_bytes": KV_SHARD_HEADER_BYTES,
     "record_header_bytes": KV_RECORD_HEADER_BYTES,
     "line_bytes": KV_LINE,
+    "bucket_bytes": KV_BUCKET_BYTES,
     "bucket_entries": KV_BUCKET_ENTRIES,
     "hints_a_bucket": KV_HINTS_A_BUCKET,
     "ghost_tags": KV_GHOST_TAGS,
@@ -95,6 +100,13 @@ cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
     out.length = <uint32_t>size
     kv_locate(t, out)
     return 0
+
+
+cdef inline bint is_packed(const kv_view *view) noexcept nogil:
+    """Whether what was copied is a payload still: all but bytes, counters and short texts."""
+    if view.codec == KV_CODEC_TEXT:
+        return view.value_bytes > STACK_BYTES
+    return view.codec != KV_CODEC_BYTES and view.codec != KV_CODEC_COUNTER
 
 
 def check_key(key):

@@ -69,7 +69,11 @@ cdef class Reader:
         return self.attached and not kv_ready(&self.t)
 
     cdef object _copy(self, const kv_key *key, kv_view *view):
-        """The value of a key, whole: `_miss`, or `_elsewhere` if writers overtook it for ever."""
+        """What a live key holds, whole: `_miss`, or `_elsewhere` if writers overtook it for ever.
+
+        A value, or where `is_packed` says so a payload that is to be decoded when nothing of the
+        view is needed any more: decoding may let another thread in, which may detach the table.
+        """
         cdef int retries
         cdef kv_status status
         cdef object value
@@ -82,11 +86,9 @@ cdef class Reader:
                 return _elsewhere
             if view.value_bytes > STACK_BYTES and not kv_view_intact(view):
                 continue  # its length may be anything: do not allocate that
-            if view.codec == 0:
-                value = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
-            elif view.codec == KV_CODEC_COUNTER:
+            if view.codec == KV_CODEC_COUNTER:
                 value = kv_view_counter(view)
-            elif view.codec == 1 and view.value_bytes <= STACK_BYTES:
+            elif view.codec == KV_CODEC_TEXT and view.value_bytes <= STACK_BYTES:
                 # Decoded from a copy: the decoder reads twice and must see the same bytes.
                 memcpy(stack, view.value, view.value_bytes)
                 if not kv_view_intact(view):
@@ -94,9 +96,6 @@ cdef class Reader:
                 value = PyUnicode_DecodeUTF8(stack, view.value_bytes, NULL)
             else:
                 value = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
-                if not kv_view_intact(view):
-                    continue
-                value = decode(view.codec, value)
             if kv_view_intact(view):
                 break
         else:
@@ -106,6 +105,10 @@ cdef class Reader:
         if kv_view_flushed(&self.t, key.shard, view):
             return _miss
         return value
+
+    cdef inline void _count_hit(self, const kv_view *view) noexcept:
+        kv_view_touch(view)
+        kv_count_read(&self.t, True)
 
     def get(self, key, default=None):
         """The value of a key.
@@ -140,9 +143,8 @@ cdef class Reader:
             return default
         if value is _elsewhere:
             return self._get_elsewhere(key, default)
-        kv_view_touch(&view)
-        kv_count_read(&self.t, True)
-        return value
+        self._count_hit(&view)
+        return decode(view.codec, value) if is_packed(&view) else value
 
     def _get_elsewhere(self, key, default):
         """What `get` answers that cannot be read here. Subclasses ask a worker."""
@@ -167,9 +169,8 @@ cdef class Reader:
             elif value is _miss:
                 kv_count_read(&self.t, False)
             else:
-                kv_view_touch(&view)
-                kv_count_read(&self.t, True)
-                found[key] = value
+                self._count_hit(&view)
+                found[key] = decode(view.codec, value) if is_packed(&view) else value
         return found, rest
 
     def _gets_here(self, key):
@@ -191,9 +192,8 @@ cdef class Reader:
             return None
         if value is _elsewhere or view.codec == KV_CODEC_COUNTER:
             return _elsewhere
-        kv_view_touch(&view)
-        kv_count_read(&self.t, True)
-        return value, view.cas
+        self._count_hit(&view)
+        return decode(view.codec, value) if is_packed(&view) else value, view.cas
 
     def _ttl_ms(self, key):
         """Milliseconds until a key expires, 0 if it never does, None on a miss, or ELSEWHERE."""

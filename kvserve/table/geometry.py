@@ -135,7 +135,7 @@ def _fill(memory: int, item_size: int, max_value: int, shards: int) -> Geometry 
         buckets = max(1, items * 100 // (LAYOUT["bucket_entries"] * _LOAD_PERCENT))
         overflow = max(_OVERFLOW_MIN, buckets // _OVERFLOW_SHARE)
         ghost_lines = max(1, -(-items * 9 // (10 * LAYOUT["ghost_tags"])))
-        index_bytes = (buckets + overflow) * (line + LAYOUT["hints_a_bucket"])
+        index_bytes = (buckets + overflow) * (LAYOUT["bucket_bytes"] + LAYOUT["hints_a_bucket"])
         log_bytes = shard_budget - index_bytes - ghost_lines * line
         if log_bytes >= items * record:
             break
@@ -151,7 +151,11 @@ def _fill(memory: int, item_size: int, max_value: int, shards: int) -> Geometry 
         return None
     hints = shards * (buckets + overflow) * LAYOUT["hints_a_bucket"]
     shard_bytes = (
-        LAYOUT["shard_header_bytes"] + (buckets + overflow + ghost_lines) * line + small + main
+        LAYOUT["shard_header_bytes"]
+        + (buckets + overflow) * LAYOUT["bucket_bytes"]
+        + ghost_lines * line
+        + small
+        + main
     )
     return Geometry(
         table_bytes=LAYOUT["superblock_bytes"] + shards * shard_bytes,

@@ -21,7 +21,7 @@ bool kv_geometry_valid(const struct kv_geometry *g) {
     if (g->largest_record % KV_ALIGNMENT || g->largest_record <= KV_RECORD_HEADER_BYTES ||
         g->largest_record > g->main_capacity / 4 || g->largest_record > UINT32_MAX)
         return false;
-    uint64_t index = ((uint64_t)g->buckets + g->overflow) * KV_LINE;
+    uint64_t index = ((uint64_t)g->buckets + g->overflow) * KV_BUCKET_BYTES;
     uint64_t shard = KV_SHARD_HEADER_BYTES + index + (uint64_t)g->ghost_lines * KV_LINE +
                      g->small_capacity + g->main_capacity;
     uint64_t hints = ((uint64_t)g->buckets + g->overflow) * KV_HINTS_A_BUCKET;

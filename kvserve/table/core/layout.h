@@ -6,8 +6,8 @@
  * | superblock         |                       | identity, readers' |
  * +--------------------+ 4096                  | counters           |
  * | shard 0            |                       +--------------------+ 4096
- * |   header           |                       | shard 0: 8 bytes a |
- * |   buckets          |                       | bucket, 7 used     |
+ * |   header           |                       | shard 0: 16 bytes  |
+ * |   buckets          |                       | a bucket, 15 used  |
  * |   overflow buckets |                       +--------------------+
  * |   ghost            |                       | shard 1 ...        |
  * |   small log  (S)   |
@@ -124,21 +124,25 @@ static_assert(offsetof(struct kv_shard, small_head) == 128, "layout");
 static_assert(offsetof(struct kv_shard, statistics) == 192, "layout");
 static_assert(sizeof(struct kv_shard) == KV_SHARD_HEADER_BYTES, "layout");
 
-/* bucket, one cache line: 7 entries, and the number + 1 of the next overflow bucket, 0 for none.
+/* bucket, a pair of cache lines: 15 entries, and the number + 1 of the next overflow bucket, 0 for none.
  * An overflow bucket that has become empty leaves its chain, but only from the chain's end: see
  * trim_chain.
+ *
+ * Two lines, since chance fills a bucket of 15 beyond its size far less often than one of 7, at the
+ * same load: on a real trace the index forced 0 evictions instead of 714, in 1 byte an item less.
  *
  * entry: | tag 16, never 0 | queue 1 | position in alignment units, modulo 2^47 |; 0 is empty.
  * An entry never changes its slot while its key is alive, so that a reader that passed the slot
  * missed nothing. */
-#define KV_BUCKET_ENTRIES 7u
+#define KV_BUCKET_BYTES 128u
+#define KV_BUCKET_ENTRIES 15u
 struct kv_bucket {
     _Atomic uint64_t entry[KV_BUCKET_ENTRIES];
     _Atomic uint32_t next;
     _Atomic uint32_t next_free; /* of an overflow bucket that no chain has, likewise */
 };
-static_assert(sizeof(struct kv_bucket) == KV_LINE, "layout");
-#define KV_HINTS_A_BUCKET 8u
+static_assert(sizeof(struct kv_bucket) == KV_BUCKET_BYTES, "layout");
+#define KV_HINTS_A_BUCKET 16u
 
 #define KV_ENTRY_POSITION_BITS 47
 #define KV_ENTRY_POSITION_MASK ((UINT64_C(1) << KV_ENTRY_POSITION_BITS) - 1)
@@ -168,6 +172,8 @@ static_assert(sizeof(struct kv_record) == KV_RECORD_HEADER_BYTES, "layout");
 
 #define KV_FLAG_PAD 0x80u
 #define KV_FLAG_TEXT_KEY 0x01u /* the key was given as str */
+#define KV_CODEC_BYTES 0u /* the other codecs are known to Python alone */
+#define KV_CODEC_TEXT 1u
 #define KV_CODEC_COUNTER 2u
 #define KV_COUNTER_BYTES 8u
 

@@ -1,0 +1,50 @@
+"""What a client asks the workers, and the one error that is true of several questions. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from kvserve.errors import KvserveError, OutcomeUnknown, RequestTimeout, ServerBusy
+from kvserve.protocol.commands import Command
+
+
+class Question(NamedTuple):
+    """One request, before it has a session.
+
+    Args:
+        command: what to do.
+        arguments: as the command's fields.
+        shard: whose worker is asked.
+        idempotent: whether it may be sent again.
+    """
+
+    command: Command
+    arguments: tuple[Any, ...]
+    shard: int
+    idempotent: bool
+
+
+def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool = False) -> None:
+    """Raises what is true of questions that belong together, if one of them failed.
+
+    `ServerBusy` promises that nothing was changed. So where one question found its worker busy and
+    another was answered, the error is `RequestTimeout`, which says that all may be sent again, or,
+    where that is not so, `OutcomeUnknown`.
+
+    Args:
+        questions: what was asked.
+        outcomes: the answer of each, or its error.
+        begun: whether earlier questions of the same call were answered.
+    """
+    errors = [outcome for outcome in outcomes if isinstance(outcome, KvserveError)]
+    if not errors:
+        return
+    for error in errors:
+        if isinstance(error, OutcomeUnknown):
+            raise error
+    first: KvserveError = errors[0]
+    if isinstance(first, ServerBusy) and (begun or len(errors) < len(outcomes)):
+        if all(question.idempotent for question in questions):
+            raise RequestTimeout(f"only a part was done, the rest not in time: {first}")
+        raise OutcomeUnknown(f"only a part was done, and it is not known which: {first}")
+    raise first
