@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -13,6 +15,14 @@ import kvserve
 from kvserve.errors import ClientClosed, InvalidName, ServerUnavailable
 from kvserve.names import Names
 
+IDLE = """
+import sys, time
+import kvserve
+cache = kvserve.connect(sys.argv[1])
+cache.ping()
+print(1, flush=True)
+time.sleep(1000)
+"""
 Eventually = Callable[[Callable[[], object]], None]
 
 CALLS: dict[str, Callable[[Any], object]] = {
@@ -89,6 +99,17 @@ def test_closed_client_leaves_no_fifo(served: Server, way: str, eventually: Even
     cache.set("key", bytes(100_000))
     assert set(served.names.clients_directory.iterdir()) > before
     cache.close()
+    eventually(lambda: set(served.names.clients_directory.iterdir()) <= before)
+
+
+def test_killed_client_leaves_no_fifo(served: Server, eventually: Eventually) -> None:
+    before = set(served.names.clients_directory.iterdir())
+    client = Popen([sys.executable, "-c", IDLE, served.name], stdout=PIPE)
+    assert client.stdout is not None
+    with client, client.stdout:
+        assert client.stdout.read(1) == b"1"
+        assert set(served.names.clients_directory.iterdir()) > before
+        client.kill()
     eventually(lambda: set(served.names.clients_directory.iterdir()) <= before)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ def stopped(pid: int) -> Iterator[None]:
 def connected(way: str, server: Server, timeout: float = TIMEOUT) -> closing[Any]:
     """A client that gives up soon, or late, with a session with each worker."""
     cache = ways.connect(way, server.name, timeout=timeout)
-    cache.ping()
+    try:
+        cache.ping()
+    except BaseException:
+        cache.close()
+        raise
     return closing(cache)
 
 
@@ -99,6 +103,27 @@ def test_late_answer_is_not_taken_for_another(server: Server, way: str) -> None:
         cache.set(key, 7)
         assert cache.incr(key) == 8
         assert cache.gets(key)[0] == 8
+
+
+@pytest.mark.parametrize("way", ways.SERVED)
+def test_answer_after_the_deadline_is_dropped(server: Server, way: str) -> None:
+    """The worker was not late to begin: its answer comes when the client has gone on."""
+    values = {f"key {number}": number for number in range(16_000)}
+    with connected(way, server, PATIENT) as cache:
+        cache.set_many(values)
+    asked = 0
+    for turn in range(40):
+        try:
+            with connected(way, server, timeout=0.002 * (1 + turn % 10)) as cache:
+                with suppress(ServerError):
+                    cache.set_many(values)  # takes about as long
+                for number in range(10):
+                    with suppress(ServerError):
+                        assert cache.incr(f"count {turn} {number}", number) == number
+                        asked += 1
+        except ServerError:
+            continue  # it was too impatient even to connect
+    assert asked > 0
 
 
 @pytest.mark.parametrize("way", ways.SERVED)

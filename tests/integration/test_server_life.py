@@ -65,9 +65,27 @@ def test_workers_of_a_killed_parent_leave_and_the_next_server_adopts(
 def test_the_next_server_waits_for_a_killed_ones_workers(
     server: Server, make_server: StartServer
 ) -> None:
-    server.process.kill()  # and no wait: its workers may still be there
-    with make_server(names=server.names).connect() as cache:
-        cache.ping()
+    straggler = server.worker_pids[0]
+    os.kill(straggler, signal.SIGSTOP)  # it cannot leave for a while
+    server.process.kill()
+    server.process.wait()
+    successor = make_server(names=server.names, wait=False)
+    time.sleep(1)
+    assert successor.alive
+    assert "ready" not in successor.log
+    os.kill(straggler, signal.SIGCONT)
+    successor.wait_ready()
+
+
+def test_a_straggler_that_does_not_leave_is_named(server: Server) -> None:
+    straggler = server.worker_pids[0]
+    os.kill(straggler, signal.SIGSTOP)
+    server.process.kill()
+    server.process.wait()
+    refused = kvserve("serve", "--name", server.name)
+    os.kill(straggler, signal.SIGKILL)
+    assert refused.returncode == 3
+    assert f"fuser -k {server.names.pid_file}" in refused.stderr.decode()
 
 
 @pytest.mark.parametrize("milliseconds", [60, 80, 100, 110, 120, 130, 140, 160, 200])

@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 from conformance.model import Key, Model, raw
-from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -23,10 +22,8 @@ FILLER = "filler "
 
 # Few keys, so that they meet often; "a" and b"a" are one. In the smallest table the largest value
 # leaves room for a key of 124 bytes.
-KEYS: st.SearchStrategy[Key] = st.sampled_from(
-    ["a", b"a", "b", "c", "\u00e9", b"\xc3\xa9", b"\xff", "k" * 120, "ab", "\x00", "user:1"]
-)
-PREFIXES: st.SearchStrategy[Key] = st.sampled_from(["", "a", b"a", b"\xc3", "k" * 100, "user:"])
+KEYS: st.SearchStrategy[Key] = st.sampled_from(["a", b"a", "ab", "\u00e9", b"\xff", "k" * 120])
+PREFIXES: st.SearchStrategy[Key] = st.sampled_from(["", "a", b"a", b"\xc3", "k" * 100])
 COUNTERS = st.one_of(
     st.integers(-3, 3), st.integers(COUNTER_MIN, COUNTER_MAX), st.just(COUNTER_MAX)
 )
@@ -117,9 +114,8 @@ class CacheMachine(RuleBasedStateMachine):
     def cas(self, key: Key, value: Any, age: int, ttl: float | None) -> None:
         """Stores over the state last seen, or over an older one."""
         self.before(key)
-        states = self.seen.get(raw(key), [])
-        assume(age < len(states))
-        version, model_version = states[-1 - age]
+        states = self.seen.get(raw(key), [(1, 1)])
+        version, model_version = states[-min(1 + age, len(states))]
         done = self.cache.cas(key, value, version, ttl)
         assert done == self.model.cas(key, value, model_version, ttl)
         self.look(key)

@@ -165,5 +165,34 @@ def test_table_is_the_model(run: Callable[[type[TableMachine]], None]) -> None:
     run(RoomyMachine)
 
 
+def test_keys_that_share_all_but_their_bytes_stay_apart(names: Names) -> None:
+    """Sixteen bits of the hash are in the index. Of so many keys, some agree in all of them."""
+    geometry = plan(memory=2**20, item_size=32, max_value=1024, shards=1, workers=1)
+    with own_table(names, geometry, seed=1) as table:
+        for number in range(7000):
+            table.set(f"there {number:06}", 0, b"%d" % number, 0)
+        for number in range(200_000):
+            assert table.read(f"never {number:06}") is None
+        for number in range(7000):
+            found = table.read(f"there {number:06}")
+            assert found is None or found[1] == b"%d" % number
+
+
+def test_churn_wears_nothing_out(names: Names) -> None:
+    """What the index takes for a full chain it gives back when the chain empties."""
+    geometry = plan(memory=64 * 1024, item_size=1024, max_value=1024, shards=1, workers=1)
+    with own_table(names, geometry, seed=1) as table:
+        lost = []
+        for _ in range(200):
+            before = table.shard_stats(0)["index_evictions"]
+            for number in range(500):
+                table.set(f"key {number}", 0, b"", 0)
+            for number in range(500):
+                table.delete(f"key {number}")
+            lost.append(table.shard_stats(0)["index_evictions"] - before)
+            assert table.verify(0) == []
+        assert lost[1:] == lost[:1] * 199
+
+
 def test_cramped_table_forgets_but_never_lies(run: Callable[[type[TableMachine]], None]) -> None:
     run(CrampedMachine)

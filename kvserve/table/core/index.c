@@ -67,13 +67,13 @@ static inline enum kv_status look(const struct kv_table *t, uint32_t shard, uint
     struct ring ring = ring_of(t, shard, entry_in_main(entry));
     uint64_t tail = LOAD_ACQUIRE(*ring.tail);
     uint64_t distance = entry_distance(entry, tail);
-    if (distance >= ring.capacity)
+    if (distance >= ring.capacity || tail > POSITION_MAX)
         return KV_CONTENDED;
     view->tail = ring.tail;
     view->position = tail + distance;
     uint64_t place = place_of(view->position, ring.capacity, ring.reciprocal);
     const struct kv_record *record = (const struct kv_record *)(void *)(ring.bytes + place);
-    if (ring.capacity - place < KV_RECORD_HEADER_BYTES)
+    if (ring.capacity - place < KV_RECORD_HEADER_BYTES || place % KV_ALIGNMENT != 0)
         return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
     struct shape shape = shape_of(LOAD(record->shape));
     uint64_t offset = value_offset(shape.key_bytes, shape.codec);

@@ -88,6 +88,15 @@ static inline struct kv_record *record_at(const struct ring *ring, uint64_t posi
     return (struct kv_record *)(void *)(ring->bytes + place);
 }
 
+/* Whether a record's header can lie at this position: not so in a damaged table alone. */
+static inline bool header_fits(const struct ring *ring, uint64_t position) {
+    uint64_t place = place_of(position, ring->capacity, ring->reciprocal);
+    return place % KV_ALIGNMENT == 0 && ring->capacity - place >= KV_RECORD_HEADER_BYTES;
+}
+
+/* No log has been written to for so long: what is above is damage, and could run over. */
+#define POSITION_MAX ((uint64_t)INT64_MAX)
+
 /* Entries. */
 
 static inline uint64_t tag_of(uint64_t hash) {

@@ -48,7 +48,10 @@ void kv_recover(struct kv_table *t, uint32_t shard) {
             bool main_log = entry_in_main(entry);
             struct ring ring = ring_of(t, shard, main_log);
             uint64_t tail = LOAD(*ring.tail);
-            struct kv_record *record = record_at(&ring, tail + entry_distance(entry, tail));
+            uint64_t position = tail + entry_distance(entry, tail);
+            if (!header_fits(&ring, position))
+                continue; /* the table is damaged, which verify tells of, not we */
+            struct kv_record *record = record_at(&ring, position);
             if (LOAD(record->cas) <= flush_mark)
                 continue;
             live[main_log] += record_length(shape_of(LOAD(record->shape)));

@@ -9,9 +9,9 @@
  * V5 lengths fit.
  * V6 one entry a key.
  * V7 chains end, each overflow bucket is linked once, below the pointer; the free ones are not
- *    linked, empty, and each in their list once.
+ *    linked, empty, and each in their list once; those beyond the pointer are empty.
  * V8 live bytes and items equal a recount.
- * V9 no cas and not the flush mark is above the sequence. */
+ * V9 no cas and not the flush mark is above the sequence, which is far from running over. */
 #include "places.h"
 
 struct report {
@@ -51,7 +51,8 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
     struct ring ring = ring_of(t, shard, main_log);
     uint64_t tail = LOAD(*ring.tail), head = LOAD(*ring.head);
     uint64_t sequence = LOAD(shard_header(t, shard)->sequence);
-    if (tail > head || head - tail > ring.capacity || tail % KV_ALIGNMENT || head % KV_ALIGNMENT) {
+    if (tail > head || head - tail > ring.capacity || tail % KV_ALIGNMENT ||
+        head % KV_ALIGNMENT || head > POSITION_MAX) {
         violate(report, 1, tail);
         return false;
     }
@@ -81,9 +82,15 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
     return true;
 }
 
+/* V3: whether a record that V2 found begins at this position. */
+static bool leads_to_start(const struct ring *ring, uint64_t position, const uint8_t *starts) {
+    return position - LOAD(*ring->tail) < LOAD(*ring->head) - LOAD(*ring->tail) &&
+           test(starts, place_of(position, ring->capacity, ring->reciprocal) / KV_ALIGNMENT);
+}
+
 /* V6: whether a later slot of the chain leads to the same key. */
 static bool key_again(struct kv_table *t, uint32_t shard, uint32_t number, uint32_t slot,
-                      const struct kv_record *record) {
+                      uint8_t *const starts[2], const struct kv_record *record) {
     struct shape shape = shape_of(LOAD(record->shape));
     uint64_t tag = LOAD(bucket_at(t, shard, number)->entry[slot]) >> 48;
     for (uint32_t steps = 0; steps <= t->geometry.overflow; steps++) {
@@ -94,7 +101,7 @@ static bool key_again(struct kv_table *t, uint32_t shard, uint32_t number, uint3
                 continue;
             struct ring ring = ring_of(t, shard, entry_in_main(entry));
             uint64_t tail = LOAD(*ring.tail), distance = entry_distance(entry, tail);
-            if (distance >= LOAD(*ring.head) - tail)
+            if (!leads_to_start(&ring, tail + distance, starts[entry_in_main(entry)]))
                 continue; /* V3 tells of that one */
             struct kv_record *other = record_at(&ring, tail + distance);
             struct shape second = shape_of(LOAD(other->shape));
@@ -125,9 +132,7 @@ static void verify_entry(struct kv_table *t, uint32_t shard, uint32_t home, uint
     struct ring ring = ring_of(t, shard, main_log);
     uint64_t tail = LOAD(*ring.tail), distance = entry_distance(entry, tail);
     uint64_t where = (uint64_t)number * KV_BUCKET_ENTRIES + slot;
-    if (distance >= LOAD(*ring.head) - tail ||
-        !test(starts[main_log],
-              place_of(tail + distance, ring.capacity, ring.reciprocal) / KV_ALIGNMENT)) {
+    if (!leads_to_start(&ring, tail + distance, starts[main_log])) {
         violate(report, 3, where);
         return;
     }
@@ -139,7 +144,7 @@ static void verify_entry(struct kv_table *t, uint32_t shard, uint32_t home, uint
     kv_locate(t, &key);
     if (tag_of(key.hash) != entry >> 48 || home_of(t, key.hash) != home || key.shard != shard)
         violate(report, 4, where);
-    if (key_again(t, shard, number, slot, record))
+    if (key_again(t, shard, number, slot, starts, record))
         violate(report, 6, where);
     if (LOAD(record->cas) > LOAD(shard_header(t, shard)->flush_mark)) {
         tally->live[main_log] += record_length(shape);
@@ -172,7 +177,15 @@ static void verify_index(struct kv_table *t, uint32_t shard, uint8_t *const star
     }
 }
 
-/* V7, the free list: marks in the same scratch, so that what is linked and free is noticed. */
+static bool is_empty(struct kv_bucket *bucket) {
+    for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++)
+        if (LOAD(bucket->entry[slot]) != 0)
+            return false;
+    return LOAD(bucket->next) == 0;
+}
+
+/* V7, the free list, in the same scratch, so that what is linked and free is noticed; and what was
+ * never used, which is linked as it is one day. */
 static void verify_free(struct kv_table *t, uint32_t shard, uint8_t *linked,
                         struct report *report) {
     struct kv_shard *header = shard_header(t, shard);
@@ -184,13 +197,13 @@ static void verify_free(struct kv_table *t, uint32_t shard, uint8_t *linked,
             return;
         }
         struct kv_bucket *bucket = bucket_at(t, shard, t->geometry.buckets + next - 1);
-        for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++)
-            if (LOAD(bucket->entry[slot]) != 0)
-                violate(report, 7, next);
-        if (LOAD(bucket->next) != 0)
+        if (!is_empty(bucket))
             violate(report, 7, next);
         next = LOAD(bucket->next_free);
     }
+    for (uint32_t n = LOAD(header->overflow_used); n < t->geometry.overflow; n++)
+        if (!is_empty(bucket_at(t, shard, t->geometry.buckets + n)))
+            violate(report, 7, n + 1);
 }
 
 /* Returns how many violations there are, of which the first violations_max are told. */
@@ -206,7 +219,8 @@ uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
 
     bool walked = verify_log(t, shard, false, small_starts, &report);
     walked = verify_log(t, shard, true, main_starts, &report) && walked;
-    if (LOAD(header->flush_mark) > LOAD(header->sequence))
+    if (LOAD(header->flush_mark) > LOAD(header->sequence) ||
+        LOAD(header->sequence) > POSITION_MAX)
         violate(&report, 9, LOAD(header->flush_mark));
     if (!walked)
         return report.count; /* nothing else can be trusted */

@@ -1,0 +1,61 @@
+/* One scenario under trial: its worlds, what a reader may see, and what was found. */
+#ifndef STEPPER_TRIAL_H
+#define STEPPER_TRIAL_H
+
+#include "scenarios.h"
+
+/* How much was done; summed over all scenarios. */
+struct tally {
+    uint64_t scenarios;
+    uint64_t instructions;
+    uint64_t inside_lock;
+    uint64_t states;
+    uint64_t kills;
+    uint64_t interleavings;
+    uint64_t violations;
+};
+
+struct trial {
+    const char *name;
+    const struct scenario *scenario;
+    struct worlds worlds;
+    struct keys keys;
+    struct action action;
+    struct effects effects;
+    enum part actor;
+    uint64_t seed;
+    uint64_t instruction;          /* where we are, for messages */
+    struct seen before[KEYS];      /* what readers saw when the action began */
+    struct seen after[KEYS];       /* and what they see when it is done */
+    bool gone_over[KEYS];          /* seen as after: never again as before */
+    uint8_t *verify_scratch;
+    struct tally *tally;
+};
+
+/* Prints a violation and counts it. */
+__attribute__((format(printf, 2, 3))) void complain(struct trial *trial, const char *format, ...);
+
+/* judge.c */
+void trial_expect(struct trial *trial);
+void judge_copy(struct trial *trial);
+void check_invariants(struct trial *trial, const char *when);
+
+/* work.c */
+void work_on(struct trial *trial, struct seen model[KEYS]);
+
+/* child.c */
+enum task { TASK_ACT, TASK_READ, TASK_SCAN, TASK_TRY_LOCK, TASK_STEAL };
+int child_start(struct trial *trial, enum task task, bool lives);
+bool child_step(struct trial *trial, int pid);
+bool child_enter(struct trial *trial, int pid);
+bool child_finish(struct trial *trial, int pid);
+void child_kill(int pid);
+int holder_start(struct trial *trial);
+
+/* killer.c and overtake.c: the two families */
+void kill_everywhere(struct trial *trial, uint32_t kills, uint32_t sample);
+extern const char *const overtake_names[];
+extern const uint32_t overtake_count;
+void overtake_everywhere(uint32_t number, uint64_t seed, uint32_t sample, struct tally *tally);
+
+#endif

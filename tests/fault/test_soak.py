@@ -1,0 +1,28 @@
+"""Timed kills under load; KVSERVE_TEST_KILLS says how many, `make test-soak` a thousand."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+from fault.soak import Soak
+from servers import Server, StartServer
+
+KILLS = int(os.environ.get("KVSERVE_TEST_KILLS", "40"))
+SEED = int(os.environ.get("KVSERVE_TEST_SEED", secrets.randbits(32)))
+
+
+@pytest.mark.watchdog(120 + 10 * KILLS)
+def test_kills_under_load(make_server: StartServer, tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    first: list[Server] = []
+
+    def start() -> Server:
+        names = first[0].names if first else None
+        server = make_server("--memory", "96MiB", names=names)
+        first.append(server)
+        return server
+
+    print(Soak(start, tmp_path, SEED).run(KILLS))
