@@ -28,6 +28,7 @@ from servers import Server, StartServer, clean_up
 
 TESTS = Path(__file__).parent
 WATCHDOG_SECONDS = 120.0  # far beyond any test; only a hang lasts as long
+THOROUGH_FACTOR = 100  # as many more steps are taken by the profile of this name
 PATIENCE_SECONDS = 30.0  # how long `eventually` waits for what must come
 
 NewNames = Callable[[], Names]
@@ -42,7 +43,8 @@ settings.register_profile(
 settings.register_profile(
     "thorough", settings.get_profile("ci"), max_examples=2000, stateful_step_count=200
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,6 +70,8 @@ def watchdog(request: pytest.FixtureRequest) -> None:
     """
     marker = request.node.get_closest_marker("watchdog")
     seconds = float(marker.args[0]) if marker else WATCHDOG_SECONDS
+    if PROFILE == "thorough":
+        seconds *= THOROUGH_FACTOR
     terminal = request.config.stash[_TERMINAL]
     faulthandler.dump_traceback_later(seconds, exit=True, file=terminal)
 

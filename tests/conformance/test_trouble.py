@@ -112,7 +112,7 @@ def test_answer_after_the_deadline_is_dropped(server: Server, way: str) -> None:
     with connected(way, server, PATIENT) as cache:
         cache.set_many(values)
     asked = 0
-    for turn in range(40):
+    for turn in range(20):
         try:
             with connected(way, server, timeout=0.002 * (1 + turn % 10)) as cache:
                 with suppress(ServerError):

@@ -182,7 +182,7 @@ struct place claim_slot(struct operation *op, const struct kv_key *key) {
         last = chain;
         if (LOAD(*entry_at(op, chain)) == 0) {
             struct place empty = empty_place(op, chain);
-            *empty.hint = 0;
+            STORE(*empty.hint, 0);
             return empty;
         }
         struct place place = locate_entry(op, chain);
@@ -205,7 +205,7 @@ struct place claim_slot(struct operation *op, const struct kv_key *key) {
         claimed = victim;
     }
     struct place slot = empty_place(op, claimed);
-    *slot.hint = 0;
+    STORE(*slot.hint, 0);
     return slot;
 }
 
@@ -244,7 +244,7 @@ static void move_to_main(struct operation *op, const struct place *place, uint8_
     publish_head(&main, position, place->length);
     STORE_RELEASE(*place->entry, (LOAD(*place->entry) & UINT64_C(0xffff) << 48) | KV_ENTRY_MAIN |
                                      (position / KV_ALIGNMENT & KV_ENTRY_POSITION_MASK));
-    *place->hint = hint;
+    STORE(*place->hint, hint);
     if (!place->main_log) {
         account(op, false, -(int64_t)place->length, 0);
         account(op, true, (int64_t)place->length, 0);
@@ -295,7 +295,8 @@ static void reclaim_main(struct operation *op, uint64_t wanted) {
     struct place place;
     uint64_t beyond;
     if (live_at_tail(op, true, &place, &beyond)) {
-        uint8_t hint = *place.hint > 3 ? 3 : *place.hint; /* anybody may write there */
+        uint8_t hint = LOAD(*place.hint);
+        hint = hint > 3 ? 3 : hint; /* anybody may write there */
         if (!fits(&main, 0, place.length)) {
             /* Only after kills between head and entry have eaten from the reserve, or where a
              * large record meets the ring's end. */
@@ -327,7 +328,7 @@ static void reclaim_small(struct operation *op) {
     struct place place;
     uint64_t beyond;
     if (live_at_tail(op, false, &place, &beyond)) {
-        bool wanted = *place.hint >= 2;
+        bool wanted = LOAD(*place.hint) >= 2;
         bool room = fits(&main, op->t->geometry.largest_record, place.length) ||
                     (main_has_holes(op, place.length) && op->budget.clean_copies > 0);
         if (wanted || room) {

@@ -149,10 +149,9 @@ bool kv_view_flushed(const struct kv_table *t, uint32_t shard, const struct kv_v
 
 /* Notes a read for the eviction. A plain store that others may overwrite: it is a hint. */
 void kv_view_touch(const struct kv_view *view) {
-    _Atomic uint8_t *hint = (_Atomic uint8_t *)view->hint;
-    uint8_t reads = LOAD(*hint);
+    uint8_t reads = LOAD(*view->hint);
     if (reads < 3)
-        STORE(*hint, (uint8_t)(reads + 1));
+        STORE(*view->hint, (uint8_t)(reads + 1));
 }
 
 void kv_count_read(const struct kv_table *t, bool hit) {

@@ -46,10 +46,10 @@ static inline uint32_t bucket_count(const struct kv_table *t) {
     return t->geometry.buckets + t->geometry.overflow;
 }
 
-static inline uint8_t *hint_at(const struct kv_table *t, uint32_t shard, uint32_t bucket,
-                               uint32_t slot) {
-    return t->hints + KV_HINTS_HEADER_BYTES +
-           ((uint64_t)shard * bucket_count(t) + bucket) * KV_HINTS_A_BUCKET + slot;
+static inline _Atomic uint8_t *hint_at(const struct kv_table *t, uint32_t shard, uint32_t bucket,
+                                       uint32_t slot) {
+    uint64_t number = (uint64_t)shard * bucket_count(t) + bucket;
+    return (_Atomic uint8_t *)t->hints + KV_HINTS_HEADER_BYTES + number * KV_HINTS_A_BUCKET + slot;
 }
 
 static inline struct kv_ghost_line *ghost_at(const struct kv_table *t, uint32_t shard,
@@ -171,7 +171,7 @@ static inline void count(struct kv_shard *shard, enum kv_statistic statistic) {
 /* An entry and the record that it leads to. */
 struct place {
     _Atomic uint64_t *entry; /* NULL: there is none */
-    uint8_t *hint;
+    _Atomic uint8_t *hint;
     struct kv_record *record;
     uint64_t position;
     uint64_t length;

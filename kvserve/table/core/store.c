@@ -129,8 +129,9 @@ enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_
         return KV_OVERFLOW;
     STORE_RELEASE(old.record->cas, next_cas(op.header));
     STORE_RELEASE(*cell, (uint64_t)*result);
-    if (*old.hint < 3) /* it was read as well, or counters that nobody gets would be evicted */
-        *old.hint = (uint8_t)(*old.hint + 1);
+    uint8_t reads = LOAD(*old.hint);
+    if (reads < 3) /* it was read as well, or counters that nobody gets would be evicted */
+        STORE(*old.hint, (uint8_t)(reads + 1));
     count(op.header, KV_INCREMENTS);
     return KV_DONE;
 }

@@ -51,7 +51,7 @@ struct kv_view {
     uint64_t cas;
     const _Atomic uint64_t *tail;
     uint64_t position;
-    uint8_t *hint;
+    _Atomic uint8_t *hint;
 };
 
 struct kv_key {
