@@ -126,11 +126,19 @@ def holder(names: Names) -> int | None:
 
     The pid is as its own pid namespace counts. 0 means that somebody holds the lock whose pid is
     not there to read.
+
+    Raises:
+        ForeignObject: this user may not look.
     """
     try:
         descriptor = os.open(names.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise ForeignObject(
+            f"not permitted to use instance {names.name!r}: {names.pid_file} belongs to another "
+            "user; its server must be started with --group and a group of yours"
+        ) from None
     try:
         # Shared, for a moment: a server that starts in it tries again.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

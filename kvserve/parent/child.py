@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from kvserve.config import Config
 from kvserve.names import Names
 from kvserve.parent.logs import Log, OutputPipe
 from kvserve.parent.signals import held_back
@@ -81,13 +80,11 @@ def describe_end(status: int) -> tuple[int, str]:
     return code, f"left with exit code {code}{meaning}"
 
 
-def fork_worker(
-    names: Names, config: Config, index: int, log: Log, in_child: Callable[[], None]
-) -> Child:
+def fork_worker(names: Names, index: int, log: Log, in_child: Callable[[], None]) -> Child:
     """Forks worker `index`.
 
     Args:
-        names, config: handed to the worker.
+        names: whose; handed to the worker.
         log: where its output will go.
         in_child: closes the parent's descriptors and forgets its handlers, in the new process.
 
@@ -101,7 +98,7 @@ def fork_worker(
         with held_back():
             pid = os.fork()
             if pid == 0:
-                _become_worker(names, config, index, pipes, in_child)
+                _become_worker(names, index, pipes, in_child)
     except OSError:
         for descriptor in (end for pipe in pipes for end in pipe):
             os.close(descriptor)
@@ -126,7 +123,6 @@ def fork_worker(
 
 def _become_worker(
     names: Names,
-    config: Config,
     index: int,
     pipes: list[tuple[int, int]],
     in_child: Callable[[], None],
@@ -140,7 +136,7 @@ def _become_worker(
             os.close(descriptor)
         _replace_standard_streams(output[1], errors[1])
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        code = run(names, config, index, control[0], ready[1])
+        code = run(names, index, control[0], ready[1])
     except BaseException:
         # Even SystemExit ends here: the code below os.fork() is the parent's.
         traceback.print_exc()

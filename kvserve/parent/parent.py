@@ -185,7 +185,7 @@ class Parent:
     def spawn_worker(self, index: int) -> None:
         """Forks worker `index`; tries again later if the system refuses."""
         try:
-            self._workers.spawn(index, self._config)
+            self._workers.spawn(index)
         except OSError as error:
             self._log.error(f"worker {index} cannot be forked: {error.strerror}")
             self._replace(index, died_young=True)

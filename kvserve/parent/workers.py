@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from kvserve import limits
-from kvserve.config import Config
 from kvserve.names import Names
 from kvserve.parent.child import Child, describe_end, fork_worker
 from kvserve.parent.logs import Log, OutputPipe
@@ -59,13 +58,13 @@ class Workers:
     def __iter__(self) -> Iterator[Child]:
         return iter(list(self._by_pid.values()))
 
-    def spawn(self, index: int, config: Config) -> None:
+    def spawn(self, index: int) -> None:
         """Forks worker `index` and listens to it.
 
         Raises:
             OSError: the system refused; there is no such worker now.
         """
-        child = fork_worker(self._names, config, index, self._log, self._become_child)
+        child = fork_worker(self._names, index, self._log, self._become_child)
         self._by_pid[child.pid] = child
         for output in child.outputs:
             self._listen(output, partial(self._pump, child, output))

@@ -81,7 +81,8 @@ def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) ->
     Args:
         names: whose.
         geometry: from `kvserve.table.geometry.plan`.
-        mode: permission bits, such as 0o600.
+        mode: permission bits, such as 0o600. A group never gets to write the table, whatever
+            they say; the hints it must.
         group_id: who may read, beside the owner; None: nobody.
 
     Raises:
@@ -90,7 +91,7 @@ def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) ->
     """
     hints = segment.create(names.hints, geometry.hints_bytes, mode, group_id)
     try:
-        table = segment.create(names.table, geometry.table_bytes, mode, group_id)
+        table = segment.create(names.table, geometry.table_bytes, mode & ~0o020, group_id)
     except BaseException:
         segment.unlink(names.hints)
         raise

@@ -124,22 +124,22 @@ def create_queues(
     """
     queues = [names.worker_queue(worker) for worker in range(workers)]
     while True:
+        made = []
         try:
             for name in queues:
                 create_queue(name, depth, message_bytes, mode, group_id)
-        except LimitError:
-            for name in queues:
+                made.append(name)
+        except BaseException as error:
+            for name in made:
                 unlink_queue(name)
+            if not isinstance(error, LimitError):
+                raise
             if depth > limits.QUEUE_DEPTH_MIN:
                 depth = max(limits.QUEUE_DEPTH_MIN, _next_depth(depth))
             elif message_bytes > limits.QUEUE_MESSAGE_BYTES_MIN:
                 message_bytes = max(limits.QUEUE_MESSAGE_BYTES_MIN, message_bytes // 2)
             else:
                 raise
-        except BaseException:
-            for name in queues:
-                unlink_queue(name)
-            raise
         else:
             return depth, message_bytes
 

@@ -18,7 +18,6 @@ import time
 import uvloop
 
 from kvserve import limits
-from kvserve.config import Config
 from kvserve.errors import KvserveError
 from kvserve.names import Names
 from kvserve.protocol import commands
@@ -194,12 +193,11 @@ class _PrefixedLines(logging.Formatter):
         return f"<{_SYSLOG_LEVELS.get(record.levelname, 6)}>{text}"
 
 
-def run(names: Names, config: Config, index: int, control: int, ready: int) -> int:
+def run(names: Names, index: int, control: int, ready: int) -> int:
     """The whole life of a worker, in a process that was just forked.
 
     Args:
         names: the instance's.
-        config: the server's.
         index: which worker this is, from 0.
         control: a pipe's reading end, whose end-of-file means that the parent is gone.
         ready: a pipe's writing end; gets one byte when the worker serves.
@@ -209,7 +207,9 @@ def run(names: Names, config: Config, index: int, control: int, ready: int) -> i
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrefixedLines("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=config.log_level.upper(), force=True)
+    # All of it: the parent, whose level can change, leaves out what is not wanted.
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG, force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
     _raise_descriptor_limit()
     try:
         manifest = Manifest.read(names)

@@ -10,7 +10,7 @@ from subprocess import Popen
 
 import posix_ipc
 import pytest
-from leftovers import children, end_processes, leftovers
+from leftovers import children, end_processes, leftovers, remove_leftovers
 
 from kvserve.names import Names
 
@@ -29,10 +29,9 @@ def shared_memory(names: Names) -> Iterator[None]:
 @contextmanager
 def semaphore(names: Names) -> Iterator[None]:
     """A semaphore."""
-    semaphore = posix_ipc.Semaphore(names.shard_semaphore(3), posix_ipc.O_CREX)
-    semaphore.close()
+    posix_ipc.Semaphore(names.shard_semaphore(3), posix_ipc.O_CREX).close()
     yield
-    semaphore.unlink()
+    posix_ipc.unlink_semaphore(names.shard_semaphore(3))
 
 
 @contextmanager
@@ -68,6 +67,17 @@ def test_each_kind_is_found(names: Names, leave: Leave) -> None:
     assert leftovers(names) == []
     with leave(names):
         assert len(leftovers(names)) == 1
+    assert leftovers(names) == []
+
+
+def test_everything_can_be_removed(names: Names) -> None:
+    posix_ipc.SharedMemory(names.table, posix_ipc.O_CREX, size=4096).close_fd()
+    posix_ipc.Semaphore(names.shard_semaphore(0), posix_ipc.O_CREX).close()
+    posix_ipc.MessageQueue(names.worker_queue(0), posix_ipc.O_CREX, max_messages=1).close()
+    names.clients_directory.mkdir(parents=True)
+    os.mkfifo(names.request_fifo(1))
+    assert len(leftovers(names)) == 4
+    remove_leftovers(names)
     assert leftovers(names) == []
 
 

@@ -124,9 +124,9 @@ static_assert(offsetof(struct kv_shard, small_head) == 128, "layout");
 static_assert(offsetof(struct kv_shard, statistics) == 192, "layout");
 static_assert(sizeof(struct kv_shard) == KV_SHARD_HEADER_BYTES, "layout");
 
-/* bucket, a pair of cache lines: 15 entries, and the number + 1 of the next overflow bucket, 0 for none.
- * An overflow bucket that has become empty leaves its chain, but only from the chain's end: see
- * trim_chain.
+/* bucket, a pair of cache lines: 15 entries, and the number + 1 of the next overflow bucket, 0 for
+ * none. An overflow bucket that has become empty leaves its chain, but only from the chain's end:
+ * see trim_chain.
  *
  * Two lines, since chance fills a bucket of 15 beyond its size far less often than one of 7, at the
  * same load: on a real trace the index forced 0 evictions instead of 714, in 1 byte an item less.
