@@ -68,6 +68,10 @@ def verify_directory(names: Names) -> int:
         return _verify_directory(names.runtime_directory, owners=None)
     except FileNotFoundError:
         raise not_served(names) from None
+    except PermissionError as error:
+        if isinstance(error, ForeignObject):
+            raise
+        raise _not_permitted(names) from None
 
 
 def _verify_directory(path: Path, owners: set[int] | None) -> int:
@@ -135,10 +139,7 @@ def holder(names: Names) -> int | None:
     except FileNotFoundError:
         return None
     except PermissionError:
-        raise ForeignObject(
-            f"not permitted to use instance {names.name!r}: {names.pid_file} belongs to another "
-            "user; its server must be started with --group and a group of yours"
-        ) from None
+        raise _not_permitted(names) from None
     try:
         # Shared, for a moment: a server that starts in it tries again.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -147,6 +148,13 @@ def holder(names: Names) -> int | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _not_permitted(names: Names) -> ForeignObject:
+    return ForeignObject(
+        f"not permitted to use instance {names.name!r}: {names.runtime_directory} belongs to "
+        "another user, who must start the server with --group and a group of yours"
+    )
 
 
 def _read_pid(names: Names) -> int:
