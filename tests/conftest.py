@@ -23,7 +23,7 @@ from kvserve.names import Names
 # Tests import each other's parts by their path from here: conformance.model, for one.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from leftovers import children, end_processes, leftovers
+from leftovers import children, end_processes, leftovers, remove_leftovers
 from servers import Server, StartServer, clean_up
 
 TESTS = Path(__file__).parent
@@ -131,8 +131,7 @@ def own_instances(issued: list[Names]) -> Iterator[list[Names]]:
     ]
     if left:
         for each in own:
-            end_processes(each)
-            clean_up(each)
+            remove_leftovers(each)
     assert not left, f"the test left behind: {', '.join(left)}"
 
 

@@ -7,6 +7,7 @@ that they come back as tuples, also as keys of a dict.
 from __future__ import annotations
 
 import datetime
+import functools
 from typing import Any, Final
 
 import msgpack
@@ -23,6 +24,7 @@ MSGPACK: Final = 3  # None, bool, float, list, tuple, dict, datetime
 Value = Any  # what the codecs carry; narrower types would reject valid dicts (dict is invariant)
 
 _EXTENSION_TUPLE = 1
+_TUPLE_DEPTH_MAX = 16  # each level costs a reader about 40 KiB of C stack
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 COUNTER_BYTES = 8
 
@@ -86,18 +88,23 @@ def decode(codec: int, payload: bytes) -> Value:
     raise InternalError(f"no codec has number {codec}; a newer kvserve may have written it")
 
 
-def _pack(value: Value) -> bytes:
+def _pack(value: Value, depth: int = 0) -> bytes:
+    if depth > _TUPLE_DEPTH_MAX:
+        raise InvalidValue(f"tuples nested more than {_TUPLE_DEPTH_MAX} deep; use lists")
+    fallback = functools.partial(_fallback, depth)
     try:
-        packed: bytes = msgpack.packb(value, default=_fallback, strict_types=True)
+        packed: bytes = msgpack.packb(value, default=fallback, strict_types=True)
+    except InvalidValue:
+        raise
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidValue(f"a {type(value).__name__} that cannot be stored: {error}") from None
     return packed
 
 
-def _fallback(value: object) -> object:
+def _fallback(depth: int, value: object) -> object:
     """What strict msgpack does not know by its exact type: tuples, and subclasses of the rest."""
     if type(value) is tuple:
-        return msgpack.ExtType(_EXTENSION_TUPLE, _pack(list(value)))
+        return msgpack.ExtType(_EXTENSION_TUPLE, _pack(list(value), depth + 1))
     if isinstance(value, dict):
         return dict(value)
     if isinstance(value, list):
@@ -122,11 +129,14 @@ def _timestamp(moment: datetime.datetime) -> msgpack.Timestamp:
     return msgpack.Timestamp(since.days * 86_400 + since.seconds, since.microseconds * 1000)
 
 
-def _unpack(payload: bytes) -> Value:
-    return msgpack.unpackb(payload, timestamp=3, strict_map_key=False, ext_hook=_restore_extension)
+def _unpack(payload: bytes, depth: int = 0) -> Value:
+    if depth > _TUPLE_DEPTH_MAX:
+        raise ValueError(f"tuples nested more than {_TUPLE_DEPTH_MAX} deep")
+    restore = functools.partial(_restore_extension, depth)
+    return msgpack.unpackb(payload, timestamp=3, strict_map_key=False, ext_hook=restore)
 
 
-def _restore_extension(code: int, data: bytes) -> object:
+def _restore_extension(depth: int, code: int, data: bytes) -> object:
     if code == _EXTENSION_TUPLE:
-        return tuple(_unpack(data))
+        return tuple(_unpack(data, depth + 1))
     raise ValueError(f"unknown msgpack extension {code}")

@@ -100,7 +100,8 @@ def decode_request(frame: bytes) -> Request:
         raise BadRequest("a frame without a client id and a request id")
     sender = (client_id, request_id)
     if version != PROTOCOL_VERSION:
-        raise BadRequest(f"protocol version {version!r}; this server speaks 1", sender)
+        told = version if type(version) is int else f"of type {type(version).__name__}"
+        raise BadRequest(f"protocol version {told}; this server speaks 1", sender)
     command = commands.BY_CODE.get(code) if type(code) is int else None
     if command is None:
         raise BadRequest(f"unknown command {code!r}", sender)

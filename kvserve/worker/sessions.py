@@ -167,5 +167,5 @@ class Sessions:
 
     def _remove_files(self, client_id: int) -> None:
         for path in (self._names.request_fifo(client_id), self._names.reply_fifo(client_id)):
-            with contextlib.suppress(PermissionError):  # a group member's: the parent's to remove
+            with contextlib.suppress(OSError):  # no FIFO, or a group member's: not ours to remove
                 fifo.remove(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -126,13 +127,14 @@ def test_two_that_read_the_same_version_do_not_both_win(cache: Any, key: str) ->
 @pytest.mark.parametrize("value", [object(), 2**63, {1, 2}, [object()], "\ud800"], ids=repr)
 def test_bad_value_changes_nothing(cache: Any, key: str, value: Any) -> None:
     version = cache.set(key, "kept")
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: cache.set(key, value),
         lambda: cache.add("other", value),
         lambda: cache.replace(key, value),
         lambda: cache.cas(key, value, version),
         lambda: cache.set_many({"other": 1, key: value, "third": 1}),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(InvalidValue):
             call()
     assert cache.gets(key) == ("kept", version)
@@ -143,13 +145,14 @@ def test_bad_value_changes_nothing(cache: Any, key: str, value: Any) -> None:
                          ids=["bytes", "text", "list"])  # fmt: skip
 def test_too_large_a_value_changes_nothing(cache: Any, key: str, value: Any) -> None:
     version = cache.set(key, "kept")
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: cache.set(key, value),
         lambda: cache.add("other", value),
         lambda: cache.replace(key, value),
         lambda: cache.cas(key, value, version),
         lambda: cache.set_many({key: value}),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ValueTooLarge):
             call()
     assert cache.gets(key) == ("kept", version)

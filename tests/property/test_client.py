@@ -32,5 +32,6 @@ def test_client_is_the_model(cache: Any) -> None:
         cache.flush()
         return CacheMachine(cache, value_bytes_max=32 * 1024)
 
-    run_state_machine_as_test(machine, settings=settings(max_examples=25))
+    few = settings(max_examples=25)
+    run_state_machine_as_test(machine, settings=few)  # type: ignore[arg-type]  # a factory
     assert cache.verify() == []

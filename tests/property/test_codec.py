@@ -56,7 +56,7 @@ STRANGE = st.recursive(
         st.frozensets(st.integers()),
         st.builds(datetime.datetime.replace, st.just(datetime.datetime.max), tzinfo=OFFSETS),
         st.binary().map(bytearray),
-        st.binary().map(memoryview),
+        st.binary().map(lambda data: memoryview(data)),
     ),
     lambda inner: st.one_of(st.lists(inner), st.lists(inner).map(tuple)),
 )

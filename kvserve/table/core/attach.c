@@ -53,7 +53,6 @@ const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, 
     if (table_bytes < KV_SUPERBLOCK_BYTES || hints_bytes < KV_HINTS_HEADER_BYTES)
         return "it is too short";
     struct kv_superblock copy;
-    const struct kv_hints_header *h = (const struct kv_hints_header *)(void *)hints;
     uint32_t state = LOAD_ACQUIRE(((struct kv_superblock *)(void *)table)->state);
     memcpy(&copy, table, offsetof(struct kv_superblock, state));
     if (copy.magic != KV_MAGIC)
@@ -70,8 +69,8 @@ const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, 
         return "its geometry makes no sense";
     if (copy.geometry.table_bytes != table_bytes)
         return "it was cut short or lengthened";
-    if (copy.geometry.hints_bytes != hints_bytes || h->magic != KV_MAGIC ||
-        memcmp(h->instance_id, copy.instance_id, sizeof copy.instance_id) != 0)
+    /* Their content is not looked at: every client may write it, and none may lock others out. */
+    if (copy.geometry.hints_bytes != hints_bytes)
         return "its hints belong to another table";
     memset(t, 0, sizeof *t);
     t->base = table;

@@ -1,0 +1,77 @@
+"""The core under sanitizers: all past findings again, some seconds of made-up inputs, threads."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+import pytest
+from fuzz import building
+
+SECONDS = 5
+PATIENCE_SECONDS = 100  # a hang, not a slow machine
+
+
+def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program of ours in its own directory, where it may leave the input that ended it."""
+    return subprocess.run(
+        [str(program), *arguments],
+        cwd=program.parent,
+        env=os.environ | building.ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=PATIENCE_SECONDS,
+    )
+
+
+def check(done: subprocess.CompletedProcess[str], directory: Path) -> None:
+    """Fails with what the program said, and with the input in hexadecimal if one ended it."""
+    print(done.stdout)
+    crash = directory / "crash-input"
+    told = f"\nthe input was: {crash.read_bytes().hex()}" if crash.exists() else ""
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{told}"
+
+
+@pytest.mark.parametrize("target", building.TARGETS)
+def test_corpus_and_random_inputs(target: str, tmp_path: Path) -> None:
+    program = building.make(building.replayer(target), tmp_path / target)
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")  # the driver says it too, unless it dies
+    limits = ["--seconds", str(SECONDS), "--seed", str(seed)]
+    check(run(program, *limits, *building.seeds(target)), tmp_path)
+
+
+def test_driver_notices_what_the_core_must_not_do(tmp_path: Path) -> None:
+    """A fuzzer that cannot fail is none: here the core trusts the lengths that it reads."""
+    core = tmp_path / "core"
+    core.mkdir()
+    for source in building.CORE.iterdir():
+        (core / source.name).write_bytes(source.read_bytes())
+    lookup = (core / "index.c").read_text()
+    check_of_length = "ring.capacity - place < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes"
+    assert lookup.count(check_of_length) == 1
+    (core / "index.c").write_text(lookup.replace(check_of_length, "ring.capacity == 0"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "CORE", core)
+        program = building.make(building.replayer("attach"), tmp_path / "attach")
+    done = run(program, "--seconds", "20", "--seed", "1", *building.seeds("attach"))
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+    assert (tmp_path / "crash-input").exists()
+
+
+def test_threads_under_the_address_sanitizer(tmp_path: Path) -> None:
+    program = building.make(building.STRESS, tmp_path / "stress")
+    check(run(program, str(SECONDS), str(secrets.randbits(32))), tmp_path)
+
+
+def test_threads_under_the_thread_sanitizer(tmp_path: Path) -> None:
+    program = building.make(building.RACES, tmp_path / "races")
+    arguments = [str(SECONDS), str(secrets.randbits(32))]
+    done = run(program, *arguments)
+    if "unexpected memory mapping" in done.stderr:
+        # Older sanitizers cannot live with a kernel that randomizes as many bits as it can.
+        done = run(Path("/usr/bin/setarch"), "-R", str(program), *arguments)
+    check(done, tmp_path)
