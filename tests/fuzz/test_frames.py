@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -51,13 +52,13 @@ class Watch:
             cache.ping()
             assert cache.verify() == []
         assert self.server.worker_pids == self.worker_pids
-        assert not self.has_logged_an_exception
+        assert self.exceptions_logged == []
 
     @property
-    def has_logged_an_exception(self) -> bool:
-        """Whether something came up in the worker that it does not expect."""
-        log = self.server.log
-        return "Exception in callback" in log or "Traceback" in log
+    def exceptions_logged(self) -> list[str]:
+        """What came up in the worker that it does not expect, as its log tells."""
+        lines = self.server.log.splitlines()
+        return [line for line in lines if "Exception in callback" in line or "Traceback" in line]
 
 
 def watched(server: Server) -> Iterator[Watch]:
@@ -65,7 +66,7 @@ def watched(server: Server) -> Iterator[Watch]:
     watch = Watch(server)
     yield watch
     assert server.stop() == 0
-    assert not watch.has_logged_an_exception
+    assert watch.exceptions_logged == []
 
 
 @pytest.fixture(scope="module")
@@ -225,19 +226,48 @@ def test_hello_with_odd_files(
     assert precious.read_text() == "untouched"
 
 
-def test_version_that_is_nested_too_deeply_to_show(attacked: Watch, eventually: Eventually) -> None:
+@pytest.mark.xfail(reason="frames after a failed reply are handled for a session that is closed")
+def test_client_that_dies_with_requests_on_the_way(attacked: Watch, eventually: Eventually) -> None:
+    """Found by fuzzing: the third reply to a closed session asked to be told of descriptor -1."""
+    (worker,) = attacked.worker_pids
+    with Attacker(attacked.server.names, 5) as attacker:
+        attacker.greet()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            pings = [attacker.request(commands.PING, number, ()) for number in range(2, 7)]
+            assert attacker.write(b"".join(map(frame_to_stream, pings)))
+            attacker.leave()
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        eventually(lambda: not attacker.has_files)
+    attacked.check()
+    assert attacked.server.stop() == 0
+    assert attacked.exceptions_logged == []  # the log is whole now
+
+
+STILL_SHOWN = pytest.mark.xfail(reason="the refusal of an unknown command shows it")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [0, pytest.param(3, marks=STILL_SHOWN), 4, 5],
+    ids=["version", "code", "ms", "arguments"],
+)
+def test_field_that_is_nested_too_deeply_to_show(
+    attacked: Watch, eventually: Eventually, place: int
+) -> None:
     """Found by reading: RecursionError leaves decode_request, and the rest of a FIFO is lost."""
     with Attacker(attacked.server.names, 5) as attacker:
         attacker.greet()
-        version = b"\x91" * 1010 + b"\x90"
-        rest = b"".join(map(msgpack.packb, (5, 9, commands.PING.code, FAR_DEADLINE_MS, [])))
+        fields = [*map(msgpack.packb, (1, 5, 9, commands.PING.code, FAR_DEADLINE_MS, []))]
+        fields[place] = b"\x91" * 1010 + b"\x90"
         ping = attacker.request(commands.PING, 10, ())
-        attacker.write(frame_to_stream(b"\x96" + version + rest) + frame_to_stream(ping))
+        attacker.write(frame_to_stream(b"\x96" + b"".join(fields)) + frame_to_stream(ping))
         answered: list[int] = []
 
-        def settled() -> bool:
+        def settled() -> object:
             answered.extend(reply.request_id for reply in attacker.replies() or [])
-            return 10 in answered or attacked.has_logged_an_exception
+            return 10 in answered or attacked.exceptions_logged
 
         eventually(settled)
         assert 10 in answered
@@ -245,7 +275,7 @@ def test_version_that_is_nested_too_deeply_to_show(attacked: Watch, eventually: 
 
 
 def test_directory_in_place_of_a_fifo(attacked: Watch, eventually: Eventually) -> None:
-    """Found by fuzzing: nobody reads the replies, so the worker removes both, and one cannot be."""
+    """Found by reading: nobody reads the replies, so the worker removes both, and one cannot be."""
     names = attacked.server.names
     with Attacker(names, 5) as attacker:
         occupy(names.request_fifo(5), "directory", names.pid_file)
@@ -253,7 +283,7 @@ def test_directory_in_place_of_a_fifo(attacked: Watch, eventually: Eventually) -
         try:
             attacker.send(attacker.hello(1))
             reply = names.reply_fifo(5)
-            eventually(lambda: not reply.exists() or attacked.has_logged_an_exception)
+            eventually(lambda: not reply.exists() or attacked.exceptions_logged)
             attacked.check()
             assert not reply.exists()
         finally:

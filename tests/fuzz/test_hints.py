@@ -49,7 +49,7 @@ def serves(server: Server) -> bool:
 def test_overwritten_hints_lock_nobody_out(
     make_server: StartServer, eventually: Eventually, content: str
 ) -> None:
-    """Found by fuzzing: the first 24 bytes were checked, by new clients and by new workers."""
+    """Found by reading: the first 24 bytes were checked, by new clients and by new workers."""
     server = make_server("--workers", "1")
     seed = secrets.randbits(32)
     print(f"seed {seed}")

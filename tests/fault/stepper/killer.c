@@ -192,17 +192,32 @@ static void kill_the_successor(struct trial *trial, const struct history *dead, 
 
 /* The lock as the scenario's story has it. Returns the living holder's pid, 0 if there is none. */
 static int tell_lock_story(struct trial *trial) {
+    struct kv_table *table = &trial->worlds.live.table;
     struct kv_owner holder = owner_of(&trial->worlds, HOLDER);
-    if (trial->scenario->lock != LOCK_OF_A_DEAD && trial->scenario->lock != LOCK_OF_A_LIVING)
+    enum lock_story story = trial->scenario->lock;
+    if (story == LOCK_FREE || story == LOCK_HAS_WAITERS)
         return 0;
-    if (!kv_try_acquire(&trial->worlds.live.table, &holder, SHARD))
+    if (!kv_try_acquire(table, &holder, SHARD))
         give_up("the lock is not free when a scenario begins");
-    return trial->scenario->lock == LOCK_OF_A_LIVING ? holder_start(trial) : 0;
+    if (story == LOCK_OF_A_FORMER)
+        kv_join(table, HOLDER); /* the next in that slot */
+    return story == LOCK_OF_A_DEAD ? 0 : holder_start(trial);
 }
 
-/* Kills the victim everywhere. kills: how many real ones; sample: about how many states are
- * judged, 0 for all. */
-void kill_everywhere(struct trial *trial, uint32_t kills, uint32_t sample) {
+/* Lays the states before readers, see midway.c. */
+static void read_along(struct trial *trial, const struct history *history, uint32_t turns) {
+    uint8_t **states = malloc(history->count * sizeof *states);
+    if (states == NULL)
+        give_up("no memory");
+    for (size_t i = 0; i < history->count; i++)
+        states[i] = history->state[i].segments;
+    read_midway(trial, states, history->count, turns);
+    free(states);
+}
+
+/* Kills the victim everywhere. kills: how many real ones; turns: how many readers beside it;
+ * sample: about how many states are judged, 0 for all. */
+void kill_everywhere(struct trial *trial, uint32_t kills, uint32_t turns, uint32_t sample) {
     struct history history = {0};
     trial_expect(trial);
     if (trial->scenario->lock == LOCK_OF_A_LIVING)
@@ -213,6 +228,8 @@ void kill_everywhere(struct trial *trial, uint32_t kills, uint32_t sample) {
     judge_states(trial, &history, sample);
     if (history.count > 0 && history.instructions > 0)
         kill_really(trial, &history, kills);
+    if (history.count > 0)
+        read_along(trial, &history, turns);
     if (holder != 0)
         child_kill(holder);
     if (trial->scenario->takeover && history.count > 0)

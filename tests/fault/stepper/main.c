@@ -1,4 +1,4 @@
-/* stepper [--scenario NAME] [--sample K] [--kills N] [--seed S] [--list]
+/* stepper [--scenario NAME] [--sample K] [--kills N] [--turns N] [--seed S] [--list]
  *
  * Kills a writer of a kvserve table at each instruction of each of its operations, and lets
  * writers overtake a reader at each of its. Ends with 1 if an invariant was violated, with 2 if
@@ -10,12 +10,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "trial.h"
+#include "overtake.h"
+
+#define PATIENCE_SECONDS 60u
+#define DEATHS_A_KILL 25u /* of the storm, whose kills are all real */
+#define USAGE                                                                                 \
+    "usage: stepper [--scenario NAME] [--sample K] [--kills N] [--turns N] [--seed S] [--list]"
 
 struct options {
     const char *scenario; /* or NULL for all */
     uint32_t sample;      /* states judged of each, 0 for all */
     uint32_t kills;       /* real ones of each */
+    uint32_t turns;       /* readers in turns with each writer */
     uint64_t seed;
     bool list;
 };
@@ -36,27 +42,31 @@ static void on_fatal(int signal_number) {
     _exit(1);
 }
 
-static void run_scenario(const struct scenario *scenario, const struct options *options,
-                         struct tally *tally) {
+static void run_one(const struct scenario *scenario, const struct overtake *overtake,
+                    const struct options *options, struct tally *tally) {
     static struct trial trial;
     uint64_t random = options->seed;
     memset(&trial, 0, sizeof trial);
-    trial.name = scenario->name;
+    trial.name = overtake ? overtake->name : scenario->name;
     trial.scenario = scenario;
     trial.seed = options->seed;
     trial.actor = VICTIM;
     trial.tally = tally;
     current = &trial;
-    alarm(60);
+    alarm(PATIENCE_SECONDS);
     worlds_open(&trial.worlds, scenario->plan, options->seed);
     keys_make(&trial.keys, &trial.worlds.live.table);
     trial.verify_scratch = malloc(kv_verify_scratch_bytes(&trial.worlds.live.table));
     tally->scenarios++;
-    if (!scenario_reach(scenario, &trial.worlds, &trial.keys, &random, &trial.action,
-                        &trial.effects))
+    if (overtake != NULL)
+        overtake_everywhere(&trial, overtake, options->sample);
+    else if (!scenario_reach(scenario, &trial.worlds, &trial.keys, &random, &trial.action,
+                             &trial.effects))
         complain(&trial, "no state was found in which the action takes this path");
+    else if (scenario == &storm_scenario)
+        die_in_turn(&trial, options->kills * DEATHS_A_KILL);
     else
-        kill_everywhere(&trial, options->kills, options->sample);
+        kill_everywhere(&trial, options->kills, options->turns, options->sample);
     free(trial.verify_scratch);
     worlds_close(&trial.worlds);
     alarm(0);
@@ -70,8 +80,9 @@ static bool chosen(const struct options *options, const char *name) {
 static int list_all(void) {
     for (uint32_t i = 0; i < scenario_count; i++)
         puts(scenarios[i].name);
+    puts(storm_scenario.name);
     for (uint32_t i = 0; i < overtake_count; i++)
-        puts(overtake_names[i]);
+        puts(overtakes[i].name);
     return 0;
 }
 
@@ -87,10 +98,12 @@ static int run(const struct options *options) {
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (uint32_t i = 0; i < scenario_count; i++)
         if (chosen(options, scenarios[i].name))
-            run_scenario(&scenarios[i], options, &t);
+            run_one(&scenarios[i], NULL, options, &t);
+    if (chosen(options, storm_scenario.name))
+        run_one(&storm_scenario, NULL, options, &t);
     for (uint32_t i = 0; i < overtake_count; i++)
-        if (chosen(options, overtake_names[i]))
-            overtake_everywhere(i, options->seed, options->sample, &t);
+        if (chosen(options, overtakes[i].name))
+            run_one(&overtakes[i].reach, &overtakes[i], options, &t);
     if (t.scenarios == 0)
         give_up("there is no scenario of this name, see --list");
     printf("{\"seed\": %lu, \"scenarios\": %lu, \"instructions\": %lu, \"inside_lock\": %lu, "
@@ -104,7 +117,7 @@ static int run(const struct options *options) {
 }
 
 int main(int count, char **arguments) {
-    struct options options = {.kills = 8, .seed = 1};
+    struct options options = {.kills = 8, .turns = 50, .seed = 1};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i];
         if (strcmp(name, "--list") == 0) {
@@ -112,7 +125,7 @@ int main(int count, char **arguments) {
             continue;
         }
         if (i + 1 == count)
-            give_up("usage: stepper [--scenario NAME] [--sample K] [--kills N] [--seed S] [--list]");
+            give_up(USAGE);
         const char *value = arguments[++i];
         if (strcmp(name, "--scenario") == 0)
             options.scenario = value;
@@ -120,10 +133,12 @@ int main(int count, char **arguments) {
             options.sample = (uint32_t)strtoul(value, NULL, 10);
         else if (strcmp(name, "--kills") == 0)
             options.kills = (uint32_t)strtoul(value, NULL, 10);
+        else if (strcmp(name, "--turns") == 0)
+            options.turns = (uint32_t)strtoul(value, NULL, 10);
         else if (strcmp(name, "--seed") == 0)
             options.seed = strtoull(value, NULL, 10);
         else
-            give_up("usage: stepper [--scenario NAME] [--sample K] [--kills N] [--seed S] [--list]");
+            give_up(USAGE);
     }
     signal(SIGSEGV, on_fatal);
     signal(SIGBUS, on_fatal);

@@ -138,6 +138,7 @@ const struct scenario scenarios[] = {
      true},
     {"lock-with-waiters", &roomy, &few, ACT_SET, 8, 90, over_small, LOCK_HAS_WAITERS, false},
     {"lock-of-a-dead", &roomy, &few, ACT_SET, 8, 90, over_small, LOCK_OF_A_DEAD, false},
+    {"lock-of-a-former", &roomy, &few, ACT_SET, 8, 90, over_small, LOCK_OF_A_FORMER, false},
     {"lock-of-a-living", &roomy, &few, ACT_ACQUIRE, 8, 90, busy, LOCK_OF_A_LIVING, false},
 };
 const uint32_t scenario_count = sizeof scenarios / sizeof scenarios[0];

@@ -39,6 +39,7 @@ enum lock_story {
     LOCK_FREE,
     LOCK_HAS_WAITERS,  /* somebody begins to wait while the victim is inside */
     LOCK_OF_A_DEAD,    /* the owner died before the victim comes */
+    LOCK_OF_A_FORMER,  /* the same, and another process lives in the owner's lease slot */
     LOCK_OF_A_LIVING,  /* the owner lives and does not let go */
 };
 

@@ -52,10 +52,18 @@ bool child_finish(struct trial *trial, int pid);
 void child_kill(int pid);
 int holder_start(struct trial *trial);
 
-/* killer.c and overtake.c: the two families */
-void kill_everywhere(struct trial *trial, uint32_t kills, uint32_t sample);
-extern const char *const overtake_names[];
-extern const uint32_t overtake_count;
-void overtake_everywhere(uint32_t number, uint64_t seed, uint32_t sample, struct tally *tally);
+/* killer.c */
+void kill_everywhere(struct trial *trial, uint32_t kills, uint32_t turns, uint32_t sample);
+
+/* storm.c */
+extern const struct scenario storm_scenario;
+void die_in_turn(struct trial *trial, uint32_t deaths);
+
+/* midway.c */
+void read_midway(struct trial *trial, uint8_t *const *states, size_t count, uint32_t turns);
+
+/* overtake.c */
+struct overtake;
+void overtake_everywhere(struct trial *trial, const struct overtake *overtake, uint32_t sample);
 
 #endif
