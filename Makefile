@@ -17,12 +17,15 @@ export PYTHONSAFEPATH = 1
 SOURCES := setup.py pyproject.toml MANIFEST.in LICENSE $(wildcard README.md) \
 	$(shell find kvserve -name __pycache__ -prune -o -name '*.so' -o -print)
 
-.PHONY: help serve test lint bench wheel clean
+.PHONY: help serve test test-kill test-soak fuzz lint bench wheel clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make serve   build, install into $(VENV), run 'kvserve serve' (options: ARGS='--workers 2')"
 	@echo "make test    build the wheel, install it, then ruff, mypy and pytest (one test: ARGS=path)"
+	@echo "make test-kill  die at every instruction of every change of the table (one seed: ARGS=7)"
+	@echo "make test-soak  a thousand timed kills under load (another number: KILLS=5000)"
+	@echo "make fuzz    fuzz the core, each target for FUZZ_SECONDS=60 (clang: guided by coverage)"
 	@echo "make lint    only ruff and mypy"
 	@echo "make bench   only the benchmarks (one question: ARGS=benchmarks/FILE.py)"
 	@echo "make wheel   only the wheel, in dist/"
@@ -34,6 +37,18 @@ serve: $(VENV)/.installed
 
 test: lint $(VENV)/.installed-dev
 	$(VENV)/bin/pytest $(or $(ARGS),tests/)
+
+test-kill: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(VENV)/bin/python -m fault.kill_everywhere $(ARGS)
+
+test-soak: $(VENV)/.installed-dev
+	KVSERVE_TEST_KILLS=$(or $(KILLS),1000) KVSERVE_TEST_LINEARIZABILITY_SECONDS=20 \
+		KVSERVE_TEST_ATTACHES=10000 $(VENV)/bin/pytest -s tests/fault/test_soak.py \
+		tests/fault/test_table_kills.py tests/fault/test_linearizability.py \
+		tests/fault/test_limits.py $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	$(VENV)/bin/python tests/fuzz/campaign.py --seconds $(or $(FUZZ_SECONDS),60)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -76,6 +76,13 @@ def verify_directory(names: Names) -> int:
 
 def _verify_directory(path: Path, owners: set[int] | None) -> int:
     status = path.lstat()
+    above = path.parent.stat()
+    if above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
+        raise ForeignObject(
+            f"{path.parent} lets others replace what is in it; run: chmod go-w {path.parent}"
+        )
+    if above.st_uid not in {0, os.geteuid(), status.st_uid}:
+        raise ForeignObject(f"{path.parent} belongs to uid {above.st_uid}; use another directory")
     if not stat.S_ISDIR(status.st_mode):
         raise ForeignObject(f"{path} is not a directory; remove it")
     if status.st_mode & 0o007:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from threading import Lock
 from typing import Literal
 
@@ -54,6 +56,7 @@ class TableFollower(Reader):
         self._maps: tuple[mmap.mmap, ...] = ()
         self._manifest = require_server(names)
         self._attach_table()
+        _all_followers.add(self)
 
     def _attach_table(self) -> None:
         """Attaches the table of the running instance, in place of the one attached before.
@@ -107,3 +110,15 @@ class TableFollower(Reader):
             for memory in self._maps:
                 memory.close()
             self._maps = ()
+
+
+# See the same in workers.py. A lock that another thread held at the fork would stay held.
+_all_followers: weakref.WeakSet[TableFollower] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for follower in list(_all_followers):
+        follower._attaching = Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

@@ -104,7 +104,8 @@ def decode_request(frame: bytes) -> Request:
         raise BadRequest(f"protocol version {told}; this server speaks 1", sender)
     command = commands.BY_CODE.get(code) if type(code) is int else None
     if command is None:
-        raise BadRequest(f"unknown command {code!r}", sender)
+        told = code if type(code) is int else f"of type {type(code).__name__}"
+        raise BadRequest(f"unknown command {told}", sender)
     if not _is_id(deadline_ms) or type(arguments) is not list:
         raise BadRequest("a deadline or arguments of a wrong type", sender)
     try:

@@ -73,7 +73,7 @@ cdef extern from "core/table.h" nogil:
         uint64_t statistics[13]
 
     bint kv_geometry_valid(const kv_geometry *)
-    void kv_format(uint8_t *, uint8_t *, const kv_geometry *, const uint8_t *, const uint8_t *,
+    void kv_format(uint8_t *, const kv_geometry *, const uint8_t *, const uint8_t *,
                    const uint64_t *)
     const char *kv_attach(kv_table *, uint8_t *, uint64_t, uint8_t *, uint64_t, const uint8_t *)
     bint kv_ready(const kv_table *)

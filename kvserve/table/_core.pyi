@@ -13,13 +13,8 @@ class Elsewhere: ...
 ELSEWHERE: Elsewhere
 
 def check_key(key: Key) -> None: ...
-def format_segments(
-    table: Any,
-    hints: Any,
-    geometry: dict[str, int],
-    boot_id: bytes,
-    instance_id: bytes,
-    hash_key: bytes,
+def format_segment(
+    table: Any, geometry: dict[str, int], boot_id: bytes, instance_id: bytes, hash_key: bytes
 ) -> None: ...
 def retire_segment(table: Any) -> None: ...
 

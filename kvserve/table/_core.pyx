@@ -117,35 +117,29 @@ def check_key(key):
     as_key(&nowhere, key, &unused)
 
 
-def format_segments(table, hints, dict geometry, bytes boot_id, bytes instance_id, bytes hash_key):
-    """Makes an empty table of new, zeroed segments, ready for use.
+def format_segment(table, dict geometry, bytes boot_id, bytes instance_id, bytes hash_key):
+    """Makes an empty table of a new, zeroed segment, ready for use.
 
     Args:
-        table, hints: writable buffers of the geometry's sizes.
+        table: a writable buffer of the geometry's size.
         geometry: the fields of the C structure, by name.
         boot_id, instance_id: 16 bytes each.
         hash_key: 32 random bytes.
     """
     cdef kv_geometry g
-    cdef Py_buffer table_view, hints_view
+    cdef Py_buffer view
     cdef uint64_t secret[4]
     g = geometry
     if not kv_geometry_valid(&g):
         raise InternalError(f"a geometry that makes no sense: {geometry}")
     assert len(boot_id) == 16 and len(instance_id) == 16 and len(hash_key) == 32
     memcpy(secret, PyBytes_AS_STRING(hash_key), 32)
-    PyObject_GetBuffer(table, &table_view, PyBUF_WRITABLE)
+    PyObject_GetBuffer(table, &view, PyBUF_WRITABLE)
     try:
-        PyObject_GetBuffer(hints, &hints_view, PyBUF_WRITABLE)
-        try:
-            assert <uint64_t>table_view.len == g.table_bytes
-            assert <uint64_t>hints_view.len == g.hints_bytes
-            kv_format(<uint8_t *>table_view.buf, <uint8_t *>hints_view.buf, &g, boot_id,
-                      instance_id, secret)
-        finally:
-            PyBuffer_Release(&hints_view)
+        assert <uint64_t>view.len == g.table_bytes
+        kv_format(<uint8_t *>view.buf, &g, boot_id, instance_id, secret)
     finally:
-        PyBuffer_Release(&table_view)
+        PyBuffer_Release(&view)
 
 
 def retire_segment(table):

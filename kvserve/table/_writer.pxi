@@ -120,7 +120,12 @@ cdef class Writer(Reader):
                 self.lock(k.shard)
                 locked = True
                 continue
-            payload = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
+            try:
+                payload = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
+            except MemoryError:
+                if locked:
+                    self.unlock(k.shard)
+                raise
             if locked or kv_view_intact(&view):
                 break
         else:
@@ -151,24 +156,25 @@ cdef class Writer(Reader):
         self.unlock(k.shard)
         if status == KV_TOO_LARGE:
             raise ValueTooLarge(
-                f"a value of {v.length} bytes; at most {self.t.geometry.value_bytes_max} "
-                "are allowed here"
+                f"a value of {v.length} bytes under a key of {k.length}; the value may have "
+                f"{self.t.geometry.value_bytes_max} bytes here, fewer in a tiny table if its key "
+                "is long"
             )
         return version if status == KV_DONE else 0
 
-    def set(self, key, int codec, bytes payload, uint64_t ttl_ms):
+    def set(self, key, int codec, bytes payload not None, uint64_t ttl_ms):
         """Stores a payload under a key; ttl_ms 0 never expires. Returns the new version."""
         return self._store(key, codec, payload, ttl_ms, KV_SET, 0)
 
-    def add(self, key, int codec, bytes payload, uint64_t ttl_ms):
+    def add(self, key, int codec, bytes payload not None, uint64_t ttl_ms):
         """As `set`, if the key is missing; returns 0 if not."""
         return self._store(key, codec, payload, ttl_ms, KV_ADD, 0)
 
-    def replace(self, key, int codec, bytes payload, uint64_t ttl_ms):
+    def replace(self, key, int codec, bytes payload not None, uint64_t ttl_ms):
         """As `set`, if the key is there; returns 0 if not."""
         return self._store(key, codec, payload, ttl_ms, KV_REPLACE, 0)
 
-    def cas(self, key, int codec, bytes payload, uint64_t ttl_ms, uint64_t version):
+    def cas(self, key, int codec, bytes payload not None, uint64_t ttl_ms, uint64_t version):
         """As `set`, if the key's version is this; returns 0 if not."""
         return self._store(key, codec, payload, ttl_ms, KV_CAS, version)
 

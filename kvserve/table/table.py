@@ -11,7 +11,7 @@ from typing import Any
 from kvserve.errors import ForeignObject
 from kvserve.names import Names
 from kvserve.table import segment
-from kvserve.table._core import Writer, format_segments, retire_segment
+from kvserve.table._core import Writer, format_segment, retire_segment
 from kvserve.table.geometry import Geometry, as_fields
 from kvserve.table.lease import Lease
 
@@ -96,9 +96,8 @@ def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) ->
         segment.unlink(names.hints)
         raise
     with hints, table:
-        format_segments(
+        format_segment(
             table,
-            hints,
             as_fields(geometry),
             boot_id(),
             secrets.token_bytes(_ID_BYTES),

@@ -143,6 +143,8 @@ class Sessions:
             self.close(session)
             return
         for frame in frames:
+            if self._open.get(session.client_id) is not session:
+                return  # it died, or was cut off, over a reply: nobody waits for the rest
             self._handle(frame, session)
 
     @property

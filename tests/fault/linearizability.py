@@ -94,7 +94,9 @@ def _candidates(order: list[Event], done: int) -> list[int]:
     """Those not done that began before the first end among those not done."""
     first_end = math.inf
     candidates = []
-    for number, event in enumerate(order):
+    first_pending = (~done & (done + 1)).bit_length() - 1
+    for number in range(first_pending, len(order)):
+        event = order[number]
         if event.began > first_end:
             break
         if not done >> number & 1:

@@ -334,6 +334,11 @@ MUTANTS = (
         (Edit("acquire.c", "        sem_post(semaphore);\n", "        return;\n"),),
     ),
     Mutant(
+        "own-record-is-not-spared",
+        "overwrite-own-spared",
+        (Edit("store.c", "    op->spared = old.entry;\n", ""),),
+    ),
+    Mutant(
         "recovery-cuts-chains",
         "index-evict",
         (

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kvserve import limits
 from kvserve.errors import ConfigError
-from kvserve.table._core import format_segments
+from kvserve.table._core import format_segment
 from kvserve.table.geometry import as_fields, plan, record_bytes
 
 MEMORY = st.one_of(
@@ -48,8 +48,8 @@ def test_core_accepts_every_plan(memory: int, item_size: int, max_value: int, sh
         geometry = plan(memory, item_size, max_value, shards, 1)
     except ConfigError:
         return
-    table, hints = bytearray(geometry.table_bytes), bytearray(geometry.hints_bytes)
-    format_segments(table, hints, as_fields(geometry), bytes(16), bytes(16), bytes(32))
+    table = bytearray(geometry.table_bytes)
+    format_segment(table, as_fields(geometry), bytes(16), bytes(16), bytes(32))
 
 
 @given(st.integers(1, 64), st.integers(8, 1024))

@@ -30,13 +30,9 @@ bool kv_geometry_valid(const struct kv_geometry *g) {
 }
 
 /* The segments are new and all zero, which is an empty table but for the superblock. */
-void kv_format(uint8_t *table, uint8_t *hints, const struct kv_geometry *geometry,
-               const uint8_t boot_id[16], const uint8_t instance_id[16],
-               const uint64_t hash_key[4]) {
+void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t boot_id[16],
+               const uint8_t instance_id[16], const uint64_t hash_key[4]) {
     struct kv_superblock *s = (struct kv_superblock *)(void *)table;
-    struct kv_hints_header *h = (struct kv_hints_header *)(void *)hints;
-    h->magic = KV_MAGIC;
-    memcpy(h->instance_id, instance_id, sizeof h->instance_id);
     s->magic = KV_MAGIC;
     s->layout_version = KV_LAYOUT_VERSION;
     memcpy(s->boot_id, boot_id, sizeof s->boot_id);

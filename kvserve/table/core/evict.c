@@ -301,6 +301,8 @@ static void reclaim_main(struct operation *op, uint64_t wanted) {
             /* Only after kills between head and entry have eaten from the reserve, or where a
              * large record meets the ring's end. */
             unlink_place(op, &place, KV_EVICTIONS);
+        } else if (place.entry == op->spared) {
+            move_to_main(op, &place, hint);
         } else if (main_has_holes(op, wanted) &&
                    spend(&budget->clean_copies, &budget->clean_bytes, place.length)) {
             move_to_main(op, &place, hint);
@@ -328,7 +330,8 @@ static void reclaim_small(struct operation *op) {
     struct place place;
     uint64_t beyond;
     if (live_at_tail(op, false, &place, &beyond)) {
-        bool wanted = LOAD(*place.hint) >= 2;
+        /* A key that is being overwritten must not be seen missing, so its old record stays. */
+        bool wanted = LOAD(*place.hint) >= 2 || place.entry == op->spared;
         bool room = fits(&main, op->t->geometry.largest_record, place.length) ||
                     (main_has_holes(op, place.length) && op->budget.clean_copies > 0);
         if (wanted || room) {

@@ -3,8 +3,8 @@
  *
  * table segment                                hints segment
  * +--------------------+ 0                     +--------------------+ 0
- * | superblock         |                       | identity, readers' |
- * +--------------------+ 4096                  | counters           |
+ * | superblock         |                       | readers' counters  |
+ * +--------------------+ 4096                  |                    |
  * | shard 0            |                       +--------------------+ 4096
  * |   header           |                       | shard 0: 16 bytes  |
  * |   buckets          |                       | a bucket, 15 used  |
@@ -185,9 +185,7 @@ struct kv_reader_stripe {
     uint8_t padding[KV_LINE - 16];
 };
 struct kv_hints_header {
-    uint64_t magic;
-    uint8_t instance_id[16];
-    uint8_t padding[KV_LINE - 24];
+    uint8_t unused[KV_LINE];
     struct kv_reader_stripe stripe[KV_READER_STRIPES];
 };
 static_assert(sizeof(struct kv_hints_header) == KV_HINTS_HEADER_BYTES, "layout");

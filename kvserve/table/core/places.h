@@ -194,6 +194,7 @@ struct operation {
     uint32_t shard;
     uint64_t now_ms;
     struct budget budget;
+    const _Atomic uint64_t *spared; /* an entry that must not be evicted: it is being overwritten */
 };
 
 /* log.c */

@@ -34,9 +34,10 @@ static uint64_t insert(struct operation *op, const struct kv_key *key,
     /* Which log: an overwrite stays where it is, but large records never go to S. */
     bool large = length > op->t->geometry.small_capacity / 4;
     bool main_log = large || (old.entry != NULL ? old.main_log : ghost_take(op, key->hash));
+    op->spared = old.entry;
     for (;;) {
         make_room(op, main_log, length);
-        /* That may have moved or evicted the very record that we overwrite. */
+        /* That may have moved the very record that we overwrite. */
         old = find_place(op, key);
         if (old.entry == NULL || old.main_log == main_log || main_log)
             break;

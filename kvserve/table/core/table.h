@@ -73,9 +73,8 @@ enum kv_condition { KV_SET, KV_ADD, KV_REPLACE, KV_CAS };
 
 /* attach.c: segments */
 bool kv_geometry_valid(const struct kv_geometry *geometry);
-void kv_format(uint8_t *table, uint8_t *hints, const struct kv_geometry *geometry,
-               const uint8_t boot_id[16], const uint8_t instance_id[16],
-               const uint64_t hash_key[4]);
+void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t boot_id[16],
+               const uint8_t instance_id[16], const uint64_t hash_key[4]);
 const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, uint8_t *hints,
                       uint64_t hints_bytes, const uint8_t boot_id[16]);
 bool kv_ready(const struct kv_table *t);

@@ -8,8 +8,8 @@
  * V4 an entry's tag and chain are those of its record's key.
  * V5 lengths fit.
  * V6 one entry a key.
- * V7 chains end, each overflow bucket is linked once, below the pointer; the free ones are not
- *    linked, empty, and each in their list once; those beyond the pointer are empty.
+ * V7 chains end; each overflow bucket below the pointer is linked once or free once; the free ones
+ *    and those beyond the pointer are empty.
  * V8 live bytes and items equal a recount.
  * V9 no cas and not the flush mark is above the sequence, which is far from running over. */
 #include "places.h"
@@ -201,9 +201,11 @@ static void verify_free(struct kv_table *t, uint32_t shard, uint8_t *linked,
             violate(report, 7, next);
         next = LOAD(bucket->next_free);
     }
-    for (uint32_t n = LOAD(header->overflow_used); n < t->geometry.overflow; n++)
-        if (!is_empty(bucket_at(t, shard, t->geometry.buckets + n)))
+    for (uint32_t n = 0; n < t->geometry.overflow; n++) {
+        bool used = n < LOAD(header->overflow_used);
+        if (used ? !test(linked, n) : !is_empty(bucket_at(t, shard, t->geometry.buckets + n)))
             violate(report, 7, n + 1);
+    }
 }
 
 /* Returns how many violations there are, of which the first violations_max are told. */
