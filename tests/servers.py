@@ -87,7 +87,9 @@ class Server:
             try:
                 with self.connect() as cache:
                     cache.ping()
-                    return
+                    # Not the workers of a killed server of this name, which live a moment longer.
+                    if cache.stats()["pid"] == self.pid:
+                        return
             except ServerError:
                 time.sleep(0.005)
         raise AssertionError(f"the server was never ready:\n{self.log}")

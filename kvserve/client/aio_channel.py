@@ -53,6 +53,8 @@ class AioChannel:
                 return
             if runtime.holder(names) is None:
                 raise runtime.not_served(names)
+            if self._session.is_superseded:
+                raise NotBegun
             if left <= 0:
                 raise RequestTimeout("no reply before the deadline")
 

@@ -57,8 +57,8 @@ class AioWorkers:
         """The answer to one request. Raises as `workers.Workers.ask` does."""
         deadline = asyncio.get_running_loop().time() + self._timeout
         while True:
-            channel = await self._channel(question.shard, deadline)
             try:
+                channel = await self._channel(question.shard, deadline)
                 reply = await channel.ask(question.command, question.arguments, deadline)
             except NotBegun:
                 continue

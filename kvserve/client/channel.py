@@ -29,6 +29,7 @@ class Channel:
         ServerUnavailable: nobody serves.
         ServerBusy: the worker's queue stayed full.
         RequestTimeout: it did not answer.
+        WorkerGone: another server took this one's place meanwhile.
     """
 
     def __init__(self, names: Names, session: Session, deadline: float) -> None:
@@ -53,6 +54,8 @@ class Channel:
             except RequestTimeout:
                 if runtime.holder(names) is None:
                     raise runtime.not_served(names) from None
+                if self._session.is_superseded:
+                    raise WorkerGone from None
                 if time.monotonic() >= deadline:
                     raise
 

@@ -102,6 +102,11 @@ class Session:
         """The request that opens the session, to be answered before any other is sent."""
         return self.request(commands.HELLO, (PROTOCOL_VERSION, os.getpid()), deadline)
 
+    @property
+    def is_superseded(self) -> bool:
+        """Whether another server has taken the place of the one that this session would open."""
+        return self._queue.is_unlinked
+
     def replies(self) -> list[Reply]:
         """The replies that have come by now.
 

@@ -179,6 +179,13 @@ class Workers:
             return worker, idle.pop()
         except IndexError:
             pass
+        while True:
+            try:
+                return self._open(shard, deadline)
+            except WorkerGone:
+                continue  # of a server whose place another one has taken
+
+    def _open(self, shard: int, deadline: float) -> tuple[int, Channel]:
         # The server may have been started anew, with other numbers, since we looked last.
         self.manifest = Manifest.read(self._names)
         self._on_manifest(self.manifest)

@@ -46,6 +46,11 @@ class SendingQueue:
     def flush(self) -> bool:
         return True  # a queue takes a message whole or not at all
 
+    @property
+    def is_unlinked(self) -> bool:
+        """Whether its name is gone: whoever receives from it, no new server ever will."""
+        return os.fstat(self._queue.mqd).st_nlink == 0
+
     def close(self) -> None:
         _close(self._queue)
 
