@@ -132,11 +132,17 @@ def _timestamp(moment: datetime.datetime) -> msgpack.Timestamp:
 def _unpack(payload: bytes, depth: int = 0) -> Value:
     if depth > _TUPLE_DEPTH_MAX:
         raise ValueError(f"tuples nested more than {_TUPLE_DEPTH_MAX} deep")
-    restore = functools.partial(_restore_extension, depth)
-    return msgpack.unpackb(payload, timestamp=3, strict_map_key=False, ext_hook=restore)
+    return msgpack.unpackb(
+        payload, timestamp=3, strict_map_key=False, ext_hook=_RESTORE_AT_DEPTH[depth]
+    )
 
 
 def _restore_extension(depth: int, code: int, data: bytes) -> object:
     if code == _EXTENSION_TUPLE:
         return tuple(_unpack(data, depth + 1))
     return msgpack.ExtType(code, data)  # somebody's own, which he gets back as he gave it
+
+
+_RESTORE_AT_DEPTH = tuple(
+    functools.partial(_restore_extension, depth) for depth in range(_TUPLE_DEPTH_MAX + 1)
+)
