@@ -78,6 +78,7 @@ class Worker:
             self._handle,
         )
         self._sweeper = Sweeper(table, shards, loop)
+        self._draining = False
         self._finished: asyncio.Future[int] = loop.create_future()
         loop.add_reader(self._queue.descriptor, self._receive)
 
@@ -91,7 +92,13 @@ class Worker:
             self._finished.set_result(exit_code)
 
     def drain(self) -> None:
-        """Finishes what was received before now, sends the replies, and ends the service."""
+        """Finishes what was received before now, sends the replies, and ends the service.
+
+        A second call does nothing: a signal to the whole process group comes twice.
+        """
+        if self._draining:
+            return
+        self._draining = True
         self._loop.remove_reader(self._queue.descriptor)
         for _ in range(self._queue.waiting):
             self._receive_one()
