@@ -31,7 +31,7 @@ def running(*flags: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["KVSERVE_RUNTIME_DIR"] = directory
         server = subprocess.Popen(
-            [sys.executable, "-m", "kvserve", "serve", "--name", name, "--no-keep", *flags],
+            [sys.executable, "-P", "-m", "kvserve", "serve", "--name", name, "--no-keep", *flags],
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )

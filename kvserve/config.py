@@ -159,7 +159,7 @@ def load(
         settings |= _from_file(file)
     settings |= _from_environment(os.environ if environment is None else environment)
     settings |= {name: value for name, value in (flags or {}).items() if value is not None}
-    return Config(**{name: _convert(name, value) for name, value in settings.items()})
+    return Config(**{name: _converted(name, value) for name, value in settings.items()})
 
 
 def _from_file(file: Path) -> dict[str, Any]:
@@ -181,6 +181,15 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
         for name in describe()
         if environment.get(variable := ENVIRONMENT_PREFIX + name.upper())
     }
+
+
+def _converted(name: str, value: Any) -> Any:
+    try:
+        return _convert(name, value)
+    except ConfigError as error:
+        if name in str(error):
+            raise
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def _convert(name: str, value: Any) -> Any:

@@ -150,6 +150,8 @@ def holder(names: Names) -> int | None:
     try:
         # Shared, for a moment: a server that starts in it tries again.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Explicitly: a child that is forked just now would keep it with its copy.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError:
         return _read_pid(names)
     finally:

@@ -242,13 +242,13 @@ class AsyncClient:
 
     async def _ask_all_workers(self, command: commands.Command) -> list[Any]:
         self._reader._follow_table()
-        questions = [
-            Question(command, (), worker, idempotent=True)
-            for worker in range(self._workers.manifest.workers)
-        ]
-        answers = await self._workers.ask_each(questions)
-        raise_for_all(questions, answers)
-        return answers
+        while True:
+            workers = self._workers.manifest.workers
+            questions = [Question(command, (), n, idempotent=True) for n in range(workers)]
+            answers = await self._workers.ask_each(questions)
+            raise_for_all(questions, answers)
+            if self._workers.manifest.workers == workers:
+                return answers
 
     async def close(self) -> None:
         """See `Client.close`."""

@@ -125,18 +125,31 @@ class AioChannel:
     def _receive(self) -> None:
         try:
             replies = self._session.replies()
-        except (WorkerGone, KvserveError):
+        except WorkerGone:
             self.close()
+            return
+        except KvserveError as error:
+            self.close(error)
             return
         for reply in replies:
             future = self._awaited.pop(reply.request_id, None)
             if future is not None and not future.done():
                 future.set_result(reply)
             elif reply.request_id == 0:
-                self.close()  # with this a worker ends a session
+                self._end(reply)
 
-    def close(self) -> None:
-        """Ends the session; what is awaited fails with WorkerGone. Twice does no harm."""
+    def _end(self, farewell: Reply) -> None:
+        """With a reply to request 0 a worker ends a session, and says why."""
+        try:
+            farewell.result()
+        except KvserveError as error:
+            self.close(error)
+
+    def close(self, error: KvserveError | None = None) -> None:
+        """Ends the session; what is awaited fails, with WorkerGone if there is no other error.
+
+        Twice does no harm.
+        """
         if self.gone:
             return
         self.gone = True
@@ -148,7 +161,7 @@ class AioChannel:
         self._room.clear()
         for future in self._awaited.values():
             if not future.done():
-                future.set_exception(WorkerGone())
+                future.set_exception(error or WorkerGone())
                 future.exception()  # it may be that nobody awaits it any more
         self._awaited.clear()
         self._session.close()

@@ -59,6 +59,9 @@ class AioWorkers:
         while True:
             try:
                 channel = await self._channel(question.shard, deadline)
+            except WorkerGone:
+                continue  # nothing was sent yet
+            try:
                 reply = await channel.ask(question.command, question.arguments, deadline)
             except NotBegun:
                 continue

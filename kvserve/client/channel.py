@@ -66,7 +66,7 @@ class Channel:
             ServerBusy: it was not taken before the deadline.
             WorkerGone: the worker is no more. It never began with this request.
         """
-        if self._poll.poll(0):
+        while self._poll.poll(0):
             self._session.replies()  # late ones are dropped; or the worker is gone since long
         request_id, frame, sender = self._session.request(command, arguments, deadline)
         self._send(frame, sender, command.priority, deadline)

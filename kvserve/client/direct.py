@@ -102,6 +102,9 @@ class TableFollower(Reader):
             ):
                 self._attach_table()
 
+    def __reduce__(self) -> str:
+        raise TypeError("a client cannot be pickled; connect in each process: kvserve.connect()")
+
     def close(self) -> None:
         """Lets go of the table."""
         with self._attaching:
@@ -116,9 +119,10 @@ class TableFollower(Reader):
 _all_followers: weakref.WeakSet[TableFollower] = weakref.WeakSet()
 
 
-def _renew_locks() -> None:
+def _become_child() -> None:
     for follower in list(_all_followers):
         follower._attaching = Lock()
+        follower._choose_stripe()
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+os.register_at_fork(after_in_child=_become_child)

@@ -51,13 +51,14 @@ class Dispatcher(TableFollower):
 
     def _ask_all_workers(self, command: Command) -> list[Any]:
         self._follow_table()
-        questions = [
-            Question(command, (), worker, idempotent=True)
-            for worker in range(self._workers.manifest.workers)
-        ]
-        answers = self._workers.ask_each(questions)
-        raise_for_all(questions, answers)
-        return answers
+        while True:
+            workers = self._workers.manifest.workers
+            questions = [Question(command, (), n, idempotent=True) for n in range(workers)]
+            answers = self._workers.ask_each(questions)
+            raise_for_all(questions, answers)
+            if self._workers.manifest.workers == workers:
+                return answers
+            # The server was started anew with another number of workers: ask each of those.
 
     def close(self) -> None:
         """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from kvserve.errors import KvserveError, OutcomeUnknown, RequestTimeout, ServerBusy
+from kvserve.errors import (
+    KvserveError,
+    OutcomeUnknown,
+    RequestTimeout,
+    ServerBusy,
+    ServerUnavailable,
+)
 from kvserve.protocol.commands import Command
 
 
@@ -27,9 +33,9 @@ class Question(NamedTuple):
 def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool = False) -> None:
     """Raises what is true of questions that belong together, if one of them failed.
 
-    `ServerBusy` promises that nothing was changed. So where one question found its worker busy and
-    another was answered, the error is `RequestTimeout`, which says that all may be sent again, or,
-    where that is not so, `OutcomeUnknown`.
+    `ServerBusy` and `ServerUnavailable` promise that nothing was changed. So unless that is true of
+    all of them, the error is `RequestTimeout`, which says that all may be sent again, or, where
+    that is not so, `OutcomeUnknown`.
 
     Args:
         questions: what was asked.
@@ -43,8 +49,10 @@ def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool
         if isinstance(error, OutcomeUnknown):
             raise error
     first: KvserveError = errors[0]
-    if isinstance(first, ServerBusy) and (begun or len(errors) < len(outcomes)):
-        if all(question.idempotent for question in questions):
-            raise RequestTimeout(f"only a part was done, the rest not in time: {first}")
-        raise OutcomeUnknown(f"only a part was done, and it is not known which: {first}")
+    if isinstance(first, (ServerBusy, ServerUnavailable, RequestTimeout)):
+        untouched = (ServerBusy, ServerUnavailable)
+        if begun or not all(isinstance(outcome, untouched) for outcome in outcomes):
+            if all(question.idempotent for question in questions):
+                raise RequestTimeout(f"not everything was done in time: {first}")
+            raise OutcomeUnknown(f"a part was done, and it is not known which: {first}")
     raise first

@@ -11,6 +11,7 @@ import secrets
 from typing import Any
 
 from kvserve import limits
+from kvserve.errors import KvserveError, LimitError
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
@@ -43,35 +44,61 @@ class Session:
     """
 
     def __init__(self, names: Names, manifest: Manifest, worker: int, queue_bytes: int) -> None:
+        self._pid = os.getpid()
+        self._descriptors_open = False
         owner_uid = verify_directory(names)
         self._names = names
-        self._queue_bytes = queue_bytes
         self.client_id = secrets.randbits(64)
         self._last_request_id = 0
-        self._descriptors_open = True
         self._queue = SendingQueue(names.worker_queue(worker), owner_uid)
+        self._queue_bytes = min(queue_bytes, self._queue.message_bytes)
         try:
-            self._make_fifos(manifest.group_id)
+            request, reply = self._make_fifos(manifest.group_id)
         except FileNotFoundError:
-            self._queue.close()
+            self._abandon()
             raise not_served(names) from None
-        except BaseException:
-            self._queue.close()
+        except KvserveError:
+            self._abandon()
             raise
+        except OSError as error:
+            self._abandon()
+            raise LimitError(
+                f"no session can be opened: {error.strerror}; "
+                "if too many files are open, raise the limit: ulimit -n"
+            ) from error
         frame_bytes_max = limits.frame_bytes_max(manifest.value_bytes_max)
-        self._requests = FifoSender(self._request_descriptor, 0)
-        self._replies = FifoReceiver(self._reply_descriptor, frame_bytes_max)
+        self._requests = FifoSender(request, 0)
+        # A batch's reply may exceed its bound by the last value in it.
+        self._replies = FifoReceiver(reply, frame_bytes_max + limits.BATCH_REPLY_BYTES)
+        self._descriptors_open = True
 
-    def _make_fifos(self, group_id: int | None) -> None:
+    def _make_fifos(self, group_id: int | None) -> tuple[int, int]:
         mode = _MODE if group_id is None else _GROUP_MODE
         owner = {"owner_uid": os.geteuid(), "group_id": None}
         request, reply = self._paths()
         fifo.make(request, mode, group_id)
         fifo.make(reply, mode, group_id)
         # Both ends: the worker must find a writer, and later miss it when we are gone.
-        self._request_descriptor = fifo.open_end(request, os.O_RDWR, **owner)
-        # The reading end alone: end-of-file will tell that the worker is gone.
-        self._reply_descriptor = fifo.open_end(reply, os.O_RDONLY, **owner)
+        descriptor = fifo.open_end(request, os.O_RDWR, **owner)
+        try:
+            # The reading end alone: end-of-file will tell that the worker is gone.
+            return descriptor, fifo.open_end(reply, os.O_RDONLY, **owner)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _abandon(self) -> None:
+        """Removes what a session that could not be opened has made."""
+        self._queue.close()
+        self._remove_files()
+
+    def __del__(self) -> None:
+        """A client that was dropped without `close` leaves nothing either."""
+        if self._descriptors_open:
+            if self._pid == os.getpid():
+                self.close()
+            else:
+                self.forget()
 
     def _paths(self) -> tuple[Any, Any]:
         return self._names.request_fifo(self.client_id), self._names.reply_fifo(self.client_id)
@@ -123,9 +150,12 @@ class Session:
         """Ends the session and removes its files. Twice does no harm."""
         if self._descriptors_open:
             self.forget()
-            for path in self._paths():
-                with contextlib.suppress(OSError):
-                    fifo.remove(path)
+            self._remove_files()
+
+    def _remove_files(self) -> None:
+        for path in self._paths():
+            with contextlib.suppress(OSError):
+                fifo.remove(path)
 
     def forget(self) -> None:
         """Closes the descriptors only: in a forked child, whose parent goes on with the session."""

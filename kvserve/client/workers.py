@@ -73,16 +73,25 @@ class Workers:
         """
         return self._ask(question, time.monotonic() + self._timeout)
 
-    def _ask(self, question: Question, deadline: float) -> Any:
+    def _ask(self, question: Question, deadline: float, *, sent: bool = False) -> Any:
+        """Asks until there is an answer; `sent`: a worker died over the question already."""
         while True:
             worker, channel = self._borrow(question.shard, deadline)
+            sent_now = False
             try:
                 request_id = channel.send(question.command, question.arguments, deadline)
+                sent_now = True
                 reply = self._receive(channel, request_id, question.idempotent, deadline)
             except WorkerGone:
                 self._discard(channel)
+                sent = sent or sent_now
                 continue
-            except (ServerBusy, RequestTimeout, OutcomeUnknown):
+            except ServerBusy as error:
+                self._give_back(worker, channel)
+                if sent:  # ServerBusy would promise that nothing was changed
+                    raise RequestTimeout(f"the worker died, and its successor: {error}") from None
+                raise
+            except (RequestTimeout, OutcomeUnknown):
                 self._give_back(worker, channel)  # its late reply will be dropped
                 raise
             except BaseException:
@@ -115,11 +124,19 @@ class Workers:
             For each its answer, or the error that `ask` would have raised, as an object.
         """
         deadline = time.monotonic() + self._timeout
-        sent = [self._begin(question, deadline) for question in requests]
-        return [
-            self._finish(question, begun, deadline)
-            for question, begun in zip(requests, sent, strict=True)
-        ]
+        sent: list[tuple[int, Channel, int] | KvserveError | None] = []
+        outcomes: list[Any] = []
+        try:
+            for question in requests:
+                sent.append(self._begin(question, deadline))
+            for question, begun in zip(requests, sent, strict=True):
+                outcomes.append(self._finish(question, begun, deadline))
+        except BaseException:  # such as Ctrl-C: nobody will wait for the rest
+            for begun in sent[len(outcomes) :]:
+                if isinstance(begun, tuple):
+                    self._discard(begun[1])
+            raise
+        return outcomes
 
     def _begin(
         self, question: Question, deadline: float
@@ -158,7 +175,7 @@ class Workers:
                 reply = self._receive(channel, request_id, question.idempotent, deadline)
             except WorkerGone:
                 self._discard(channel)
-                return self._ask(question, deadline)
+                return self._ask(question, deadline, sent=True)
             except (RequestTimeout, OutcomeUnknown):
                 self._give_back(worker, channel)
                 raise
@@ -201,21 +218,21 @@ class Workers:
     def _give_back(self, worker: int, channel: Channel) -> None:
         if channel not in self._channels:
             return  # it was discarded, or this is a forked child
+        if not channel.closed:
+            self._idle.setdefault(worker, []).append(channel)
         if channel.closed or self._closed:
             self._discard(channel)
-        else:
-            self._idle.setdefault(worker, []).append(channel)
 
     def _discard(self, channel: Channel) -> None:
         self._channels.discard(channel)
         channel.close()
 
     def close(self) -> None:
-        """Ends all sessions; requests under way in other threads fail."""
+        """Ends all sessions; those in use by other threads when their request has ended."""
         self._closed = True
-        for channel in list(self._channels):
-            self._discard(channel)
-        self._idle.clear()
+        for idle in list(self._idle.values()):
+            while idle:
+                self._discard(idle.pop())
 
     def forget(self) -> None:
         """In a forked child: lets go of the parent's sessions. New ones will be the child's."""

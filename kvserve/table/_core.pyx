@@ -16,6 +16,7 @@ from posix.time cimport clock_gettime
 import os
 
 from kvserve.errors import (
+    ClientClosed,
     CounterOverflow,
     ForeignObject,
     InternalError,

@@ -46,10 +46,19 @@ cdef class Reader:
             raise ForeignObject(f"the table cannot be used: {wrong.decode()}")
         self._release()
         self.t = t
-        self.t.stripe = os.getpid() % KV_READER_STRIPES
+        self._choose_stripe()
         self.table_view, self.hints_view = table_view, hints_view
         self.reads_here = reads_here
         self.attached = True
+
+    cdef int _require_attached(self) except -1:
+        if not self.attached:
+            raise ClientClosed("this table was closed")
+        return 0
+
+    def _choose_stripe(self):
+        """Counts reads apart from other processes; to be called again after a fork."""
+        self.t.stripe = os.getpid() % KV_READER_STRIPES
 
     def _detach(self):
         """Lets go of the segments. Reads answer ELSEWHERE from now on."""
@@ -244,7 +253,8 @@ cdef class Reader:
         cdef bytes key
         cdef list keys = []
         cdef uint32_t last
-        if not self.attached or shard >= self.t.geometry.shards:
+        self._require_attached()
+        if shard >= self.t.geometry.shards:
             raise IndexError(f"no shard {shard}")
         last = min(bucket + SCAN_KEYS, self.t.geometry.buckets)
         while bucket < last and <uint32_t>len(keys) < SCAN_KEYS:
@@ -268,7 +278,8 @@ cdef class Reader:
     def _shard_stats(self, uint32_t shard):
         """Counters of a shard by name."""
         cdef kv_counts counts
-        if not self.attached or shard >= self.t.geometry.shards:
+        self._require_attached()
+        if shard >= self.t.geometry.shards:
             raise IndexError(f"no shard {shard}")
         kv_counts_of(&self.t, shard, &counts)
         statistics = counts.statistics
@@ -294,6 +305,7 @@ cdef class Reader:
     def _reads(self):
         """(hits, misses) of all readers. Readers that share a stripe may lose a few."""
         cdef uint64_t hits, misses
+        self._require_attached()
         kv_reads(&self.t, &hits, &misses)
         return hits, misses
 
@@ -304,5 +316,6 @@ cdef class Reader:
     def _instance_id(self):
         """The 16 bytes that tell this table from all others."""
         cdef uint8_t identity[16]
+        self._require_attached()
         kv_instance_id(&self.t, identity)
         return PyBytes_FromStringAndSize(<const char *>identity, 16)

@@ -104,12 +104,18 @@ class FifoSender:
         return True
 
     @property
+    def held_bytes(self) -> int:
+        """How much is held back."""
+        return self._held_bytes
+
+    @property
     def drained(self) -> bool:
         """Whether everything taken has been written."""
         return not self._held
 
     def close(self) -> None:
         self._held.clear()
+        self._held_bytes = 0
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

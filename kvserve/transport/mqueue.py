@@ -47,6 +47,12 @@ class SendingQueue:
         return True  # a queue takes a message whole or not at all
 
     @property
+    def message_bytes(self) -> int:
+        """The longest message that it takes."""
+        size: int = self._queue.max_message_size
+        return size
+
+    @property
     def is_unlinked(self) -> bool:
         """Whether its name is gone: whoever receives from it, no new server ever will."""
         return os.fstat(self._queue.mqd).st_nlink == 0
@@ -90,6 +96,10 @@ def _open(name: str, owner_uid: int, *, read: bool) -> posix_ipc.MessageQueue:
         raise ServerUnavailable(f"the message queue {name} is not there") from None
     except posix_ipc.PermissionsError:
         raise ForeignObject(f"not permitted to open the message queue {name}") from None
+    except OSError as error:
+        raise LimitError(
+            f"the message queue {name} cannot be opened: {error}; raise the limit: ulimit -n"
+        ) from None
     status = os.fstat(queue.mqd)
     if status.st_uid != owner_uid or status.st_mode & 0o007:
         queue.close()

@@ -32,6 +32,7 @@ class Session:
         self.requests = requests
         self.replies = replies
         self.waits_for_writing = False
+        self.refusals = 0  # in a row, see has_room
 
     def close(self) -> None:
         self.requests.close()
@@ -86,7 +87,8 @@ class Sessions:
             return None
         if len(self._open) >= limits.SESSIONS_MAX:
             busy = ServerBusy(f"this worker has {limits.SESSIONS_MAX} clients already")
-            session.replies.offer(Reply.failure(0, busy).encode())
+            with contextlib.suppress(OSError):  # it may have left again already
+                session.replies.offer(Reply.failure(0, busy).encode())
             session.close()
             return None
         self._open[client_id] = session
@@ -104,8 +106,27 @@ class Sessions:
         return Session(
             client_id,
             FifoReceiver(request, self._frame_bytes_max),
-            FifoSender(reply, limits.REPLY_BUFFER_BYTES),
+            FifoSender(reply, limits.REPLY_BUFFER_BYTES + self._frame_bytes_max),
         )
+
+    def has_room(self, session: Session) -> bool:
+        """Whether a client reads its replies fast enough to be served further requests.
+
+        To be asked before a request is executed, so that a refusal can promise that nothing was
+        changed. A client that goes on regardless is cut off.
+        """
+        if session.replies.held_bytes <= limits.REPLY_BUFFER_BYTES:
+            session.refusals = 0
+            return True
+        session.refusals += 1
+        if session.refusals > limits.REFUSALS_MAX:
+            self._cut_off(session)
+        return False
+
+    def _cut_off(self, session: Session) -> None:
+        self.cut_off += 1
+        _log.warning("client %016x does not read its replies: cut off", session.client_id)
+        self.close(session)
 
     def reply(self, session: Session, reply: Reply) -> None:
         """Sends a reply, or holds it back until the client reads; cuts off one that never does."""
@@ -115,9 +136,7 @@ class Sessions:
             self.close(session)
             return
         if not taken:
-            self.cut_off += 1
-            _log.warning("client %016x does not read its replies: cut off", session.client_id)
-            self.close(session)
+            self._cut_off(session)
         elif not session.replies.drained and not session.waits_for_writing:
             session.waits_for_writing = True
             self._loop.add_writer(session.replies.descriptor, self._flush, session)

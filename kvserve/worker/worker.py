@@ -18,7 +18,7 @@ import time
 import uvloop
 
 from kvserve import limits
-from kvserve.errors import KvserveError
+from kvserve.errors import KvserveError, ServerBusy
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.messages import (
@@ -150,6 +150,10 @@ class Worker:
             return
         if time.monotonic_ns() > request.deadline_ms * 1_000_000:
             self._late += 1  # its client has given up: executing it now would surprise
+            return
+        if not self._sessions.has_room(session):
+            busy = ServerBusy("this client has too many replies to read; read them first")
+            self._reply(session, Reply.failure(request.request_id, busy))
             return
         self._reply(session, self._executor.execute(request))
 
