@@ -13,15 +13,38 @@ import fcntl
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from kvserve.errors import AlreadyServed, ForeignObject, InternalError, ServerUnavailable
+from kvserve.errors import (
+    AlreadyServed,
+    ForeignObject,
+    InternalError,
+    KvserveError,
+    LimitError,
+    ServerUnavailable,
+)
 from kvserve.names import Names
 
 _PID_FILE_BYTES_MAX = 32
 _MANIFEST_BYTES_MAX = 1024 * 1024
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Gives what the system refuses to a client a name of ours; for the places where it opens."""
+    try:
+        yield
+    except KvserveError:
+        raise
+    except OSError as error:
+        raise LimitError(
+            f"the server's objects cannot be opened: {error.strerror or error}; "
+            "if too many files are open, raise the limit: ulimit -n"
+        ) from error
 
 
 def prepare_directory(names: Names, group_id: int | None) -> None:

@@ -23,7 +23,7 @@ from kvserve.errors import (
     RequestTimeout,
 )
 from kvserve.names import Names
-from kvserve.runtime import Manifest
+from kvserve.runtime import Manifest, named_errors
 
 
 class AioWorkers:
@@ -94,10 +94,11 @@ class AioWorkers:
             channel = self._channels.get(worker)
             if channel is not None and not channel.gone:
                 return channel
-            self.manifest = Manifest.read(self._names)
-            self._on_manifest(self.manifest)
-            if shard % self.manifest.workers == worker:
-                return await self._open(worker, deadline)
+            with named_errors():
+                self.manifest = Manifest.read(self._names)
+                self._on_manifest(self.manifest)
+                if shard % self.manifest.workers == worker:
+                    return await self._open(worker, deadline)
         # The server was started anew with another number of workers.
         return await self._channel(shard, deadline)
 

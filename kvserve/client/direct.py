@@ -54,8 +54,9 @@ class TableFollower(Reader):
         self._attaching = Lock()
         self._closed = False
         self._maps: tuple[mmap.mmap, ...] = ()
-        self._manifest = require_server(names)
-        self._attach_table()
+        with runtime.named_errors():
+            self._manifest = require_server(names)
+            self._attach_table()
         _all_followers.add(self)
 
     def _attach_table(self) -> None:

@@ -11,7 +11,6 @@ import secrets
 from typing import Any
 
 from kvserve import limits
-from kvserve.errors import KvserveError, LimitError
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
@@ -57,15 +56,9 @@ class Session:
         except FileNotFoundError:
             self._abandon()
             raise not_served(names) from None
-        except KvserveError:
+        except BaseException:
             self._abandon()
             raise
-        except OSError as error:
-            self._abandon()
-            raise LimitError(
-                f"no session can be opened: {error.strerror}; "
-                "if too many files are open, raise the limit: ulimit -n"
-            ) from error
         frame_bytes_max = limits.frame_bytes_max(manifest.value_bytes_max)
         self._requests = FifoSender(request, 0)
         # A batch's reply may exceed its bound by the last value in it.

@@ -26,7 +26,7 @@ from kvserve.errors import (
     ServerBusy,
 )
 from kvserve.names import Names
-from kvserve.runtime import Manifest
+from kvserve.runtime import Manifest, named_errors
 
 
 class Workers:
@@ -204,14 +204,15 @@ class Workers:
 
     def _open(self, shard: int, deadline: float) -> tuple[int, Channel]:
         # The server may have been started anew, with other numbers, since we looked last.
-        self.manifest = Manifest.read(self._names)
-        self._on_manifest(self.manifest)
-        worker = shard % self.manifest.workers
-        queue_bytes = self.manifest.queue_message_bytes
-        if self._queue_bytes is not None:
-            queue_bytes = min(self._queue_bytes, queue_bytes)
-        session = Session(self._names, self.manifest, worker, queue_bytes)
-        channel = Channel(self._names, session, deadline)
+        with named_errors():
+            self.manifest = Manifest.read(self._names)
+            self._on_manifest(self.manifest)
+            worker = shard % self.manifest.workers
+            queue_bytes = self.manifest.queue_message_bytes
+            if self._queue_bytes is not None:
+                queue_bytes = min(self._queue_bytes, queue_bytes)
+            session = Session(self._names, self.manifest, worker, queue_bytes)
+            channel = Channel(self._names, session, deadline)
         self._channels.add(channel)
         return worker, channel
 
