@@ -46,7 +46,7 @@ timeout_option: Decorator = click.option(
     help="How long to wait for the server's answer.",
 )
 json_option: Decorator = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, on one line."
+    "--json", "as_json", is_flag=True, help="Print JSON instead of text."
 )
 ttl_option: Decorator = click.option(
     "--ttl", type=float, metavar="SECONDS", help="Time to live.  [default: never expires]"
