@@ -132,7 +132,7 @@ def cli() -> None:
       2   wrong usage
       3   no server, or no answer in time
       70  a bug in kvserve
-      74  the output could not be written; what was asked was done
+      74  input could not be read, or output not written
 
     \b
     Completion of commands and options by the shell, for instance in ~/.bashrc:
