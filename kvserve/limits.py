@@ -45,7 +45,6 @@ BATCH_OPERATIONS_MAX = 16_384
 BATCH_REPLY_BYTES = 4 * MIB  # a worker answers a longer batch in parts
 REPLY_BUFFER_BYTES = 64 * MIB  # replies that a client may leave unread before it is refused more
 REFUSALS_MAX = 1000  # in a row; a client that reads nothing then is cut off
-SCAN_BUCKETS_MAX = 1024  # one scan request's share of the index
 TIMEOUT_SECONDS_DEFAULT = 2.0
 TIMEOUT_SECONDS_MAX = 86_400.0
 LOCK_WAIT_MS = 1000  # a writer that waits longer answers ServerBusy
