@@ -94,8 +94,10 @@ static inline bool header_fits(const struct ring *ring, uint64_t position) {
     return place % KV_ALIGNMENT == 0 && ring->capacity - place >= KV_RECORD_HEADER_BYTES;
 }
 
-/* No log has been written to for so long: what is above is damage, and could run over. */
+/* Nothing has been counted for so long: what is above is damage, and sums with it could run over.
+ * A sound table stays below three quarters of it, so that writers may go on with one. */
 #define POSITION_MAX ((uint64_t)INT64_MAX)
+#define SOUND_NUMBER_MAX (POSITION_MAX / 4 * 3)
 
 /* Entries. */
 

@@ -1,8 +1,8 @@
 /* The invariants of a shard, each checked by one function. The caller holds the lock, or knows
  * that nobody writes. Nothing that it finds can lead it outside the shard.
  *
- * V1 tail <= head <= tail + capacity, aligned. (Kills between a copy and the tail's advance may
- *    use up the reserve, so the bound is the capacity.)
+ * V1 tail <= head <= tail + capacity, aligned, far from running over. (Kills between a copy and
+ *    the tail's advance may use up the reserve, so the bound is the capacity.)
  * V2 walking from tail by length lands exactly on head; no record crosses the ring's end.
  * V3 every entry leads to a record that V2 found.
  * V4 an entry's tag and chain are those of its record's key.
@@ -52,7 +52,7 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
     uint64_t tail = LOAD(*ring.tail), head = LOAD(*ring.head);
     uint64_t sequence = LOAD(shard_header(t, shard)->sequence);
     if (tail > head || head - tail > ring.capacity || tail % KV_ALIGNMENT ||
-        head % KV_ALIGNMENT || head > POSITION_MAX) {
+        head % KV_ALIGNMENT || head > SOUND_NUMBER_MAX) {
         violate(report, 1, tail);
         return false;
     }
@@ -222,7 +222,7 @@ uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
     bool walked = verify_log(t, shard, false, small_starts, &report);
     walked = verify_log(t, shard, true, main_starts, &report) && walked;
     if (LOAD(header->flush_mark) > LOAD(header->sequence) ||
-        LOAD(header->sequence) > POSITION_MAX)
+        LOAD(header->sequence) > SOUND_NUMBER_MAX)
         violate(&report, 9, LOAD(header->flush_mark));
     if (!walked)
         return report.count; /* nothing else can be trusted */
