@@ -45,6 +45,11 @@ BATCH_OPERATIONS_MAX = 16_384
 BATCH_REPLY_BYTES = 4 * MIB  # a worker answers a longer batch in parts
 REPLY_BUFFER_BYTES = 64 * MIB  # replies that a client may leave unread before it is refused more
 REFUSALS_MAX = 1000  # in a row; a client that reads nothing then is cut off
+WORKER_REQUEST_BYTES_MAX = 96 * MIB  # requests still arriving from all clients; the next ones wait
+WORKER_REPLY_BYTES_SHORT = 80 * MIB  # replies unread by all: who holds most is refused more
+WORKER_REPLY_BYTES_MAX = 160 * MIB  # and here is cut off
+ARRIVAL_SECONDS = 2.0  # that a request may take to arrive while others wait for its room
+ARRIVAL_LOOK_SECONDS = 0.02  # how often these are looked after; 96 MiB each time is enough
 TIMEOUT_SECONDS_DEFAULT = 2.0
 TIMEOUT_SECONDS_MAX = 86_400.0
 LOCK_WAIT_MS = 1000  # a writer that waits longer answers ServerBusy
@@ -63,3 +68,10 @@ assert LEASE_SLOT_WORKER_FIRST + WORKERS_MAX <= LEASE_SLOT_WRITER_FIRST < LEASE_
 assert WORKERS_MAX <= SHARDS_MAX
 assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX
 assert BATCH_REPLY_BYTES < FRAME_BYTES_MIN
+# One client within its own bounds never meets those of all.
+assert frame_bytes_max(VALUE_BYTES_MAX) <= WORKER_REQUEST_BYTES_MAX
+assert REPLY_BUFFER_BYTES <= WORKER_REPLY_BYTES_SHORT < WORKER_REPLY_BYTES_MAX
+assert (
+    REPLY_BUFFER_BYTES + frame_bytes_max(VALUE_BYTES_MAX) + BATCH_REPLY_BYTES
+    <= WORKER_REPLY_BYTES_MAX
+)

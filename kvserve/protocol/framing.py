@@ -41,30 +41,42 @@ class FrameReader:
         Raises:
             ProtocolError: a frame is longer than allowed. The stream is then useless.
         """
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < self._wanted_bytes:
-            return []
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted_bytes:
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
         frames = []
         start = 0
         while True:
             self._wanted_bytes = LENGTH_BYTES
-            if len(buffer) - start < LENGTH_BYTES:
+            if len(data) - start < LENGTH_BYTES:
                 break
-            length = int.from_bytes(buffer[start : start + LENGTH_BYTES], "little")
+            length = int.from_bytes(data[start : start + LENGTH_BYTES], "little")
             if length > self._frame_bytes_max:
                 raise ProtocolError(
                     f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed"
                 )
             self._wanted_bytes = LENGTH_BYTES + length
-            if len(buffer) - start < self._wanted_bytes:
+            if len(data) - start < self._wanted_bytes:
                 break
-            frames.append(bytes(buffer[start + LENGTH_BYTES : start + self._wanted_bytes]))
+            frames.append(data[start + LENGTH_BYTES : start + self._wanted_bytes])
             start += self._wanted_bytes
-        del buffer[:start]
+        self._buffer += data[start:]
         return frames
 
     @property
     def buffered_bytes(self) -> int:
         """How much of an incomplete frame it holds, in bytes."""
         return len(self._buffer)
+
+    @property
+    def arriving_bytes(self) -> int:
+        """How much it will hold of the frame whose length has come; 0 if none has."""
+        return self._wanted_bytes if self._wanted_bytes > LENGTH_BYTES else 0
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much completes the frame that arrives, or tells its length. Never 0."""
+        return self._wanted_bytes - len(self._buffer)

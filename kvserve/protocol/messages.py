@@ -11,12 +11,13 @@ where the status is 0, or the wire code of an error whose text is the answer.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import msgpack
 
 from kvserve.errors import KvserveError, ProtocolError, from_wire
-from kvserve.limits import BATCH_OPERATIONS_MAX
+from kvserve.limits import BATCH_OPERATIONS_MAX, QUEUE_MESSAGE_BYTES
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 
@@ -24,6 +25,13 @@ PROTOCOL_VERSION = 1
 STATUS_DONE = 0
 _UINT64 = 2**64
 _FIELDS = 6
+_CODE = 3  # the place of the command's
+_SHORT_BYTES = QUEUE_MESSAGE_BYTES
+# No operation is shorter than 4 bytes. Room for an array's elements is made before they come, and
+# its first may be another array: this bounds 1,024 of them in each other to 16 MiB.
+_SHORT_ARRAY_MAX = _SHORT_BYTES // 4
+_NOT_MSGPACK = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
+_OPERATION_FIELDS_MAX = 1 + max(len(command.fields) for command in commands.ALL)
 
 
 class Request(NamedTuple):
@@ -94,7 +102,10 @@ def decode_request(frame: bytes) -> Request:
         BadRequest: not msgpack, cut short, of another version, an unknown command, or a field of
             a wrong type.
     """
-    fields = _unpack_array(frame, _FIELDS)
+    if len(frame) <= _SHORT_BYTES:
+        fields = _unpack_array(frame, _FIELDS, max_array_len=_SHORT_ARRAY_MAX)
+    else:
+        fields = _unpack_long(frame)
     version, client_id, request_id, code, deadline_ms, arguments = fields
     if not (_is_id(client_id) and _is_id(request_id)):
         raise BadRequest("a frame without a client id and a request id")
@@ -119,15 +130,13 @@ def decode_request(frame: bytes) -> Request:
 
 def decode_reply(frame: bytes) -> Reply:
     """The reply in a frame; raises ProtocolError if it is none."""
-    request_id, status, answer = _unpack_array(frame, 3)
+    request_id, status, answer = _unpack_array(frame, 3, max_array_len=len(frame))
     if not (_is_id(request_id) and type(status) is int):
         raise ProtocolError("a reply without a request id and a status")
     return Reply(request_id, status, answer)
 
 
 def _check_batch(operations: list[Any]) -> None:
-    if len(operations) > BATCH_OPERATIONS_MAX:
-        raise ProtocolError(f"a batch of {len(operations)}; at most {BATCH_OPERATIONS_MAX}")
     for operation in operations:
         if type(operation) is not list or not operation or type(operation[0]) is not int:
             raise ProtocolError("a batch holds an operation that is no array with a code")
@@ -137,14 +146,63 @@ def _check_batch(operations: list[Any]) -> None:
         command.check(operation[1:])
 
 
-def _unpack_array(frame: bytes, length: int) -> list[Any]:
+def _unpack_array(frame: bytes, length: int, max_array_len: int) -> list[Any]:
     try:
-        fields = msgpack.unpackb(frame, strict_map_key=False)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        fields = msgpack.unpackb(frame, strict_map_key=False, max_array_len=max_array_len)
+    except _NOT_MSGPACK as error:
         raise BadRequest(f"a frame that is not msgpack: {error}") from None
     if type(fields) is not list or len(fields) != length:
         raise BadRequest(f"a frame that is not an array of {length}")
     return fields
+
+
+def _unpack_long(frame: bytes) -> list[Any]:
+    """The fields of a request's frame of any length.
+
+    A byte can be an empty array, which takes 72 bytes in memory. So a long frame is not unpacked at
+    once, but along the shape that a request has, with as many arrays as a batch has operations.
+    """
+    arrays = itertools.count(1)
+
+    def count(array: list[Any]) -> list[Any]:
+        if next(arrays) > BATCH_OPERATIONS_MAX:
+            raise ValueError(f"more than {BATCH_OPERATIONS_MAX} arrays")
+        return array
+
+    unpacker = msgpack.Unpacker(
+        read_size=1,  # its first buffer, which is replaced by one of the frame's length
+        max_buffer_size=len(frame),
+        max_array_len=_OPERATION_FIELDS_MAX,
+        max_map_len=0,
+        max_ext_len=0,
+        list_hook=count,
+    )
+    fields: list[Any] = []
+    try:
+        unpacker.feed(frame)
+        if unpacker.read_array_header() != _FIELDS:
+            raise ValueError(f"no array of {_FIELDS}")
+        while len(fields) < _FIELDS - 1:
+            fields.append(unpacker.unpack())
+        is_batch = fields[_CODE] == commands.BATCH.code
+        fields.append(_unpack_batch(unpacker) if is_batch else unpacker.unpack())
+        if unpacker.tell() != len(frame):
+            raise ValueError("something follows it")
+    except _NOT_MSGPACK as error:
+        known = len(fields) > 2 and _is_id(fields[1]) and _is_id(fields[2])
+        sender = (fields[1], fields[2]) if known else None
+        raise BadRequest(f"a frame that is no request: {error}", sender) from None
+    return fields
+
+
+def _unpack_batch(unpacker: Any) -> list[Any]:
+    """The arguments of a batch, which are one list of operations."""
+    if unpacker.read_array_header() != 1:
+        raise ValueError("a batch takes one argument")
+    operations = unpacker.read_array_header()
+    if operations > BATCH_OPERATIONS_MAX:
+        raise ValueError(f"a batch of {operations}; at most {BATCH_OPERATIONS_MAX}")
+    return [[unpacker.unpack() for _ in range(operations)]]
 
 
 def _is_id(field: object) -> bool:

@@ -19,6 +19,7 @@ from kvserve.errors import ForeignObject
 from kvserve.protocol.framing import FrameReader, frame_to_stream
 
 _READ_BYTES = 256 * 1024
+_HOLDING_BYTES = 64  # what Python adds to a frame that is held: most replies are shorter than that
 
 
 def make(path: Path, mode: int, group_id: int | None) -> None:
@@ -49,11 +50,14 @@ def open_end(path: Path, flags: int, *, owner_uid: int | None, group_id: int | N
         if error.errno in (errno.ELOOP, errno.EACCES, errno.EISDIR):
             raise ForeignObject(f"{path} is not a FIFO of ours: {error.strerror}") from None
         raise
-    status = os.fstat(descriptor)
-    allowed = status.st_uid == owner_uid or (group_id is not None and status.st_gid == group_id)
-    if not stat.S_ISFIFO(status.st_mode) or not allowed or status.st_mode & 0o007:
+    try:
+        status = os.fstat(descriptor)
+        allowed = status.st_uid == owner_uid or (group_id is not None and status.st_gid == group_id)
+        if not stat.S_ISFIFO(status.st_mode) or not allowed or status.st_mode & 0o007:
+            raise ForeignObject(f"{path} is not a FIFO of the allowed user or group")
+    except BaseException:  # a signal handler's, too, for one
         os.close(descriptor)
-        raise ForeignObject(f"{path} is not a FIFO of the allowed user or group")
+        raise
     return descriptor
 
 
@@ -67,7 +71,8 @@ class FifoSender:
 
     def __init__(self, descriptor: int, held_bytes_max: int) -> None:
         self.descriptor = descriptor
-        self._held: deque[memoryview] = deque()
+        self._held: deque[bytes] = deque()
+        self._written_bytes = 0  # of the first
         self._held_bytes = 0
         self._held_bytes_max = held_bytes_max
 
@@ -78,8 +83,8 @@ class FifoSender:
         """
         if self._held_bytes > self._held_bytes_max:
             return False
-        self._held.append(memoryview(frame_to_stream(frame)))
-        self._held_bytes += len(self._held[-1])
+        self._held.append(frame_to_stream(frame))
+        self._held_bytes += len(self._held[-1]) + _HOLDING_BYTES
         if len(self._held) == 1:
             self.flush()
         return True
@@ -91,21 +96,22 @@ class FifoSender:
             BrokenPipeError: nobody will read it.
         """
         while self._held:
-            piece = self._held[0]
+            first = self._held[0]
+            rest = memoryview(first)[self._written_bytes :] if self._written_bytes else first
             try:
-                written = os.write(self.descriptor, piece)
+                written = os.write(self.descriptor, rest)
             except BlockingIOError:
                 return False
-            self._held_bytes -= written
-            if written < len(piece):
-                self._held[0] = piece[written:]
-            else:
+            self._written_bytes += written
+            if self._written_bytes == len(first):
+                self._written_bytes = 0
+                self._held_bytes -= len(first) + _HOLDING_BYTES
                 self._held.popleft()
         return True
 
     @property
     def held_bytes(self) -> int:
-        """How much is held back."""
+        """The memory that frames take which are not wholly written yet."""
         return self._held_bytes
 
     @property
@@ -117,8 +123,8 @@ class FifoSender:
         self._held.clear()
         self._held_bytes = 0
         if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
 
 
 class FifoReceiver:
@@ -133,22 +139,31 @@ class FifoReceiver:
         self.descriptor = descriptor
         self._frames = FrameReader(frame_bytes_max)
 
-    def receive(self) -> list[bytes] | None:
+    def receive(self, *, sparingly: bool = False) -> list[bytes] | None:
         """The frames that are complete by now; None if the writers are gone.
+
+        Args:
+            sparingly: read no further than to the next frame's length, or to its end.
 
         Raises:
             ProtocolError: a frame is too long.
         """
+        size_bytes = min(self._frames.missing_bytes, _READ_BYTES) if sparingly else _READ_BYTES
         try:
-            data = os.read(self.descriptor, _READ_BYTES)
+            data = os.read(self.descriptor, size_bytes)
         except BlockingIOError:
             return []
         return self._frames.feed(data) if data else None
 
+    @property
+    def arriving_bytes(self) -> int:
+        """The memory that the frame will take whose length has come; 0 if none has."""
+        return self._frames.arriving_bytes
+
     def close(self) -> None:
         if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
 
 
 def remove(path: Path) -> None:

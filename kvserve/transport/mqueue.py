@@ -17,7 +17,7 @@ from kvserve.errors import ForeignObject, LimitError, ServerUnavailable
 from kvserve.names import Names
 from kvserve.objects import grant, taken_over
 
-_MESSAGE_OVERHEAD_BYTES = 96  # what the kernel adds to each when it counts, see getrlimit(2)
+MESSAGE_OVERHEAD_BYTES = 96  # what the kernel adds to each when it counts, see getrlimit(2)
 
 
 class SendingQueue:
@@ -93,22 +93,28 @@ def _open(name: str, owner_uid: int, *, read: bool) -> posix_ipc.MessageQueue:
     try:
         queue = posix_ipc.MessageQueue(name, read=read, write=not read)
     except posix_ipc.ExistentialError:
-        raise ServerUnavailable(f"the message queue {name} is not there") from None
+        raise ServerUnavailable(
+            f"the message queue {name} is not in sight: its server has just stopped, or runs in "
+            "another ipc namespace, as a container has; share it, see docker run --ipc"
+        ) from None
     except posix_ipc.PermissionsError:
         raise ForeignObject(f"not permitted to open the message queue {name}") from None
     except OSError as error:
         raise LimitError(
             f"the message queue {name} cannot be opened: {error}; raise the limit: ulimit -n"
         ) from None
-    status = os.fstat(queue.mqd)
-    if status.st_uid != owner_uid or status.st_mode & 0o007:
+    try:
+        status = os.fstat(queue.mqd)
+        if status.st_uid != owner_uid or status.st_mode & 0o007:
+            raise ForeignObject(
+                f"the message queue {name} belongs to uid {status.st_uid}, mode "
+                f"{status.st_mode & 0o777:04o}; expected uid {owner_uid} and nobody else's access"
+            )
+        # Never its own timeouts: a full or empty queue would cost a timer, not a mere look.
+        queue.block = False
+    except BaseException:  # also a signal handler's: the library closes nothing by itself
         queue.close()
-        raise ForeignObject(
-            f"the message queue {name} belongs to uid {status.st_uid}, mode "
-            f"{status.st_mode & 0o777:04o}; expected uid {owner_uid} and nobody else's access"
-        )
-    # Never its own timeouts: with those a full or empty queue costs a timer, without a mere look.
-    queue.block = False
+        raise
     return queue
 
 
@@ -201,7 +207,7 @@ def _limit(error: OSError | ValueError, depth: int, message_bytes: int) -> Limit
             "use one with CONFIG_POSIX_MQUEUE=y (gVisor and some serverless hosts lack them)"
         )
     if number in (errno.EMFILE, errno.ENOMEM):
-        total = depth * (message_bytes + _MESSAGE_OVERHEAD_BYTES)
+        total = depth * (message_bytes + MESSAGE_OVERHEAD_BYTES)
         return LimitError(
             f"{wanted} is over this user's limit of bytes in queues (RLIMIT_MSGQUEUE); "
             f"raise it by {total} at least: ulimit -q unlimited "

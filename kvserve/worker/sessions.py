@@ -20,6 +20,7 @@ from kvserve.names import Names
 from kvserve.protocol.messages import Reply
 from kvserve.transport import fifo
 from kvserve.transport.fifo import FifoReceiver, FifoSender
+from kvserve.worker.arrivals import Arrivals
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Session:
         self.replies = replies
         self.waits_for_writing = False
         self.refusals = 0  # in a row, see has_room
+        self.held_bytes = 0  # of its replies, as counted in the sum of all
 
     def close(self) -> None:
         self.requests.close()
@@ -64,7 +66,10 @@ class Sessions:
         self._frame_bytes_max = frame_bytes_max
         self._handle = handle
         self._open: dict[int, Session] = {}
-        self.cut_off = 0  # clients that did not read their replies
+        self._held_bytes = 0  # replies of all sessions that are not read yet
+        self._arrivals = Arrivals(limits.WORKER_REQUEST_BYTES_MAX)
+        self._looking: asyncio.TimerHandle | None = None  # after those that wait for room
+        self.cut_off = 0  # clients that did not read their replies, or not finish a request
 
     def __len__(self) -> int:
         return len(self._open)
@@ -115,17 +120,21 @@ class Sessions:
         To be asked before a request is executed, so that a refusal can promise that nothing was
         changed. A client that goes on regardless is cut off.
         """
-        if session.replies.held_bytes <= limits.REPLY_BUFFER_BYTES:
+        held_bytes = session.held_bytes
+        if held_bytes <= limits.REPLY_BUFFER_BYTES and (
+            self._held_bytes <= limits.WORKER_REPLY_BYTES_SHORT
+            or held_bytes * len(self._open) < self._held_bytes  # others hold more
+        ):
             session.refusals = 0
             return True
         session.refusals += 1
         if session.refusals > limits.REFUSALS_MAX:
-            self._cut_off(session)
+            self._cut_off(session, "does not read its replies")
         return False
 
-    def _cut_off(self, session: Session) -> None:
+    def _cut_off(self, session: Session, reason: str) -> None:
         self.cut_off += 1
-        _log.warning("client %016x does not read its replies: cut off", session.client_id)
+        _log.warning("client %016x %s: cut off", session.client_id, reason)
         self.close(session)
 
     def reply(self, session: Session, reply: Reply) -> None:
@@ -136,10 +145,12 @@ class Sessions:
             self.close(session)
             return
         if not taken:
-            self._cut_off(session)
-        elif not session.replies.drained and not session.waits_for_writing:
-            session.waits_for_writing = True
-            self._loop.add_writer(session.replies.descriptor, self._flush, session)
+            self._cut_off(session, "does not read its replies")
+        elif not session.replies.drained:
+            if not session.waits_for_writing:
+                session.waits_for_writing = True
+                self._loop.add_writer(session.replies.descriptor, self._flush, session)
+            self._count_held(session)
 
     def _flush(self, session: Session) -> None:
         try:
@@ -147,13 +158,28 @@ class Sessions:
         except OSError:
             self.close(session)
             return
+        self._count_held(session)
         if drained:
             session.waits_for_writing = False
             self._loop.remove_writer(session.replies.descriptor)
 
+    def _count_held(self, session: Session) -> None:
+        """Counts what a session holds back; cuts off who holds most if all hold too much."""
+        self._held_bytes += session.replies.held_bytes - session.held_bytes
+        session.held_bytes = session.replies.held_bytes
+        while self._held_bytes > limits.WORKER_REPLY_BYTES_MAX:
+            largest = max(self._open.values(), key=lambda each: each.held_bytes)
+            self._cut_off(largest, "has most of too many replies to read")
+
     def _receive(self, session: Session) -> None:
+        if self._arrivals.may_be_read(session):
+            self._read(session)
+        else:
+            self._loop.remove_reader(session.requests.descriptor)  # until `_look` comes to it
+
+    def _read(self, session: Session) -> None:
         try:
-            frames = session.requests.receive()
+            frames = session.requests.receive(sparingly=self._arrivals.is_short)
         except ProtocolError as error:
             _log.warning("client %016x is cut off: %s", session.client_id, error)
             self.reply(session, Reply.failure(0, error))
@@ -161,10 +187,35 @@ class Sessions:
         if frames is None:
             self.close(session)
             return
+        if frames:
+            self._arrivals.release(session)
         for frame in frames:
             if self._open.get(session.client_id) is not session:
                 return  # it died, or was cut off, over a reply: nobody waits for the rest
             self._handle(frame, session)
+        size_bytes = session.requests.arriving_bytes
+        if (
+            size_bytes
+            and self._open.get(session.client_id) is session
+            and not self._arrivals.claim(session, size_bytes, self._loop.time())
+            and self._looking is None
+        ):
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._looking = self._loop.call_later(limits.ARRIVAL_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Reads those for whom there is room by now, and ends those who keep others waiting."""
+        self._looking = None
+        now = self._loop.time()
+        while session := self._arrivals.admit(now):
+            self._loop.add_reader(session.requests.descriptor, self._receive, session)
+            self._read(session)
+        for session in self._arrivals.overdue(now):
+            self._cut_off(session, "does not finish a request while others wait")
+        if self._arrivals.is_short and self._looking is None:
+            self._look_later()
 
     @property
     def drained(self) -> bool:
@@ -179,10 +230,15 @@ class Sessions:
         if session.waits_for_writing:
             self._loop.remove_writer(session.replies.descriptor)
         session.close()
+        self._held_bytes -= session.held_bytes
+        session.held_bytes = 0
+        self._arrivals.leave(session)
         self._remove_files(session.client_id)
 
     def close_all(self) -> None:
         """Ends all sessions."""
+        if self._looking is not None:
+            self._looking.cancel()
         for session in list(self._open.values()):
             self.close(session)
 

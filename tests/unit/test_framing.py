@@ -75,3 +75,18 @@ def test_too_long_a_frame_after_good_ones() -> None:
     assert reader.feed(frame_to_stream(b"good")) == [b"good"]
     with pytest.raises(ProtocolError):
         reader.feed(frame_to_stream(b"ok") + (9).to_bytes(LENGTH_BYTES, "little"))
+
+
+def test_it_tells_what_is_arriving_and_what_is_missing() -> None:
+    reader = FrameReader(1000)
+    stream = frame_to_stream(b"frame")
+    told = []
+    for byte in stream + stream[:LENGTH_BYTES]:
+        told.append((reader.arriving_bytes, reader.missing_bytes))
+        reader.feed(bytes([byte]))
+    for_length = [(0, missing) for missing in (4, 3, 2, 1)]
+    for_frame = [(9, missing) for missing in (5, 4, 3, 2, 1)]
+    assert told == [*for_length, *for_frame, *for_length]
+    assert (reader.arriving_bytes, reader.missing_bytes) == (9, 5)
+    assert reader.feed(b"frame" + stream[:6]) == [b"frame"]
+    assert (reader.arriving_bytes, reader.missing_bytes) == (9, 3)
