@@ -17,6 +17,8 @@ from kvserve.client.operations import (
     Key,
     Operation,
     Operations,
+    check_keys,
+    check_mapping,
     check_timeout,
     from_ttl_ms,
 )
@@ -168,7 +170,7 @@ class AsyncClient:
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
-        found, rest = self._reader._get_many_here(keys)
+        found, rest = self._reader._get_many_here(check_keys(keys))
         if rest:
             self._reader._follow_table()
             missing = object()
@@ -180,12 +182,13 @@ class AsyncClient:
 
     async def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
-        operations = [self._operations.set(key, value, ttl) for key, value in values.items()]
+        items = check_mapping(values).items()
+        operations = [self._operations.set(key, value, ttl) for key, value in items]
         first_error(await self._run_batch(operations))
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
-        operations = [self._operations.delete(key) for key in keys]
+        operations = [self._operations.delete(key) for key in check_keys(keys)]
         return sum(first_error(await self._run_batch(operations)))
 
     def pipeline(self) -> AsyncPipeline:

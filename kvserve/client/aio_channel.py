@@ -28,14 +28,18 @@ class AioChannel:
         self._loop = asyncio.get_running_loop()
         self._awaited: dict[int, asyncio.Future[Reply]] = {}
         self._room: dict[int, asyncio.Future[None]] = {}  # by descriptor: who waits to write
-        self.gone = False
-        self._loop.add_reader(session.reply_descriptor, self._receive)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the session has ended, or a fork made it another process's, like the loop."""
+        return self._session.closed
 
     @classmethod
     async def open(cls, names: Names, session: Session, deadline: float) -> AioChannel:
         """Greets the worker. Raises as `channel.Channel` does."""
         channel = cls(session)
         try:
+            channel._loop.add_reader(session.reply_descriptor, channel._receive)
             await channel._greet(names, deadline)
         except BaseException:
             channel.close()
@@ -70,8 +74,8 @@ class AioChannel:
         if self.gone:
             raise NotBegun
         request_id, frame, sender = self._session.request(command, arguments, deadline)
-        future = self._expect(request_id)
         try:
+            future = self._expect(request_id)
             await self._send(frame, sender, command.priority, deadline)
             if not await self._await(future, deadline - self._loop.time()):
                 raise RequestTimeout("no reply before the deadline")
@@ -93,16 +97,25 @@ class AioChannel:
     async def _send(
         self, frame: bytes, sender: FrameSender, priority: int, deadline: float
     ) -> None:
+        while not self._offer(frame, sender, priority):
+            if not await self._await(self._room_at(sender), deadline - self._loop.time()):
+                raise ServerBusy("the worker took no request before the deadline")
+            if self.gone:
+                raise NotBegun
+
+    def _offer(self, frame: bytes, sender: FrameSender, priority: int) -> bool:
+        """Whether the carrier took the frame; what is left of it to write will be."""
         try:
-            while not sender.offer(frame, priority):
-                if not await self._await(self._room_at(sender), deadline - self._loop.time()):
-                    raise ServerBusy("the worker took no request before the deadline")
-                if self.gone:
-                    raise NotBegun
+            if not sender.offer(frame, priority):
+                return False
             if not sender.flush():
-                self._flush_later(sender)
+                self._room_at(sender)
+            return True
         except OSError as error:
             raise NotBegun from error
+        except BaseException:
+            self.close()
+            raise
 
     def _room_at(self, sender: FrameSender) -> asyncio.Future[None]:
         """Done when the carrier may take something, or the worker is gone."""
@@ -112,38 +125,33 @@ class AioChannel:
             self._loop.add_writer(sender.descriptor, self._write, sender)
         return room
 
-    def _flush_later(self, sender: FrameSender) -> None:
-        self._room_at(sender)
-
     def _write(self, sender: FrameSender) -> None:
-        if sender.flush():
-            self._loop.remove_writer(sender.descriptor)
-            room = self._room.pop(sender.descriptor, None)
-            if room is not None and not room.done():
-                room.set_result(None)
+        try:
+            if sender.flush():
+                self._loop.remove_writer(sender.descriptor)
+                room = self._room[sender.descriptor]
+                if not room.done():
+                    room.set_result(None)
+                del self._room[sender.descriptor]
+        except BaseException:  # a signal handler's: how much was written is not known
+            self.close()
+            raise
 
     def _receive(self) -> None:
         try:
-            replies = self._session.replies()
+            for reply in self._session.replies():
+                future = self._awaited.get(reply.request_id)
+                if future is not None and not future.done():
+                    future.set_result(reply)
+                elif reply.request_id == 0:
+                    reply.result()  # raises: with this a worker ends a session
         except WorkerGone:
             self.close()
-            return
         except KvserveError as error:
             self.close(error)
-            return
-        for reply in replies:
-            future = self._awaited.pop(reply.request_id, None)
-            if future is not None and not future.done():
-                future.set_result(reply)
-            elif reply.request_id == 0:
-                self._end(reply)
-
-    def _end(self, farewell: Reply) -> None:
-        """With a reply to request 0 a worker ends a session, and says why."""
-        try:
-            farewell.result()
-        except KvserveError as error:
-            self.close(error)
+        except BaseException:  # a signal handler's: what was read of the stream is lost
+            self.close()
+            raise
 
     def close(self, error: KvserveError | None = None) -> None:
         """Ends the session; what is awaited fails, with WorkerGone if there is no other error.
@@ -152,7 +160,6 @@ class AioChannel:
         """
         if self.gone:
             return
-        self.gone = True
         self._loop.remove_reader(self._session.reply_descriptor)
         for descriptor, room in self._room.items():
             self._loop.remove_writer(descriptor)
@@ -165,11 +172,6 @@ class AioChannel:
                 future.exception()  # it may be that nobody awaits it any more
         self._awaited.clear()
         self._session.close()
-
-    def forget(self) -> None:
-        """Lets a forked child go of its parent's session; the loop is the parent's, too."""
-        self.gone = True
-        self._session.forget()
 
 
 class NotBegun(WorkerGone):

@@ -132,14 +132,12 @@ class AioWorkers:
 
     def forget(self) -> None:
         """In a forked child: lets go of the parent's sessions and of its loop."""
-        for channel in self._channels.values():
-            channel.forget()
         self._channels = {}
         self._opening = {}
         self._loop = None
 
 
-# See the same in workers.py.
+# See the same in session.py.
 _all_workers: weakref.WeakSet[AioWorkers] = weakref.WeakSet()
 
 

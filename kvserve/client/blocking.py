@@ -14,6 +14,8 @@ from kvserve.client.dispatch import Dispatcher
 from kvserve.client.operations import (
     TTL,
     Key,
+    check_keys,
+    check_mapping,
     from_ttl_ms,
 )
 from kvserve.client.pipeline import Pipeline, first_error
@@ -236,7 +238,7 @@ class Client(Dispatcher):
             >>> cache.get_many(["a", "b", "nobody"])
             {'a': 1, 'b': 2}
         """
-        found, rest = self._get_many_here(keys)
+        found, rest = self._get_many_here(check_keys(keys))
         if rest:
             self._follow_table()
             missing = object()
@@ -252,7 +254,8 @@ class Client(Dispatcher):
         Example:
             >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
         """
-        operations = [self._operations.set(key, value, ttl) for key, value in values.items()]
+        items = check_mapping(values).items()
+        operations = [self._operations.set(key, value, ttl) for key, value in items]
         first_error(self._run_batch(operations))
 
     def delete_many(self, keys: Iterable[Key]) -> int:
@@ -263,7 +266,7 @@ class Client(Dispatcher):
             >>> cache.delete_many(["a", "b", "nobody"])
             2
         """
-        operations = [self._operations.delete(key) for key in keys]
+        operations = [self._operations.delete(key) for key in check_keys(keys)]
         return sum(first_error(self._run_batch(operations)))
 
     def pipeline(self) -> Pipeline:

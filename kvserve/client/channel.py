@@ -34,7 +34,6 @@ class Channel:
 
     def __init__(self, names: Names, session: Session, deadline: float) -> None:
         self._session = session
-        self.closed = False
         self._poll = select.poll()
         self._poll.register(session.reply_descriptor, select.POLLIN)
         try:
@@ -42,6 +41,11 @@ class Channel:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, or a fork made it another process's."""
+        return self._session.closed
 
     def _greet(self, names: Names, deadline: float) -> None:
         request_id, frame, sender = self._session.hello(deadline)
@@ -112,9 +116,4 @@ class Channel:
 
     def close(self) -> None:
         """Ends the session."""
-        self.closed = True
         self._session.close()
-
-    def forget(self) -> None:
-        """Lets a forked child go of its parent's session."""
-        self._session.forget()

@@ -73,16 +73,23 @@ class TableFollower(Reader):
             maps.append(segment.attach(self._names.table, owner_uid, writable=False))
             maps.append(segment.attach(self._names.hints, owner_uid, writable=True))
             self._attach(maps[0], maps[1], boot_id(), self._reads_direct)
-        except BaseException as error:
-            for memory in maps:
-                memory.close()
-            if isinstance(error, FileNotFoundError) and not isinstance(error, ServerUnavailable):
-                raise runtime.not_served(self._names) from None
-            raise
+        except FileNotFoundError as error:
+            if isinstance(error, ServerUnavailable):
+                raise
+            raise self._out_of_sight() from None
         for memory in self._maps:
             memory.close()
         self._maps = tuple(maps)
         self._manifest = manifest
+
+    def _out_of_sight(self) -> ServerUnavailable:
+        if runtime.holder(self._names) is None:
+            return runtime.not_served(self._names)
+        return ServerUnavailable(
+            f"{self._names.name!r} is served, but its shared memory is not in sight: its server is "
+            "just starting or stopping, or has another /dev/shm, as a container has; share it, see "
+            "docker run --ipc"
+        )
 
     def _follow_table(self) -> None:
         """Attaches the successor of a table that was given up.
@@ -116,7 +123,7 @@ class TableFollower(Reader):
             self._maps = ()
 
 
-# See the same in workers.py. A lock that another thread held at the fork would stay held.
+# See the same in session.py. A lock that another thread held at the fork would stay held.
 _all_followers: weakref.WeakSet[TableFollower] = weakref.WeakSet()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from kvserve import limits
@@ -164,6 +164,25 @@ def check_timeout(timeout: float) -> float:
             f"{limits.TIMEOUT_SECONDS_MAX:.0f}"
         )
     return float(timeout)
+
+
+def check_keys(keys: Iterable[Key]) -> Iterable[Key]:
+    """The keys themselves.
+
+    Raises:
+        InvalidArgument: they are one key, whose letters would be taken for keys, or nothing to
+            go through.
+    """
+    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
+        raise InvalidArgument(f"keys = {keys!r:.80}: use a list of keys")
+    return keys
+
+
+def check_mapping(values: Mapping[Key, Value]) -> Mapping[Key, Value]:
+    """The mapping itself; raises InvalidArgument if it is none."""
+    if not isinstance(values, Mapping):
+        raise InvalidArgument(f"values is a dict of keys and values, not {type(values).__name__}")
+    return values
 
 
 def batch_interpretation(operations: list[Operation], answers: Any) -> list[Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import weakref
+from threading import RLock
 from typing import Any
 
 from kvserve import limits
@@ -43,55 +45,50 @@ class Session:
     """
 
     def __init__(self, names: Names, manifest: Manifest, worker: int, queue_bytes: int) -> None:
-        self._pid = os.getpid()
-        self._descriptors_open = False
+        self.closed = True
         owner_uid = verify_directory(names)
         self._names = names
         self.client_id = secrets.randbits(64)
         self._last_request_id = 0
-        self._queue = SendingQueue(names.worker_queue(worker), owner_uid)
-        self._queue_bytes = min(queue_bytes, self._queue.message_bytes)
-        try:
-            request, reply = self._make_fifos(manifest.group_id)
-        except FileNotFoundError:
-            self._abandon()
-            raise not_served(names) from None
-        except BaseException:
-            self._abandon()
-            raise
-        frame_bytes_max = limits.frame_bytes_max(manifest.value_bytes_max)
-        self._requests = FifoSender(request, 0)
         # A batch's reply may exceed its bound by the last value in it.
-        self._replies = FifoReceiver(reply, frame_bytes_max + limits.BATCH_REPLY_BYTES)
-        self._descriptors_open = True
+        frame_bytes_max = limits.frame_bytes_max(manifest.value_bytes_max)
+        reply_bytes_max = frame_bytes_max + limits.BATCH_REPLY_BYTES
+        with _no_fork:
+            self._queue = SendingQueue(names.worker_queue(worker), owner_uid)
+            try:
+                self._queue_bytes = min(queue_bytes, self._queue.message_bytes)
+                self._open_fifos(manifest.group_id, reply_bytes_max)
+            except BaseException as error:
+                self._queue.close()
+                self._remove_files()
+                if isinstance(error, FileNotFoundError):
+                    raise not_served(names) from None
+                raise
+            self.closed = False
+            _sessions.add(self)
 
-    def _make_fifos(self, group_id: int | None) -> tuple[int, int]:
+    def _open_fifos(self, group_id: int | None, reply_bytes_max: int) -> None:
         mode = _MODE if group_id is None else _GROUP_MODE
         owner = {"owner_uid": os.geteuid(), "group_id": None}
         request, reply = self._paths()
         fifo.make(request, mode, group_id)
         fifo.make(reply, mode, group_id)
-        # Both ends: the worker must find a writer, and later miss it when we are gone.
-        descriptor = fifo.open_end(request, os.O_RDWR, **owner)
+        opened: list[int] = []
         try:
+            # Both ends: the worker must find a writer, and later miss it when we are gone.
+            opened.append(fifo.open_end(request, os.O_RDWR, **owner))
             # The reading end alone: end-of-file will tell that the worker is gone.
-            return descriptor, fifo.open_end(reply, os.O_RDONLY, **owner)
-        except BaseException:
-            os.close(descriptor)
+            opened.append(fifo.open_end(reply, os.O_RDONLY, **owner))
+            self._requests = FifoSender(opened[0], 0)
+            self._replies = FifoReceiver(opened[1], reply_bytes_max)
+        except BaseException:  # a signal handler's, too, for one
+            for descriptor in opened:
+                os.close(descriptor)
             raise
-
-    def _abandon(self) -> None:
-        """Removes what a session that could not be opened has made."""
-        self._queue.close()
-        self._remove_files()
 
     def __del__(self) -> None:
         """A client that was dropped without `close` leaves nothing either."""
-        if self._descriptors_open:
-            if self._pid == os.getpid():
-                self.close()
-            else:
-                self.forget()
+        self.close()
 
     def _paths(self) -> tuple[Any, Any]:
         return self._names.request_fifo(self.client_id), self._names.reply_fifo(self.client_id)
@@ -141,7 +138,7 @@ class Session:
 
     def close(self) -> None:
         """Ends the session and removes its files. Twice does no harm."""
-        if self._descriptors_open:
+        if not self.closed:
             self.forget()
             self._remove_files()
 
@@ -152,7 +149,32 @@ class Session:
 
     def forget(self) -> None:
         """Closes the descriptors only: in a forked child, whose parent goes on with the session."""
-        self._descriptors_open = False
-        self._queue.close()
-        self._requests.close()
-        self._replies.close()
+        with _no_fork:
+            self._queue.close()
+            self._requests.close()
+            self._replies.close()
+            self.closed = True  # last: what an exception leaves open, the destructor closes
+
+
+# All of this process, those still to be greeted too: a child that kept descriptors of any would
+# hide its parent's death from the worker. A process-wide fact in process-wide state: hooks for
+# forks cannot be taken back, and sessions come and go.
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+# Held while a session opens or closes its descriptors, so that a child finds either all or none of
+# them, and only for as long. Reentrant: a signal handler or the collector may come back in.
+_no_fork = RLock()
+
+
+def _become_child() -> None:
+    try:
+        for session in list(_sessions):
+            session.forget()
+    finally:
+        _no_fork.release()
+
+
+os.register_at_fork(
+    before=_no_fork.acquire,
+    after_in_parent=_no_fork.release,
+    after_in_child=_become_child,
+)

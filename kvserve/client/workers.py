@@ -1,6 +1,8 @@
 """A blocking client's way to the workers: pooled channels, deadlines, and what is sent again.
 
-A channel is used by one thread at a time; threads that ask at once get one each.
+A channel is used by one thread at a time; threads that ask at once get one each. Whoever borrowed
+a channel is the only one to hold it: where an exception from outside, such as Ctrl-C, lets it drop,
+its session ends, and with it the replies that nobody awaits any more.
 
 What happens when a worker dies under a request: a request that it never began, and one that may
 be executed twice without harm, is sent to its successor; of any other the outcome is unknown.
@@ -8,9 +10,7 @@ be executed twice without harm, is sent to its successor; of any other the outco
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -54,9 +54,7 @@ class Workers:
         self._queue_bytes = queue_bytes
         self._on_manifest = on_manifest
         self._idle: dict[int, list[Channel]] = {}
-        self._channels: set[Channel] = set()
         self._closed = False
-        _all_workers.add(self)
 
     @property
     def frame_bytes_max(self) -> int:
@@ -83,7 +81,7 @@ class Workers:
                 sent_now = True
                 reply = self._receive(channel, request_id, question.idempotent, deadline)
             except WorkerGone:
-                self._discard(channel)
+                channel.close()
                 sent = sent or sent_now
                 continue
             except ServerBusy as error:
@@ -95,7 +93,7 @@ class Workers:
                 self._give_back(worker, channel)  # its late reply will be dropped
                 raise
             except BaseException:
-                self._discard(channel)
+                channel.close()
                 raise
             self._give_back(worker, channel)
             return reply.result()
@@ -112,7 +110,7 @@ class Workers:
         except WorkerGone:
             if idempotent:
                 raise
-            self._discard(channel)
+            channel.close()
             raise OutcomeUnknown(
                 "the worker died before it replied: it was executed once, or not at all"
             ) from None
@@ -126,16 +124,10 @@ class Workers:
         deadline = time.monotonic() + self._timeout
         sent: list[tuple[int, Channel, int] | KvserveError | None] = []
         outcomes: list[Any] = []
-        try:
-            for question in requests:
-                sent.append(self._begin(question, deadline))
-            for question, begun in zip(requests, sent, strict=True):
-                outcomes.append(self._finish(question, begun, deadline))
-        except BaseException:  # such as Ctrl-C: nobody will wait for the rest
-            for begun in sent[len(outcomes) :]:
-                if isinstance(begun, tuple):
-                    self._discard(begun[1])
-            raise
+        for question in requests:
+            sent.append(self._begin(question, deadline))
+        for question, begun in zip(requests, sent, strict=True):
+            outcomes.append(self._finish(question, begun, deadline))
         return outcomes
 
     def _begin(
@@ -150,10 +142,10 @@ class Workers:
                 self._give_back(worker, channel)
                 raise
             except WorkerGone:
-                self._discard(channel)
+                channel.close()
                 return None
             except BaseException:
-                self._discard(channel)
+                channel.close()
                 raise
         except KvserveError as error:
             return error
@@ -174,13 +166,13 @@ class Workers:
             try:
                 reply = self._receive(channel, request_id, question.idempotent, deadline)
             except WorkerGone:
-                self._discard(channel)
+                channel.close()
                 return self._ask(question, deadline, sent=True)
             except (RequestTimeout, OutcomeUnknown):
                 self._give_back(worker, channel)
                 raise
             except BaseException:
-                self._discard(channel)
+                channel.close()
                 raise
             self._give_back(worker, channel)
             return reply.result()
@@ -193,7 +185,10 @@ class Workers:
         worker = shard % self.manifest.workers
         idle = self._idle.setdefault(worker, [])
         try:
-            return worker, idle.pop()
+            while True:
+                channel = idle.pop()
+                if not channel.closed:  # as in a forked child all of its parent's are
+                    return worker, channel
         except IndexError:
             pass
         while True:
@@ -212,45 +207,17 @@ class Workers:
             if self._queue_bytes is not None:
                 queue_bytes = min(self._queue_bytes, queue_bytes)
             session = Session(self._names, self.manifest, worker, queue_bytes)
-            channel = Channel(self._names, session, deadline)
-        self._channels.add(channel)
-        return worker, channel
+            return worker, Channel(self._names, session, deadline)
 
     def _give_back(self, worker: int, channel: Channel) -> None:
-        if channel not in self._channels:
-            return  # it was discarded, or this is a forked child
         if not channel.closed:
             self._idle.setdefault(worker, []).append(channel)
-        if channel.closed or self._closed:
-            self._discard(channel)
-
-    def _discard(self, channel: Channel) -> None:
-        self._channels.discard(channel)
-        channel.close()
+        if self._closed:
+            channel.close()
 
     def close(self) -> None:
         """Ends all sessions; those in use by other threads when their request has ended."""
         self._closed = True
         for idle in list(self._idle.values()):
             while idle:
-                self._discard(idle.pop())
-
-    def forget(self) -> None:
-        """In a forked child: lets go of the parent's sessions. New ones will be the child's."""
-        for channel in self._channels:
-            channel.forget()
-        self._channels = set()
-        self._idle = {}
-
-
-# All of this process, so that a fork can be told to each. A process-wide fact in process-wide
-# state: hooks for forks cannot be taken back, and clients come and go.
-_all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for workers in list(_all_workers):
-        workers.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
+                idle.pop().close()

@@ -210,3 +210,28 @@ def test_many_attach_and_detach_and_leave_no_descriptor(server: Server) -> None:
             cache.set("key", 1)
             assert cache.get("key") == 1
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("keys", ["one key", b"one key", 5, None])
+@pytest.mark.parametrize("method", ["get_many", "delete_many"])
+def test_one_key_is_no_list_of_keys(server: Server, method: str, keys: Any) -> None:
+    async def ask() -> None:
+        async with await kvserve.connect_async(server.name) as cache:
+            await getattr(cache, method)(keys)
+
+    with server.connect() as cache, pytest.raises(kvserve.InvalidArgument, match="list of keys"):
+        getattr(cache, method)(keys)
+    with pytest.raises(kvserve.InvalidArgument, match="list of keys"):
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize("values", [[("a", 1)], "ab", None])
+def test_set_many_takes_a_mapping(server: Server, values: Any) -> None:
+    async def ask() -> None:
+        async with await kvserve.connect_async(server.name) as cache:
+            await cache.set_many(values)
+
+    with server.connect() as cache, pytest.raises(kvserve.InvalidArgument, match="a dict of keys"):
+        cache.set_many(values)
+    with pytest.raises(kvserve.InvalidArgument, match="a dict of keys"):
+        asyncio.run(ask())
