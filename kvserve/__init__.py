@@ -73,6 +73,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """What is there, and what `__getattr__` imports when it is asked for."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
 def __getattr__(name: str) -> Any:
     """Imports late what is slow to import and not needed by every process."""
     if name in ("AsyncClient", "connect_async"):

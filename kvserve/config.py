@@ -159,7 +159,13 @@ def load(
         settings |= _from_file(file)
     settings |= _from_environment(os.environ if environment is None else environment)
     settings |= {name: value for name, value in (flags or {}).items() if value is not None}
-    return Config(**{name: _converted(name, value) for name, value in settings.items()})
+    values = {name: _converted(name, value) for name, value in settings.items()}
+    if values.get("group") and values.get("mode") == 0o600:
+        # Told, not defaulted: a group implies 0660 only where nothing was said.
+        raise ConfigError(
+            f"mode 0600 keeps the group {values['group']!r} out; use 0660, or leave out the mode"
+        )
+    return Config(**values)
 
 
 def _from_file(file: Path) -> dict[str, Any]:

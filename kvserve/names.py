@@ -90,7 +90,7 @@ def instance(name: str | None = None, environment: Mapping[str, str] | None = No
     """
     environment = os.environ if environment is None else environment
     name = environment.get("KVSERVE_NAME") or DEFAULT_NAME if name is None else name
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidName(f"instance name {name!r}: use 1 to 64 letters, digits, '-' or '_'")
     return Names(name, _runtime_root(environment) / name)
 

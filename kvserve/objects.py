@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,28 @@ def grant(file: int | str, mode: int, group_id: int | None) -> None:
     if group_id is not None:
         os.chown(file, -1, group_id)
     os.chmod(file, mode)  # noqa: PTH101 - it may be a descriptor
+
+
+def user_name(uid: int) -> str:
+    """A user as people call him: by name, or `uid 12345` if he has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def as_user(uid: int, command: str) -> str:
+    """The command line that runs a command as another user.
+
+    Example:
+        >>> as_user(0, "kvserve doctor"), as_user(123456789, "kvserve doctor")
+        ('sudo -u root kvserve doctor', "sudo -u '#123456789' kvserve doctor")
+    """
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"'#{uid}'"
+    return f"sudo -u {name} {command}"
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import grp
 import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -28,6 +29,7 @@ from kvserve.errors import (
     ServerUnavailable,
 )
 from kvserve.names import Names
+from kvserve.objects import user_name
 
 _PID_FILE_BYTES_MAX = 32
 _MANIFEST_BYTES_MAX = 1024 * 1024
@@ -45,6 +47,43 @@ def named_errors() -> Iterator[None]:
             f"the server's objects cannot be opened: {error.strerror or error}; "
             "if too many files are open, raise the limit: ulimit -n"
         ) from error
+
+
+@contextmanager
+def prepared_directory(
+    names: Names, group_id: int | None, *, lasting: bool = True
+) -> Iterator[None]:
+    """The runtime directory for a block of code, as `prepare_directory` makes it.
+
+    What was made here is removed again if the block fails, unless something is in it.
+
+    Args:
+        names, group_id: see `prepare_directory`.
+        lasting: False: to be removed in any case.
+    """
+    directory = names.runtime_directory
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    is_needed = False
+    try:
+        prepare_directory(names, group_id)
+        yield
+        is_needed = lasting
+    finally:
+        if missing and not is_needed and remove_directory(names):
+            with suppress(OSError):
+                for path in missing[1:]:
+                    path.rmdir()
+
+
+def remove_directory(names: Names) -> bool:
+    """Removes the runtime directory unless something is in it; returns whether it did."""
+    try:
+        for directory in (names.clients_directory, names.runtime_directory):
+            with suppress(FileNotFoundError):
+                directory.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def prepare_directory(names: Names, group_id: int | None) -> None:
@@ -68,7 +107,7 @@ def prepare_directory(names: Names, group_id: int | None) -> None:
             path.mkdir(mode=0o700, exist_ok=True)
             _verify_directory(path, owners={os.geteuid()})
             if group_id is not None:
-                os.chown(path, -1, group_id, follow_symlinks=False)
+                _give_to_group(path, group_id)
             path.chmod(mode)
     except OSError as error:
         if isinstance(error, ForeignObject):
@@ -76,6 +115,17 @@ def prepare_directory(names: Names, group_id: int | None) -> None:
         raise ForeignObject(
             f"cannot use the runtime directory {directory}: {error.strerror}; "
             "set KVSERVE_RUNTIME_DIR to a directory of your own"
+        ) from None
+
+
+def _give_to_group(path: Path, group_id: int) -> None:
+    try:
+        os.chown(path, -1, group_id, follow_symlinks=False)
+    except PermissionError:
+        user, group = user_name(os.geteuid()), grp.getgrgid(group_id).gr_name
+        raise ForeignObject(
+            f"user {user} is not in the group {group}, so cannot let its members in; "
+            f"as root: usermod -aG {group} {user}, then log in anew"
         ) from None
 
 
@@ -91,6 +141,8 @@ def verify_directory(names: Names) -> int:
         return _verify_directory(names.runtime_directory, owners=None)
     except FileNotFoundError:
         raise not_served(names) from None
+    except NotADirectoryError:
+        raise _not_a_directory(names) from None
     except PermissionError as error:
         if isinstance(error, ForeignObject):
             raise
@@ -98,12 +150,12 @@ def verify_directory(names: Names) -> int:
 
 
 def _verify_directory(path: Path, owners: set[int] | None) -> int:
-    status = path.lstat()
     above = path.parent.stat()
     if above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
         raise ForeignObject(
             f"{path.parent} lets others replace what is in it; run: chmod go-w {path.parent}"
         )
+    status = path.lstat()
     if above.st_uid not in {0, os.geteuid(), status.st_uid}:
         raise ForeignObject(f"{path.parent} belongs to uid {above.st_uid}; use another directory")
     if not stat.S_ISDIR(status.st_mode):
@@ -132,10 +184,15 @@ class PidFile:
 
         Raises:
             AlreadyServed: another process holds the lock; `holder` tells which.
+            ForeignObject: something else stands in its place.
         """
-        descriptor = os.open(
-            names.pid_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(names.pid_file, flags, 0o640)
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.ELOOP):
+                raise
+            raise ForeignObject(f"{names.pid_file} is not a plain file; remove it") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -162,12 +219,14 @@ def holder(names: Names) -> int | None:
     not there to read.
 
     Raises:
-        ForeignObject: this user may not look.
+        ForeignObject: this user may not look, or there is no directory to look into.
     """
     try:
         descriptor = os.open(names.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise _not_a_directory(names) from None
     except PermissionError:
         raise _not_permitted(names) from None
     try:
@@ -180,6 +239,15 @@ def holder(names: Names) -> int | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _not_a_directory(names: Names) -> ForeignObject:
+    path = names.runtime_directory
+    if path.parent.is_dir():
+        return ForeignObject(f"{path} is not a directory; remove it")
+    return ForeignObject(
+        f"{path.parent} is not a directory; set KVSERVE_RUNTIME_DIR to a directory of your own"
+    )
 
 
 def _not_permitted(names: Names) -> ForeignObject:
@@ -259,9 +327,9 @@ class Manifest:
             raise ForeignObject(f"{names.manifest} is not a manifest of ours: {error}") from None
 
 
-def not_served(names: Names) -> ServerUnavailable:
-    """The error for an instance that nobody serves."""
+def not_served(names: Names, also: str = "") -> ServerUnavailable:
+    """The error for an instance that nobody serves; `also` goes on with its sentence."""
     option = "" if names.name == "default" else f" --name {names.name}"
     return ServerUnavailable(
-        f"no kvserve server named {names.name!r} is running; start one: kvserve serve{option}"
+        f"no kvserve server named {names.name!r} is running{also}; start one: kvserve serve{option}"
     )

@@ -1,10 +1,8 @@
-"""The commands on keys: get set add replace delete incr decr touch ttl keys flush."""
+"""The commands on keys, but those that store: get delete incr decr touch ttl keys flush."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sys
 from collections.abc import Iterable
 from itertools import islice
@@ -16,6 +14,7 @@ import kvserve
 from kvserve.cli import output
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import (
+    KeyCommand,
     client_options,
     connect,
     json_option,
@@ -25,10 +24,8 @@ from kvserve.cli.options import (
     ttl_option,
 )
 
-VALUE_TYPES = ("text", "bytes", "int", "json")
 
-
-@click.command("get")
+@click.command("get", cls=KeyCommand)
 @keys_argument
 @json_option
 @client_options
@@ -39,7 +36,8 @@ def get_command(
 
     Text and bytes are printed as they were stored, with a newline added only on a terminal. Any
     other value is printed as JSON: a datetime as ISO 8601 text, bytes inside as
-    {"$base64": "..."}.
+    {"$base64": "..."}, a float that is no number of JSON's as {"$float": "NaN"}, "Infinity" or
+    "-Infinity".
 
     Of several keys, those found are printed as "key<TAB>value" lines. With --json, one key
     gives an object with its value, version and ttl (null: never expires), several give an
@@ -92,106 +90,7 @@ def _print_several(cache: kvserve.Client, keys: tuple[str | bytes, ...], as_json
     return not missing
 
 
-def _storing_command(verb: str, help_text: str) -> click.Command:
-    """`set`, `add` and `replace`, which differ in the client's method and in their help."""
-
-    @click.command(verb, help=help_text)
-    @key_argument
-    @click.argument("value")
-    @click.option(
-        "--type",
-        "value_type",
-        type=click.Choice(VALUE_TYPES),
-        help="Store VALUE as this.  [default: text; bytes from standard input]",
-    )
-    @ttl_option
-    @client_options
-    def command(
-        key: str | bytes,
-        value: str,
-        value_type: str | None,
-        ttl: float | None,
-        name: str | None,
-        timeout: float,
-    ) -> None:
-        parsed = _parse_value(value, value_type)
-        with connect(name, timeout) as cache:
-            answer = getattr(cache, verb)(key, parsed, ttl=ttl)
-        if answer is False:
-            output.say("the key exists" if verb == "add" else "no such key")
-            raise click.exceptions.Exit(REFUSED)
-
-    return command
-
-
-_VALUE_HELP = """
-    VALUE is stored as text, unless --type says otherwise: "int" makes a counter for incr and
-    decr, "json" stores what the JSON means. With VALUE "-" standard input is stored, as bytes
-    unless --type says otherwise. Before a value that begins with "-" write "--".
-"""
-
-set_command = _storing_command(
-    "set",
-    f"""Store a value under a key.
-    {_VALUE_HELP}
-    \b
-    Example:
-      $ kvserve set greeting hello --ttl 60
-      $ kvserve set page - < page.html
-      $ kvserve set user:1 --type json '{{"name": "Ada"}}'
-      $ kvserve set degrees --type int -- -5
-    """,
-)
-add_command = _storing_command(
-    "add",
-    f"""Store a value if the key is missing; exit with 1 if it exists.
-    {_VALUE_HELP}
-    \b
-    Example:
-      $ kvserve add nightly-job "$HOSTNAME" --ttl 3600 && ./nightly-job
-    """,
-)
-replace_command = _storing_command(
-    "replace",
-    f"""Store a value if the key exists; exit with 1 if it is missing.
-    {_VALUE_HELP}
-    \b
-    Example:
-      $ kvserve replace greeting goodbye --ttl 60
-    """,
-)
-
-
-def _parse_value(text: str, value_type: str | None) -> Any:
-    """The value that an argument, or standard input for `-`, stands for."""
-    if text == "-":
-        data = sys.stdin.buffer.read()
-        if value_type in (None, "bytes"):
-            return data
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            raise click.BadParameter(
-                f"standard input is not UTF-8: {error}", param_hint="VALUE"
-            ) from None
-    if value_type == "bytes":
-        return os.fsencode(text)
-    if value_type == "int":
-        try:
-            return int(text)
-        except ValueError:
-            raise click.BadParameter(
-                f"{text!r} is not a whole number", param_hint="VALUE"
-            ) from None
-    if value_type == "json":
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise click.BadParameter(f"not JSON: {error}", param_hint="VALUE") from None
-    return text
-
-
-@click.command("delete")
+@click.command("delete", cls=KeyCommand)
 @keys_argument
 @json_option
 @client_options
@@ -220,8 +119,7 @@ def delete_command(
 def _counting_command(verb: str, help_text: str) -> click.Command:
     """`incr` and `decr`, which differ in the client's method and in their help."""
 
-    # A DELTA may be negative; an option mistyped is still refused, as it is no number.
-    @click.command(verb, help=help_text, context_settings={"ignore_unknown_options": True})
+    @click.command(verb, cls=KeyCommand, help=help_text)
     @key_argument
     @click.argument("delta", type=int, default=1)
     @click.option(
@@ -284,7 +182,7 @@ decr_command = _counting_command(
 )
 
 
-@click.command("touch")
+@click.command("touch", cls=KeyCommand)
 @key_argument
 @ttl_option
 @client_options
@@ -304,7 +202,7 @@ def touch_command(key: str | bytes, ttl: float | None, name: str | None, timeout
         raise click.exceptions.Exit(REFUSED)
 
 
-@click.command("ttl")
+@click.command("ttl", cls=KeyCommand)
 @key_argument
 @json_option
 @client_options
@@ -338,7 +236,7 @@ def _ttl_for_json(ttl: float | None) -> float | None:
     return None if math.isinf(ttl) else round(ttl, 3)
 
 
-@click.command("keys")
+@click.command("keys", cls=KeyCommand)
 @click.argument("prefix", type=parse_key, default="")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Print at most N keys.")
 @json_option

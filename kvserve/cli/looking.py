@@ -1,4 +1,4 @@
-"""The commands that look at a running instance and change nothing: stats ping verify."""
+"""The commands that look at an instance and change nothing: stats ping verify."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import Any
 
 import click
 
+from kvserve import names
 from kvserve.cli import output
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import client_options, connect, json_option
 from kvserve.config import format_size
+from kvserve.errors import ServerUnavailable
+from kvserve.names import Names
+from kvserve.runtime import not_served
 
 _WORKERS_ABREAST = 4  # fit into 80 columns
 
@@ -137,19 +141,49 @@ def ping_command(as_json: bool, name: str | None, timeout: float) -> None:
 def verify_command(as_json: bool, name: str | None, timeout: float) -> None:
     """Check the whole table against its invariants.
 
-    Prints each violation on a line. Exits with 1 if there is any.
+    Without a server it checks the table that the last one left, and keeps servers from starting
+    meanwhile. What a killed process left half done is mended in a copy first, as the next serve
+    does it in the table, and is told as "unrecovered". Only the server's own user can do that.
+
+    Prints each violation on a line. Exits with 1 if there is any, and with 3 if there is neither
+    a server nor a table.
 
     \b
     Example:
       $ kvserve verify
       the table keeps its invariants
     """
-    with connect(name, timeout) as cache:
-        violations = cache.verify()
-    if as_json:
-        output.write_json({"violations": violations})
+    try:
+        cache = connect(name, timeout)
+    except ServerUnavailable:
+        is_kept = True
+        violations, unrecovered = _verify_kept(names.instance(name))
     else:
-        for line in violations or ["the table keeps its invariants"]:
+        is_kept, unrecovered = False, 0
+        with cache:
+            violations = cache.verify()
+    if as_json:
+        output.write_json(
+            {"violations": violations, "kept": is_kept, "unrecovered_shards": unrecovered}
+        )
+    else:
+        table = "the kept table" if is_kept else "the table"
+        for line in violations or [f"{table} keeps its invariants"]:
             output.write_line(line)
+        if unrecovered:
+            output.write_line(
+                f"unrecovered: {unrecovered} of its shards, in each of which a process was killed; "
+                "the next serve recovers them"
+            )
     if violations:
         raise click.exceptions.Exit(REFUSED)
+
+
+def _verify_kept(kept: Names) -> tuple[list[str], int]:
+    """The violations of the table that a server left, and how many of its shards were mended."""
+    from kvserve.parent.inspection import inspect_kept  # not above: it needs the server's modules
+
+    found = inspect_kept(kept)
+    if found is None:
+        raise not_served(kept, ", and no table of it is kept")
+    return found.violations, found.unrecovered

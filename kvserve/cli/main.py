@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -27,10 +29,9 @@ PIPE_CLOSED = 141  # and for one that SIGPIPE ended
 # Command -> module of this package. A command `x` is that module's `x_command`.
 SECTIONS = {
     "Server": dict.fromkeys(("serve", "doctor", "clean", "config"), "serving"),
-    "Data": dict.fromkeys(
-        ("get", "set", "add", "replace", "delete", "incr", "decr", "touch", "ttl", "keys", "flush"),
-        "data",
-    ),
+    "Data": {"get": "data"}
+    | dict.fromkeys(("set", "add", "replace"), "storing")
+    | dict.fromkeys(("delete", "incr", "decr", "touch", "ttl", "keys", "flush"), "data"),
     "Looking": dict.fromkeys(("stats", "ping", "verify"), "looking") | {"bench": "bench"},
 }
 MODULES = {name: module for section in SECTIONS.values() for name, module in section.items()}
@@ -61,32 +62,44 @@ class Commands(click.Group):
             with formatter.section(title):
                 formatter.write_dl(rows)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _exit_statuses():  # --help and --version print here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _exit_statuses():
             result = super().invoke(ctx)
             sys.stdout.flush()  # so that what fails here is still told
-        except KvserveError as error:
-            click.echo(f"kvserve: {error or type(error).__name__}", err=True)
-            ctx.exit(exit_status(error))
-        except BrokenPipeError:
-            _abandon_stdout()
-            ctx.exit(PIPE_CLOSED)
-        except OSError as error:
-            click.echo(f"kvserve: {error}", err=True)
-            _abandon_stdout()
-            ctx.exit(OUTPUT_FAILED)
-        except (KeyboardInterrupt, click.Abort):
-            ctx.exit(INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit):
-            raise
-        except Exception:
-            import traceback  # not above: it is slow to import
+            return result
 
-            # Python's own status for this, 1, would look like a miss.
-            traceback.print_exc()
-            click.echo("kvserve: this is a bug; please report it with the lines above", err=True)
-            ctx.exit(BUG)
-        return result
+
+@contextmanager
+def _exit_statuses() -> Iterator[None]:
+    """Tells errors in one sentence, and turns them into exit statuses."""
+    try:
+        yield
+    except KvserveError as error:
+        click.echo(f"kvserve: {error or type(error).__name__}", err=True)
+        raise click.exceptions.Exit(exit_status(error)) from None
+    except BrokenPipeError:
+        _abandon_stdout()
+        raise click.exceptions.Exit(PIPE_CLOSED) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else "reading or writing failed: "
+        click.echo(f"kvserve: {where}{error.strerror or error}", err=True)
+        _abandon_stdout()
+        raise click.exceptions.Exit(OUTPUT_FAILED) from None
+    except (KeyboardInterrupt, click.Abort):
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception:
+        import traceback  # not above: it is slow to import
+
+        # Python's own status for this, 1, would look like a miss.
+        traceback.print_exc()
+        click.echo("kvserve: this is a bug; please report it with the lines above", err=True)
+        raise click.exceptions.Exit(BUG) from None
 
 
 def exit_status(error: KvserveError) -> int:

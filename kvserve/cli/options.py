@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,45 @@ import kvserve
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+class KeyCommand(click.Command):
+    """A command on keys: a negative number among its arguments is not taken for an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, self._numbers_behind_dashes(args))
+        except click.NoSuchOption as error:
+            if error.possibilities:  # a slip of the pen
+                raise
+            hint = "Before a key or value that begins with a dash write --."
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
+
+    def _numbers_behind_dashes(self, args: list[str]) -> list[str]:
+        """The same command line, its arguments after a `--` if one of them is such a number."""
+        options = [option for option in self.params if isinstance(option, click.Option)]
+        with_value = {name for option in options if not option.is_flag for name in option.opts}
+        found: list[str] = []
+        arguments: list[str] = []
+        rest = iter(args)
+        for word in rest:
+            if word == "--":
+                arguments += rest
+            elif word == "-" or not word.startswith("-") or _NEGATIVE_NUMBER.fullmatch(word):
+                arguments.append(word)
+            else:
+                found.append(word)
+                if word in with_value:
+                    value = next(rest, None)
+                    if value is None:
+                        raise click.BadOptionUsage(word, f"Option {word!r} requires an argument.")
+                    found.append(value)
+        if not any(map(_NEGATIVE_NUMBER.fullmatch, arguments)):
+            return args
+        return [*found, "--", *arguments]
 
 
 def parse_key(text: str) -> str | bytes:

@@ -15,6 +15,9 @@ from typing import Any
 
 import click
 
+# As JavaScript spells them, which is what most readers of JSON know.
+_NAMES_OF_FLOATS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
 
 def on_terminal() -> bool:
     """Whether a person reads standard output."""
@@ -68,11 +71,12 @@ def json_text(value: Any) -> str:
     """A stored value as JSON.
 
     What JSON lacks is rewritten: a datetime as text in ISO 8601, bytes as an object with their
-    base64, tuples as arrays, keys that are no str as text, and NaN and the infinities as null.
+    base64, NaN and the infinities as an object with their name, tuples as arrays, and keys that
+    are no str as text.
 
     Example:
         >>> json_text({1: (b"\\x00", "é", float("inf"))})
-        '{"1": [{"$base64": "AA=="}, "é", null]}'
+        '{"1": [{"$base64": "AA=="}, "é", {"$float": "Infinity"}]}'
     """
     return json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False)
 
@@ -87,7 +91,7 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return {"$float": _NAMES_OF_FLOATS[str(value)]}
     return value
 
 

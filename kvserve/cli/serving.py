@@ -19,9 +19,14 @@ from kvserve.cli.options import Decorator, json_option, name_option
 from kvserve.config import Config
 
 if TYPE_CHECKING:
-    from kvserve.parent.doctor import Finding
+    from kvserve.parent.finding import Finding
 
 _SIZES = ("memory", "item_size", "max_value", "queue_message")
+# What doctor's checks depend on.
+_CHECKED = (
+    *("name", "memory", "workers", "shards", "item_size", "max_value", "fresh"),
+    *("queue_depth", "queue_message"),
+)
 _CHOICES = {"log_level": configuration.LOG_LEVELS, "log_format": configuration.LOG_FORMATS}
 
 config_file_option: Decorator = click.option(
@@ -125,14 +130,15 @@ def clean_command(as_json: bool, name: str | None) -> None:
 
 
 @click.command("doctor")
-@settings_options("name", "memory", "workers", "queue_depth", "queue_message")
+@settings_options(*_CHECKED)
 @config_file_option
 @json_option
 def doctor_command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Check whether the server can run here.
 
-    Where it cannot, each failed check says what mends it. Takes the settings that matter from
-    where `kvserve serve` takes them. Exits with 1 if a check failed.
+    Where it cannot, each failed check says what mends it, and so does one that passed where
+    more would be better. Takes the settings that matter from where `kvserve serve` takes them;
+    run it as the user who is to serve. Exits with 1 if a check failed.
 
     \b
     Example:
@@ -149,7 +155,7 @@ def doctor_command(config_file: Path | None, as_json: bool, **flags: Any) -> Non
         _print_findings_table(findings)
     else:
         for finding in findings:
-            mend = f"; mend: {finding.mend}" if finding.mend and not finding.ok else ""
+            mend = f"; mend: {finding.mend}" if finding.mend else ""
             output.write_line(f"{_verdict(finding)}\t{finding.check}\t{finding.text}{mend}")
     if not all(finding.ok for finding in findings):
         raise click.exceptions.Exit(REFUSED)
@@ -172,7 +178,7 @@ def _print_findings_table(findings: list[Finding]) -> None:
     for finding in findings:
         verdict = _verdict(finding)
         text = Text(finding.text)
-        if finding.mend and not finding.ok:
+        if finding.mend:
             text.append(f"\n{finding.mend}", style="bold")
         table.add_row(Text(verdict, style=styles[verdict]), Text(finding.check), text)
     Console(highlight=False).print(table)

@@ -14,7 +14,7 @@ from kvserve.objects import grant
 from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.logs import Log
-from kvserve.table.geometry import Geometry
+from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, kept, remove
 
@@ -77,7 +77,7 @@ def _adopt(
     if config.fresh:
         log.info("the kept table is dropped, as --fresh demands")
         return None
-    if reason := _reason_to_replace(names, geometry):
+    if reason := reason_to_replace(names, geometry):
         log.warning(f"the kept table is replaced by an empty one: {reason}")
         return None
     table = _attach_sound(names, geometry, log)
@@ -138,7 +138,27 @@ def _attach_sound(names: Names, geometry: Geometry, log: Log) -> Table | None:
     return None
 
 
-def _reason_to_replace(names: Names, geometry: Geometry) -> str | None:
+def wanted_geometry(names: Names, config: Config, workers: int) -> Geometry:
+    """How a table is to be laid out: as the kept one, if the configuration allows that.
+
+    Raises:
+        ConfigError: the memory is too small for the items.
+    """
+    sizes = config.memory, config.item_size, config.max_value
+    if not config.fresh and not config.shards:
+        try:
+            found = kept(names)
+        except (FileNotFoundError, ForeignObject):
+            pass  # `reason_to_replace` says it
+        else:
+            # Another number of workers is no reason to lose the table.
+            if plan(*sizes, found.shards, workers) == found:
+                return found
+    return plan(*sizes, config.shards, workers)
+
+
+def reason_to_replace(names: Names, geometry: Geometry) -> str | None:
+    """Why the kept table cannot be adopted where this geometry is wanted; None if it can."""
     try:
         found = kept(names)
     except FileNotFoundError:

@@ -11,9 +11,11 @@ import contextlib
 import fcntl
 import os
 import time
+from pathlib import Path
 
-from kvserve.errors import AlreadyServed, ForeignObject
+from kvserve.errors import AlreadyServed, ForeignObject, ServerError
 from kvserve.names import Names
+from kvserve.objects import user_name
 from kvserve.parent.housekeeping import memory_path
 from kvserve.runtime import PidFile, holder
 
@@ -39,7 +41,7 @@ def claim(names: Names) -> PidFile:
     began = time.monotonic()
     while True:
         with contextlib.suppress(AlreadyServed):
-            pid_file = PidFile.acquire(names)
+            pid_file = _acquire(names)
             # Seen through the path, the lock must be ours. It is not if the file was unlinked
             # by a server that stopped between our open and our lock.
             if holder(names) == os.getpid():
@@ -60,6 +62,16 @@ def claim(names: Names) -> PidFile:
         time.sleep(_RETRY_SECONDS)
 
 
+def _acquire(names: Names) -> PidFile:
+    try:
+        return PidFile.acquire(names)
+    except FileNotFoundError:
+        # `kvserve clean`, or a server that was refused, removed the directory since we saw it.
+        raise ServerError(
+            f"another process has just removed {names.runtime_directory}; try again"
+        ) from None
+
+
 def unlink_claim(names: Names, pid_file: PidFile) -> None:
     """Removes the pid file, then gives up the lock on it."""
     names.pid_file.unlink(missing_ok=True)
@@ -77,6 +89,14 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def _not_ours(path: Path, owner: int) -> ForeignObject:
+    if owner == os.geteuid():
+        return ForeignObject(f"{path} is not plain memory; remove it")
+    return ForeignObject(
+        f"{path} belongs to {user_name(owner)}; use another --name, or run this as that user"
+    )
+
+
 class SegmentClaim:
     """The lock on the table's segment, against servers of other runtime directories.
 
@@ -92,29 +112,43 @@ class SegmentClaim:
         """Locks the segment; returns whether there is one.
 
         Raises:
-            AlreadyServed: another server has it.
+            AlreadyServed: somebody else has it, for longer than it takes to look.
             ForeignObject: it is another user's.
         """
+        began = time.monotonic()
+        while True:
+            try:
+                if not self._try_take():
+                    return False
+                # Like the pid file, it may have been unlinked between our open and our lock.
+                if self._leads_here():
+                    return True
+                self.release()
+            except AlreadyServed:
+                if time.monotonic() - began >= _PASSING_SECONDS:
+                    raise
+            time.sleep(_RETRY_SECONDS)
+
+    def _try_take(self) -> bool:
         path = memory_path(self._names.table)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             descriptor = os.open(path, flags)
         except FileNotFoundError:
             return False
-        except OSError as error:
-            raise ForeignObject(
-                f"{path} is not ours: {error.strerror}; use another --name"
-            ) from None
+        except OSError:
+            raise _not_ours(path, path.lstat().st_uid) from None
         try:
             owner = os.fstat(descriptor).st_uid
             if owner != os.geteuid():
-                raise ForeignObject(f"{path} belongs to uid {owner}; use another --name")
+                raise _not_ours(path, owner)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             raise AlreadyServed(
                 f"instance {self._names.name!r} is already served from another runtime directory "
-                f"than {self._names.runtime_directory}; choose another --name"
+                f"than {self._names.runtime_directory}, or being verified; "
+                "choose another --name, or set KVSERVE_RUNTIME_DIR to its server's"
             ) from None
         except BaseException:
             os.close(descriptor)
@@ -125,14 +159,17 @@ class SegmentClaim:
     @property
     def is_superseded(self) -> bool:
         """Whether the name leads to another segment now, so that its objects are not ours."""
-        if self._descriptor is None:
-            return False
+        return self._descriptor is not None and self._leads_here() is False
+
+    def _leads_here(self) -> bool | None:
+        """Whether the name leads to the segment that is locked; None if it leads nowhere."""
+        assert self._descriptor is not None
         try:
             there = memory_path(self._names.table).lstat()
         except FileNotFoundError:
-            return False
+            return None
         ours = os.fstat(self._descriptor)
-        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def release(self) -> None:
         """Gives the lock up. A segment that was unlinked has its memory back only then."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 from contextlib import ExitStack
-from pathlib import Path
 
 from kvserve import limits
 from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.names import Names
-from kvserve.objects import taken_over
+from kvserve.objects import as_user, taken_over, user_name
 from kvserve.parent.claiming import SegmentClaim, claim, is_alive, unlink_claim
 from kvserve.parent.housekeeping import remove_all_fifos, semaphore_path
-from kvserve.runtime import holder, prepare_directory, verify_directory
+from kvserve.runtime import holder, prepared_directory, remove_directory, verify_directory
 from kvserve.table import semaphores
 from kvserve.table.table import remove
 from kvserve.transport.mqueue import unlink_queue
@@ -41,14 +40,14 @@ def clean(names: Names) -> list[str]:
         >>> clean(Names("docs-nobody", pathlib.Path(tempfile.mkdtemp()) / "docs-nobody"))
         []
     """
+    _refuse_another_users(names)
     _refuse_if_served(names)
-    was_there = names.runtime_directory.exists()
-    if not was_there:
-        # For the lock alone: nobody shall start meanwhile. Its parts may remain without it.
-        prepare_directory(names, None)
-    elif verify_directory(names) != os.geteuid():
-        raise ForeignObject(f"{names.runtime_directory} belongs to another user")
+    is_new = not names.runtime_directory.exists()
+    if not is_new:
+        verify_directory(names)
     with ExitStack() as undo:
+        if is_new:  # for the lock alone: what it locks may remain without it
+            undo.enter_context(prepared_directory(names, None, lasting=False))
         pid_file_was_there = names.pid_file.exists()
         pid_file = claim(names)
         undo.callback(unlink_claim, names, pid_file)
@@ -59,16 +58,24 @@ def clean(names: Names) -> list[str]:
         removed += remove_all_fifos(names) + _remove_files(names)
     if pid_file_was_there:
         removed.append(str(names.pid_file))
-    if _remove_directories(names) and was_there:
+    if not is_new and remove_directory(names):
         removed.append(str(names.runtime_directory))
     return removed
 
 
-def _refuse_if_served(names: Names) -> None:
+def _refuse_another_users(names: Names) -> None:
+    directory = names.runtime_directory
     try:
-        pid = holder(names)
-    except NotADirectoryError:
-        raise ForeignObject(f"{names.runtime_directory} is not a directory; remove it") from None
+        owner = directory.lstat().st_uid
+    except OSError:
+        return  # there is none, or those who open it will say why they cannot
+    if owner != os.geteuid():
+        command = as_user(owner, f"kvserve clean --name {names.name}")
+        raise ForeignObject(f"{directory} belongs to {user_name(owner)}, who can run: {command}")
+
+
+def _refuse_if_served(names: Names) -> None:
+    pid = holder(names)
     if pid and is_alive(pid):
         raise AlreadyServed(
             f"instance {names.name!r} is served by pid {pid}; stop it first: kill {pid}"
@@ -101,14 +108,3 @@ def _remove_files(names: Names) -> list[str]:
             file.unlink()
             removed.append(str(file))
     return removed
-
-
-def _remove_directories(names: Names) -> bool:
-    """Removes the directories unless somebody put something of their own there."""
-    directories: tuple[Path, ...] = (names.clients_directory, names.runtime_directory)
-    try:
-        for directory in directories:
-            directory.rmdir()
-    except OSError:
-        return False
-    return True

@@ -32,7 +32,7 @@ from kvserve.parent.signals import SignalInbox
 from kvserve.parent.starting import Instance, find_group, started
 from kvserve.parent.timers import Timers
 from kvserve.parent.workers import Workers
-from kvserve.runtime import prepare_directory
+from kvserve.runtime import prepared_directory
 from kvserve.worker import exit_codes
 
 YOUNG_SECONDS = 1.0  # a worker that dies younger than this is not replaced at once
@@ -82,8 +82,8 @@ def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon 
     os.umask(0o022)  # what must be stricter, or open to a group, says so itself
     group_id = find_group(config)
     start_checks(names, config)
-    prepare_directory(names, group_id)
     with ExitStack() as undo:
+        undo.enter_context(prepared_directory(names, group_id))
         pid_file = claim(names)
         undo.callback(unlink_claim, names, pid_file)
         if group_id is not None:

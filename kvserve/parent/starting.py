@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from kvserve import limits
 from kvserve.config import Config, format_size
-from kvserve.errors import ConfigError, ForeignObject
+from kvserve.errors import ConfigError
 from kvserve.names import Names
 from kvserve.objects import taken_over
-from kvserve.parent.adoption import HeldTable, held_table
+from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
 from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import remove_all_fifos
 from kvserve.parent.logs import Log
@@ -28,8 +28,7 @@ from kvserve.protocol.messages import PROTOCOL_VERSION
 from kvserve.runtime import Manifest
 from kvserve.table import lease, semaphores
 from kvserve.table._core import LAYOUT_VERSION
-from kvserve.table.geometry import Geometry, plan
-from kvserve.table.table import kept
+from kvserve.table.geometry import Geometry
 from kvserve.transport.mqueue import create_queues, unlink_queue
 
 # What only those need who may own a shard's lock. A client that could wait on a semaphore, or hold
@@ -105,6 +104,11 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         yield Instance(names, config, geometry, held, manifest)
 
 
+def workers_wanted(config: Config) -> int:
+    """How many workers there shall be: as told, else one a core, up to a few."""
+    return config.workers or min(len(os.sched_getaffinity(0)), limits.WORKERS_DEFAULT_MAX)
+
+
 def find_group(config: Config) -> int | None:
     """The id of the configured group; None if there is none.
 
@@ -122,12 +126,8 @@ def find_group(config: Config) -> int | None:
 
 
 def _plan(names: Names, config: Config, log: Log) -> tuple[Geometry, int]:
-    wanted = config.workers or min(len(os.sched_getaffinity(0)), limits.WORKERS_DEFAULT_MAX)
-    sizes = config.memory, config.item_size, config.max_value
-    geometry = plan(*sizes, config.shards, wanted)
-    found = None if config.fresh or config.shards else _kept_geometry(names)
-    if found is not None and plan(*sizes, found.shards, wanted) == found:
-        geometry = found  # another number of workers is no reason to lose the table
+    wanted = workers_wanted(config)
+    geometry = wanted_geometry(names, config, wanted)
     if geometry.value_bytes_max < config.max_value:
         log.info(
             f"the largest value is {format_size(geometry.value_bytes_max)} instead of "
@@ -154,13 +154,6 @@ def _unlink_channels(names: Names, segment_claim: SegmentClaim) -> None:
         semaphores.unlink(names, limits.SHARDS_MAX)
 
 
-def _kept_geometry(names: Names) -> Geometry | None:
-    try:
-        return kept(names)
-    except (FileNotFoundError, ForeignObject):
-        return None  # what that means is said when the table is adopted, or is not
-
-
 def _make_queues(
     names: Names, config: Config, workers: int, group_id: int | None, log: Log
 ) -> tuple[int, int]:
@@ -172,6 +165,6 @@ def _make_queues(
         log.info(
             f"queues of {depth} messages of {format_size(message_bytes)} instead of "
             f"{wanted[0]} of {format_size(wanted[1])}: the system allows no more "
-            "(see kvserve doctor)"
+            f"(kvserve doctor --name {names.name} prints the command that raises it)"
         )
     return depth, message_bytes

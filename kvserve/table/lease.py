@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from kvserve.errors import ServerBusy
-from kvserve.limits import LEASE_SLOTS
+from kvserve.limits import LEASE_SLOT_PARENT, LEASE_SLOTS
 
 
 class Lease:
@@ -46,6 +46,11 @@ class Lease:
                 raise ServerBusy(f"lease slot {slot} is held by another process") from None
             raise
         return cls(descriptor, slot)
+
+    @classmethod
+    def alone(cls) -> Self:
+        """A lease of a file that nobody else has: all other owners look dead."""
+        return cls(os.memfd_create("kvserve.lease"), LEASE_SLOT_PARENT)
 
     def leave(self) -> None:
         """Gives the slot back."""

@@ -47,13 +47,14 @@ def no_space(size_bytes: int) -> LimitError:
     )
 
 
-def attach(name: str, owner_uid: int, *, writable: bool) -> mmap.mmap:
+def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) -> mmap.mmap:
     """Maps an existing segment, after checking whose it is.
 
     Args:
         name: its name.
         owner_uid: who must own it.
         writable: whether to map it for writing.
+        private: what is written stays in this process; a page is copied when it is changed.
 
     Raises:
         FileNotFoundError: there is none of this name.
@@ -61,15 +62,19 @@ def attach(name: str, owner_uid: int, *, writable: bool) -> mmap.mmap:
     """
     try:
         # Size 0 attaches; any other would resize the segment under its users' feet.
-        memory = posix_ipc.SharedMemory(name, read_only=not writable)
+        memory = posix_ipc.SharedMemory(name, read_only=private or not writable)
     except posix_ipc.ExistentialError:
         raise FileNotFoundError(errno.ENOENT, "no such shared memory", name) from None
     except (posix_ipc.PermissionsError, posix_ipc.Error) as error:
         raise ForeignObject(f"shared memory {name} cannot be opened: {error}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ELOOP, errno.EISDIR):
+            raise
+        raise _not_plain(name) from None
     try:
         status = os.fstat(memory.fd)
         if not stat.S_ISREG(status.st_mode):
-            raise ForeignObject(f"shared memory {name} is not plain memory")
+            raise _not_plain(name)
         if status.st_uid != owner_uid:
             raise ForeignObject(
                 f"shared memory {name} belongs to uid {status.st_uid}, not {owner_uid}"
@@ -79,6 +84,7 @@ def attach(name: str, owner_uid: int, *, writable: bool) -> mmap.mmap:
         if status.st_size == 0:
             raise ForeignObject(f"shared memory {name} is empty")
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        access = mmap.ACCESS_COPY if private else access
         return mmap.mmap(memory.fd, status.st_size, access=access)
     finally:
         memory.close_fd()
@@ -87,6 +93,13 @@ def attach(name: str, owner_uid: int, *, writable: bool) -> mmap.mmap:
 def unlink(name: str) -> bool:
     """Removes a segment's name; returns whether it was there."""
     with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(name)
+        try:
+            posix_ipc.unlink_shared_memory(name)
+        except IsADirectoryError:
+            raise _not_plain(name) from None
         return True
     return False
+
+
+def _not_plain(name: str) -> ForeignObject:
+    return ForeignObject(f"shared memory {name} is not plain memory; remove it")

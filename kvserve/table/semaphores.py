@@ -6,6 +6,8 @@ They are channels, not locks (see core/acquire.c), so they begin at 0.
 from __future__ import annotations
 
 import contextlib
+import secrets
+from collections.abc import Iterator
 
 import posix_ipc
 
@@ -33,3 +35,14 @@ def unlink(names: Names, shards: int) -> None:
     for shard in range(shards):
         with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_semaphore(names.shard_semaphore(shard))
+
+
+@contextlib.contextmanager
+def nameless() -> Iterator[str]:
+    """Makes a semaphore that nobody else knows, to be opened by its name within the block."""
+    name = f"/kvserve-nameless.{secrets.token_hex(8)}"
+    posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600).close()
+    try:
+        yield name
+    finally:
+        posix_ipc.unlink_semaphore(name)

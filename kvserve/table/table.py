@@ -10,7 +10,7 @@ from typing import Any
 
 from kvserve.errors import ForeignObject
 from kvserve.names import Names
-from kvserve.table import segment
+from kvserve.table import segment, semaphores
 from kvserve.table._core import Writer, format_segment, retire_segment
 from kvserve.table.geometry import Geometry, as_fields
 from kvserve.table.lease import Lease
@@ -44,8 +44,8 @@ class Table(Writer):
     def __init__(self, names: Names, lease: Lease) -> None:
         self._lease = lease
         self._maps = _attach_maps(self, names)
-        semaphores = [names.shard_semaphore(n) for n in range(self.geometry()["shards"])]
-        self._join(lease.descriptor, lease.slot, semaphores)
+        every = [names.shard_semaphore(shard) for shard in range(self.shards)]
+        self._join(lease.descriptor, lease.slot, every)
 
     @property
     def shards(self) -> int:
@@ -62,11 +62,24 @@ class Table(Writer):
             self._lease.leave()
 
 
-def _attach_maps(writer: Writer, names: Names) -> tuple[mmap.mmap, ...]:
+class PrivateCopy(Table):
+    """A copy of a table that nobody serves, to recover and verify without changing the table.
+
+    It costs the memory of those pages alone that are changed. Raises as `Table` does.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._maps = _attach_maps(self, names, private=True)
+        self._lease = Lease.alone()
+        with semaphores.nameless() as name:  # the table's own may be gone, and nobody waits
+            self._join(self._lease.descriptor, self._lease.slot, [name] * self.shards)
+
+
+def _attach_maps(writer: Writer, names: Names, *, private: bool = False) -> tuple[mmap.mmap, ...]:
     maps = []
     try:
         for name in (names.table, names.hints):
-            maps.append(segment.attach(name, os.geteuid(), writable=True))
+            maps.append(segment.attach(name, os.geteuid(), writable=True, private=private))
         writer._attach(maps[0], maps[1], boot_id())
     except BaseException:
         for memory in maps:

@@ -210,6 +210,12 @@ def test_every_public_name_exists_and_is_documented() -> None:
     assert missing == []
 
 
+def test_dir_lists_every_public_name() -> None:
+    import kvserve
+
+    assert {*kvserve.__all__, "__version__"} <= set(dir(kvserve))
+
+
 def test_every_public_name_has_an_example() -> None:
     """Either a doctest, or, where a server must run, an indented block after `Example:`."""
     missing = []

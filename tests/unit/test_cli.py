@@ -18,6 +18,8 @@ from kvserve import errors
 from kvserve.cli import output, workload
 from kvserve.cli.main import MODULES, cli
 from kvserve.config import Config
+from kvserve.names import Names
+from kvserve.parent.inspection import Inspection
 
 PRINT_JSON = set(MODULES) - {"serve", "set", "add", "replace", "touch", "flush", "config"}
 
@@ -81,6 +83,11 @@ def test_serve_has_a_flag_for_every_setting() -> None:
         ["set", "k", "v", "--type", "float"],
         ["set", "k", "v", "--type", "int"],
         ["set", "k", "{", "--type", "json"],
+        ["set", "k", "[NaN]", "--type", "json"],
+        ["set", "k", "--verbose"],
+        ["set", "k", "-5", "--ttl"],
+        ["set", "k", "-5", "--tll", "9"],
+        ["get", "-x"],
         ["set", "k", "v", "--ttl", "soon"],
         ["incr", "k", "--tll"],
         ["keys", "--limit", "-1"],
@@ -89,6 +96,7 @@ def test_serve_has_a_flag_for_every_setting() -> None:
         ["serve", "--workers", "many"],
         ["serve", "--memory", "big"],
         ["serve", "--mode", "0999"],
+        ["serve", "--group", "users", "--mode", "0600"],
         ["serve", "--config", "/nonexistent.toml"],
         ["get", "k", "--name", "no/such/name"],
         ["config", "check", "/nonexistent.toml"],
@@ -99,6 +107,38 @@ def test_wrong_usage_exits_with_2_and_says_why(words: list[str]) -> None:
     result = in_process(*words)
     assert result.exit_code == 2
     assert "Error: " in result.output or result.output.startswith("kvserve: ")
+
+
+def test_an_option_that_may_be_a_value_leads_to_the_two_dashes() -> None:
+    hint = "Before a key or value that begins with a dash write --."
+    assert hint in in_process("set", "k", "-vv").output
+    slip = in_process("set", "k", "v", "--tll", "9").output
+    assert "Did you mean '--ttl'?" in slip
+    assert hint not in slip
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (["k", "-5"], ["k", "-5"]),
+        (["-5", "-.5e3", "--ttl", "60"], ["-5", "-.5e3"]),
+        (["--ttl", "60", "k", "-0.25"], ["k", "-0.25"]),
+        (["k", "-5", "--name=n"], ["k", "-5"]),
+        (["k", "--", "-5"], ["k", "-5"]),
+        (["-5", "--", "--ttl"], ["-5", "--ttl"]),
+        (["--ttl", "-5", "k", "v"], ["k", "v"]),
+        (["k", "-"], ["k", "-"]),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_negative_number_is_no_option(words: list[str], arguments: list[str]) -> None:
+    command = cli.get_command(click.Context(cli), "set")
+    assert command is not None
+    parsed = command.make_context("set", list(words)).params
+    assert [parsed["key"], parsed["value"]] == arguments
+    assert parsed["name"] == ("n" if "--name=n" in words else None)
+    ttl = float(words[words.index("--ttl") + 1]) if "--ttl" in words[:-1] else None
+    assert parsed["ttl"] == ttl
 
 
 @pytest.mark.parametrize(
@@ -211,6 +251,24 @@ def test_verify_tells_violations(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, result.output) == (1, "shard 3: two records overlap\n")
 
 
+def test_verify_tells_what_is_wrong_with_a_kept_table(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Inspection(["shard 3: two records overlap"], 2)
+    monkeypatch.setattr("kvserve.parent.inspection.inspect_kept", lambda _: found)
+    result = in_process("verify", "--name", names.name)
+    assert result.exit_code == 1
+    assert result.output.splitlines()[0] == "shard 3: two records overlap"
+    assert result.output.splitlines()[1].startswith("unrecovered: 2 of its shards")
+    result = in_process("verify", "--name", names.name, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.output) == {
+        "violations": found.violations,
+        "kept": True,
+        "unrecovered_shards": 2,
+    }
+
+
 def test_samples_are_bounded_and_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "_SAMPLES_MAX", 100)
     samples = workload.Samples()
@@ -231,8 +289,16 @@ def test_json_of_what_json_lacks() -> None:
     moment = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
     value = {moment: (b"\xff", float("nan")), b"k": moment, (1, 2): None, b"\xff": "é"}
     assert json.loads(output.json_text(value)) == {
-        "2026-01-02T03:04:05+00:00": [{"$base64": "/w=="}, None],
+        "2026-01-02T03:04:05+00:00": [{"$base64": "/w=="}, {"$float": "NaN"}],
         "k": "2026-01-02T03:04:05+00:00",
         "[1, 2]": None,
         "/w==": "é",
     }
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(float("inf"), '{"$float": "Infinity"}'), (float("-inf"), '{"$float": "-Infinity"}')],
+)
+def test_infinities_are_named(number: float, text: str) -> None:
+    assert output.json_text(number) == text

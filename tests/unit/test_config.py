@@ -125,6 +125,16 @@ def test_group_and_mode_go_together() -> None:
         Config(mode=0o660)
 
 
+def test_a_mode_that_is_told_must_let_the_group_in() -> None:
+    for told in ({"mode": "0600", "group": "users"}, {"group": "users", "mode": 0o600}):
+        with pytest.raises(ConfigError, match="mode 0600 keeps the group 'users' out; use 0660"):
+            load(flags=told, environment={})
+    with pytest.raises(ConfigError, match="keeps the group"):
+        load(flags={"group": "users"}, environment={"KVSERVE_MODE": "0600"})
+    assert load(flags={"group": "users", "mode": "0660"}, environment={}).mode == 0o660
+    assert load(flags={"mode": "0600"}, environment={}).mode == 0o600
+
+
 @pytest.mark.parametrize("setting", ["log_level", "log_format"])
 @pytest.mark.parametrize("value", ["", "loud", "INFO"])
 def test_choices(setting: str, value: str) -> None:

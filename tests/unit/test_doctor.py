@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import secrets
@@ -13,9 +14,10 @@ from kvserve import limits
 from kvserve.config import Config
 from kvserve.errors import ForeignObject, LimitError
 from kvserve.names import Names
-from kvserve.parent import doctor as rooms
-from kvserve.parent.doctor import Finding, doctor, start_checks
-from kvserve.runtime import PidFile, prepare_directory
+from kvserve.parent import instance_checks, system_checks
+from kvserve.parent.doctor import doctor, start_checks
+from kvserve.parent.finding import Finding
+from kvserve.parent.housekeeping import memory_path
 
 HUGE = Config(memory=limits.MEMORY_BYTES_MAX)
 
@@ -38,7 +40,7 @@ def test_the_doctor_leaves_nothing(names: Names) -> None:
 
 
 def test_too_little_shared_memory_is_fatal_and_names_the_mending(names: Names) -> None:
-    finding = rooms.check_shared_memory(names, HUGE)
+    finding = system_checks.check_shared_memory(names, HUGE)
     assert not finding.ok
     assert finding.fatal
     assert "/dev/shm has" in finding.text
@@ -48,7 +50,7 @@ def test_too_little_shared_memory_is_fatal_and_names_the_mending(names: Names) -
 
 
 def test_no_shared_memory_at_all(names: Names, tmp_path: Path) -> None:
-    finding = rooms.check_shared_memory(names, Config(), tmp_path / "absent")
+    finding = system_checks.check_shared_memory(names, Config(), tmp_path / "absent")
     assert not finding.ok
     assert "mount -t tmpfs" in finding.mend
 
@@ -57,23 +59,46 @@ def test_a_kept_table_counts_as_free(names: Names, monkeypatch: pytest.MonkeyPat
     status = os.statvfs("/dev/shm")
     free = status.f_bavail * status.f_frsize
     config = Config(memory=min(free + limits.MIB, limits.MEMORY_BYTES_MAX))
-    assert not rooms.check_shared_memory(names, config).ok
-    monkeypatch.setattr(rooms, "_allocated", lambda _path: free + limits.MIB)
-    assert rooms.check_shared_memory(names, config).ok
+    assert not system_checks.check_shared_memory(names, config).ok
+    monkeypatch.setattr(system_checks, "_allocated_bytes", lambda _path: free + limits.MIB)
+    assert system_checks.check_shared_memory(names, config).ok
+
+
+def test_shared_memory_that_cannot_be_written(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    finding = system_checks.check_shared_memory(names, Config())
+    assert (finding.ok, finding.fatal) == (False, True)
+    assert "remount,rw" in finding.mend
 
 
 @pytest.mark.parametrize(
-    ("content", "ok"), [("max\n", True), ("1048576\n", False), (str(2**40), True), (None, True)]
+    ("own", "limits_by_file", "ok"),
+    [
+        ("0::/a/b\n", {}, True),
+        ("0::/a/b\n", {"a/b/memory.max": "max\n"}, True),
+        ("0::/a/b\n", {"a/b/memory.max": "1048576\n"}, False),
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "1048576\n"}, False),
+        ("0::/a/b\n", {"a/b/memory.max": str(2**40)}, True),
+        ("0::/not/there\n", {"memory.max": "1048576\n"}, False),
+        ("4:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "1048576\n"}, False),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, True),
+        ("", {"memory.max": "1048576\n"}, True),
+    ],
 )
 def test_the_control_groups_memory(
-    names: Names, tmp_path: Path, content: str | None, ok: bool
+    names: Names, tmp_path: Path, own: str, limits_by_file: dict[str, str], ok: bool
 ) -> None:
-    file = tmp_path / "memory.max"
-    if content is not None:
-        file.write_text(content)
-    finding = rooms.check_memory_limit(names, Config(), file)
-    assert finding.ok is ok
-    assert not finding.fatal
+    (tmp_path / "own").write_text(own)
+    for file, content in limits_by_file.items():
+        (tmp_path / "groups" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / file).write_text(content)
+    finding = system_checks.check_memory_limit(
+        names, Config(), tmp_path / "groups", tmp_path / "own"
+    )
+    assert (finding.ok, finding.fatal) == (ok, False)
+    assert ok or "MemoryMax=96M" in finding.mend
 
 
 def test_queues_that_do_not_fit_are_fatal(names: Names) -> None:
@@ -86,21 +111,53 @@ def test_queues_that_do_not_fit_are_fatal(names: Names) -> None:
             effective = next(row for row in capabilities.splitlines() if row.startswith("CapEff"))
             if int(effective.split()[1], 16) >> 24 & 1:
                 pytest.skip("this process may pass over RLIMIT_MSGQUEUE")
-        finding = rooms.check_queues(names, Config(name=names.name))
+        finding = system_checks.check_queues(names, Config(name=names.name, workers=2))
     finally:
         resource.setrlimit(resource.RLIMIT_MSGQUEUE, (soft, hard))
     assert not finding.ok
     assert finding.fatal
     assert "RLIMIT_MSGQUEUE" in finding.text
-    assert "ulimit -q" in finding.mend
+    needed = 2 * limits.QUEUE_DEPTH * (limits.QUEUE_MESSAGE_BYTES + 96)
+    assert f"ulimit -q {needed}, as root" in finding.mend
+    assert f"LimitMSGQUEUE={needed}" in finding.mend
+
+
+def test_queues_that_were_lowered_name_each_limit_that_is_in_the_way(
+    names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system_checks, "create_queues", lambda *_: (10, 4096))
+    monkeypatch.setattr(system_checks, "_passes_over_sysctls", lambda: False)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (819_200, 819_200))
+    finding = system_checks.check_queues(names, Config(name=names.name, workers=2))
+    assert finding.ok
+    assert finding.text.startswith(
+        "for 2 workers, queues of 10 messages of 4 KiB each; 64 of 8 KiB"
+    )
+    assert finding.mend
+
+    def mend(depth_max: int, bytes_max: int, workers: int = 1) -> str:
+        (tmp_path / "msg_max").write_text(f"{depth_max}\n")
+        (tmp_path / "msgsize_max").write_text(f"{bytes_max}\n")
+        return system_checks.queue_mend(workers, 64, 8192, tmp_path)
+
+    assert "sysctl fs.mqueue.msg_max=64 (" in mend(10, 8192)
+    assert "sysctl fs.mqueue.msgsize_max=8192 (" in mend(64, 4096)
+    assert "sysctl fs.mqueue.msg_max=64 fs.mqueue.msgsize_max=8192 (" in mend(10, 4096)
+    assert "ulimit" not in mend(10, 8192)  # one such queue takes 530,432 bytes
+    both = mend(10, 8192, workers=2)
+    assert "sysctl" in both
+    assert f"ulimit -q {819_200 + 2 * 530_432}," in both
+    assert mend(64, 8192).startswith("ulimit -q ")  # others take what is missing
+    monkeypatch.setattr(system_checks, "_passes_over_sysctls", lambda: True)
+    assert mend(10, 8192).startswith("ulimit -q ")
 
 
 def test_a_kernel_without_queues(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> tuple[int, int]:
         raise LimitError("this kernel has no POSIX message queues; use another")
 
-    monkeypatch.setattr(rooms, "create_queues", refuse)
-    finding = rooms.check_queues(names, Config(name=names.name))
+    monkeypatch.setattr(system_checks, "create_queues", refuse)
+    finding = system_checks.check_queues(names, Config(name=names.name))
     assert (finding.ok, finding.fatal) == (False, True)
     assert finding.text == "this kernel has no POSIX message queues"
     assert finding.mend == "use another"
@@ -108,11 +165,11 @@ def test_a_kernel_without_queues(names: Names, monkeypatch: pytest.MonkeyPatch) 
 
 def test_few_file_descriptors_are_a_warning(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
-    finding = rooms.check_descriptors(names, Config())
+    finding = system_checks.check_descriptors(names, Config())
     assert (finding.ok, finding.fatal) == (False, False)
     assert "480 clients" in finding.text
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
-    assert rooms.check_descriptors(names, Config()).ok
+    assert system_checks.check_descriptors(names, Config()).ok
 
 
 class TestLogout:
@@ -126,7 +183,7 @@ class TestLogout:
         return tmp_path
 
     def check(self, names: Names, root: Path, uid: int = 1000) -> Finding:
-        return rooms.check_logout(names, Config(), root, uid)
+        return system_checks.check_logout(names, Config(), root, uid)
 
     def test_it_is_on_by_default(self, names: Names, root: Path) -> None:
         finding = self.check(names, root)
@@ -173,7 +230,7 @@ class TestLogout:
 def test_namespaces_are_told_apart(names: Names, tmp_path: Path) -> None:
     for kind in ("ipc", "pid"):
         (tmp_path / kind).touch()
-    finding = rooms.check_namespaces(names, Config(), tmp_path)
+    finding = system_checks.check_namespaces(names, Config(), tmp_path)
     assert finding.ok
     assert "own ipc and pid namespace" in finding.text
 
@@ -181,41 +238,47 @@ def test_namespaces_are_told_apart(names: Names, tmp_path: Path) -> None:
 def test_a_directory_open_to_everybody_is_fatal(names: Names) -> None:
     names.runtime_directory.mkdir()
     names.runtime_directory.chmod(0o777)
-    finding = rooms.check_permissions(names, Config())
+    finding = instance_checks.check_permissions(names, Config())
     assert (finding.ok, finding.fatal) == (False, True)
     assert "chmod o-rwx" in finding.mend
     with pytest.raises(ForeignObject, match="open to everybody"):
         start_checks(names, Config(name=names.name))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_directory_that_cannot_be_made_is_fatal(names: Names) -> None:
+    etc = dataclasses.replace(names, runtime_directory=Path("/etc/kvserve") / names.name)
+    os.seteuid(65_534)
+    try:
+        finding = instance_checks.check_permissions(etc, Config())
+    finally:
+        os.seteuid(0)
+    assert (finding.ok, finding.fatal) == (False, True)
+    assert finding.text == "/etc cannot be written by nobody"
+    assert "KVSERVE_RUNTIME_DIR" in finding.mend
+
+
+def test_a_directory_in_one_that_everybody_may_change_is_fatal(names: Names) -> None:
+    above = names.runtime_directory.parent / f"{names.name}-above"
+    above.mkdir()
+    above.chmod(0o777)
+    below = dataclasses.replace(names, runtime_directory=above / names.name)
+    finding = instance_checks.check_permissions(below, Config())
+    assert (finding.ok, finding.fatal) == (False, True)
+    assert finding.mend == f"chmod go-w {above}"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_another_users_object_is_fatal(names: Names) -> None:
-    path = rooms.memory_path(names.table)
+    path = memory_path(names.table)
     path.write_bytes(secrets.token_bytes(10))
     try:
         os.chown(path, 12345, -1)
-        finding = rooms.check_permissions(names, Config())
+        finding = instance_checks.check_permissions(names, Config())
         with pytest.raises(ForeignObject, match="belongs to uid 12345"):
             start_checks(names, Config(name=names.name))
     finally:
         path.unlink()
     assert (finding.ok, finding.fatal) == (False, True)
     assert "another --name" in finding.mend
-
-
-def test_who_serves(names: Names) -> None:
-    prepare_directory(names, None)
-    assert rooms.check_served(names, Config()).text == "nobody serves this name"
-    pid_file = PidFile.acquire(names)
-    assert rooms.check_served(names, Config()).text == f"served by pid {os.getpid()}"
-    assert rooms.check_leftovers(names, Config()).text == "none: the server runs"
-    pid_file.release()
-
-
-def test_leftovers_of_a_killed_server_are_no_failure(names: Names) -> None:
-    prepare_directory(names, None)
-    names.manifest.touch()
-    finding = rooms.check_leftovers(names, Config())
-    assert finding.ok
-    assert "was killed" in finding.text
-    assert f"kvserve clean --name {names.name}" in finding.text
+    assert f"sudo -u '#12345' kvserve clean --name {names.name}" in finding.mend

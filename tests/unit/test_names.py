@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,12 @@ def test_good_name(name: str) -> None:
     ["", "x" * 65, "a.b", "a/b", "..", ".", "/", "-a", "_a", "a b", "a\n", "\u00e9", "a\0", "*"],
 )
 def test_bad_name(name: str) -> None:
+    with pytest.raises(InvalidName, match="letters"):
+        instance(name, HERE)
+
+
+@pytest.mark.parametrize("name", [5, b"bytes", ["a"]])
+def test_a_name_that_is_no_text(name: Any) -> None:
     with pytest.raises(InvalidName, match="letters"):
         instance(name, HERE)
 

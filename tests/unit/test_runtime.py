@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import grp
 import json
 import os
 import stat
@@ -15,7 +16,14 @@ import pytest
 from kvserve import runtime
 from kvserve.errors import AlreadyServed, ForeignObject, ServerUnavailable
 from kvserve.names import Names
-from kvserve.runtime import Manifest, PidFile, holder, prepare_directory, verify_directory
+from kvserve.runtime import (
+    Manifest,
+    PidFile,
+    holder,
+    prepare_directory,
+    prepared_directory,
+    verify_directory,
+)
 
 OTHER_UID = 12_345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -151,11 +159,62 @@ def test_client_of_another_user_needs_the_group(made: Names) -> None:
     assert verify_directory(made) == OTHER_UID
 
 
+def test_a_group_of_others_cannot_be_let_in(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(ForeignObject, match=f"usermod -aG {grp.getgrgid(os.getegid()).gr_name} "):
+        prepare_directory(names, os.getegid())
+
+
 def test_directory_that_cannot_be_made_says_what_to_do(names: Names, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     below = dataclasses.replace(names, runtime_directory=tmp_path / "file" / names.name)
     with pytest.raises(ForeignObject, match="KVSERVE_RUNTIME_DIR"):
         prepare_directory(below, None)
+
+
+def test_a_directory_that_was_made_for_nothing_is_removed(names: Names) -> None:
+    with pytest.raises(ZeroDivisionError), prepared_directory(names, None):
+        raise ZeroDivisionError
+    assert not names.runtime_directory.exists()
+    with prepared_directory(names, None):
+        pass
+    assert names.clients_directory.is_dir()
+    with pytest.raises(ZeroDivisionError), prepared_directory(names, None):
+        raise ZeroDivisionError
+    assert names.clients_directory.is_dir()  # it was there
+
+
+def test_directories_above_are_removed_with_it(names: Names, tmp_path: Path) -> None:
+    deep = dataclasses.replace(names, runtime_directory=tmp_path / "a" / "b" / names.name)
+    with prepared_directory(deep, None, lasting=False):
+        assert deep.clients_directory.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with prepared_directory(deep, None, lasting=False):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+
+
+def test_a_directory_with_something_in_it_is_kept(names: Names) -> None:
+    def fail_with_a_log() -> None:
+        with prepared_directory(names, None):
+            names.log_file.write_text("why")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_with_a_log()
+    assert names.log_file.read_text() == "why"
+
+
+def test_a_file_above_the_directory_is_told(names: Names, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = dataclasses.replace(names, runtime_directory=tmp_path / "file" / names.name)
+    for look in (holder, verify_directory):
+        with pytest.raises(ForeignObject, match="file is not a directory; set KVSERVE_RUNTIME_DIR"):
+            look(below)
 
 
 def test_holder_is_who_has_the_lock(made: Names) -> None:

@@ -1,0 +1,121 @@
+"""The commands that store a value: set add replace."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from kvserve.cli import output
+from kvserve.cli.main import REFUSED
+from kvserve.cli.options import KeyCommand, client_options, connect, key_argument, ttl_option
+
+VALUE_TYPES = ("text", "bytes", "int", "json")
+
+
+def _storing_command(verb: str, help_text: str) -> click.Command:
+    """`set`, `add` and `replace`, which differ in the client's method and in their help."""
+
+    @click.command(verb, cls=KeyCommand, help=help_text)
+    @key_argument
+    @click.argument("value")
+    @click.option(
+        "--type",
+        "value_type",
+        type=click.Choice(VALUE_TYPES),
+        help="Store VALUE as this.  [default: text; bytes from standard input]",
+    )
+    @ttl_option
+    @client_options
+    def command(
+        key: str | bytes,
+        value: str,
+        value_type: str | None,
+        ttl: float | None,
+        name: str | None,
+        timeout: float,
+    ) -> None:
+        parsed = _parse_value(value, value_type)
+        with connect(name, timeout) as cache:
+            answer = getattr(cache, verb)(key, parsed, ttl=ttl)
+        if answer is False:
+            output.say("the key exists" if verb == "add" else "no such key")
+            raise click.exceptions.Exit(REFUSED)
+
+    return command
+
+
+_VALUE_HELP = """
+    VALUE is stored as text, unless --type says otherwise: "int" makes a counter for incr and
+    decr, "json" stores what the JSON means. With VALUE "-" standard input is stored, as bytes
+    unless --type says otherwise. Before a key or value that begins with "-" and is no number,
+    write "--".
+"""
+
+set_command = _storing_command(
+    "set",
+    f"""Store a value under a key.
+    {_VALUE_HELP}
+    \b
+    Example:
+      $ kvserve set greeting hello --ttl 60
+      $ kvserve set page - < page.html
+      $ kvserve set user:1 --type json '{{"name": "Ada"}}'
+      $ kvserve set degrees -5 --type int
+      $ kvserve set -- flags --verbose
+    """,
+)
+add_command = _storing_command(
+    "add",
+    f"""Store a value if the key is missing; exit with 1 if it exists.
+    {_VALUE_HELP}
+    \b
+    Example:
+      $ kvserve add nightly-job "$HOSTNAME" --ttl 3600 && ./nightly-job
+    """,
+)
+replace_command = _storing_command(
+    "replace",
+    f"""Store a value if the key exists; exit with 1 if it is missing.
+    {_VALUE_HELP}
+    \b
+    Example:
+      $ kvserve replace greeting goodbye --ttl 60
+    """,
+)
+
+
+def _parse_value(text: str, value_type: str | None) -> Any:
+    """The value that an argument, or standard input for `-`, stands for."""
+    if text == "-":
+        data = sys.stdin.buffer.read()
+        if value_type in (None, "bytes"):
+            return data
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(
+                f"standard input is not UTF-8: {error}", param_hint="VALUE"
+            ) from None
+    if value_type == "bytes":
+        return os.fsencode(text)
+    if value_type == "int":
+        try:
+            return int(text)
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r} is not a whole number", param_hint="VALUE"
+            ) from None
+    if value_type == "json":
+        try:
+            return json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise click.BadParameter(f"not JSON: {error}", param_hint="VALUE") from None
+    return text
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON's")

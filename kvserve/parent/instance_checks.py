@@ -1,0 +1,216 @@
+"""What `kvserve doctor` checks of an instance: whose it is, what is left of it, who serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvserve import limits
+from kvserve.config import Config, format_size, parse_size
+from kvserve.errors import ConfigError, ForeignObject, ServerUnavailable
+from kvserve.names import Names
+from kvserve.objects import as_user, user_name
+from kvserve.parent.adoption import reason_to_replace, wanted_geometry
+from kvserve.parent.finding import Finding
+from kvserve.parent.housekeeping import memory_path, semaphore_path
+from kvserve.parent.starting import workers_wanted
+from kvserve.runtime import holder, verify_directory
+from kvserve.table.geometry import Geometry, plan
+from kvserve.table.table import kept
+
+
+def check_permissions(names: Names, _config: Config) -> Finding:
+    """Whether what exists under the instance's names is ours."""
+    check = "permissions"
+    if (foreign := _foreign(names)) is not None:
+        path, owner = foreign
+        text = f"{path} belongs to {user_name(owner)}, not to {user_name(os.geteuid())}"
+        remove = as_user(owner, f"kvserve clean --name {names.name}")
+        return Finding(check, False, True, text, f"use another --name, or remove it: {remove}")
+    for path in _existing(_memory_paths(names)):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return Finding(check, False, True, f"{path} is not plain memory", f"rm -r {path}")
+    try:
+        verify_directory(names)
+    except ServerUnavailable:  # there is no directory: could a server make it?
+        above, _ = _nearest(names.runtime_directory)
+        if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+            text = f"{above} cannot be written by {user_name(os.geteuid())}"
+            mend = "set KVSERVE_RUNTIME_DIR to a directory of your own"
+            return Finding(check, False, True, text, mend)
+    except ForeignObject as error:
+        text, _, mend = str(error).partition("; ")
+        return Finding(check, False, True, text, mend.removeprefix("run: ") or "use another --name")
+    return Finding(check, True, True, "nothing of another user's is in the way")
+
+
+def check_leftovers(names: Names, config: Config) -> Finding:
+    """What a server that does not run any more has left, and what the next makes of it."""
+    check = "leftovers"
+    sight = _look(names)
+    if sight.is_served:
+        return Finding(check, True, False, "none: the server runs")
+    if sight.hidden_by is not None:
+        return _unseen(check, "what is left of it", names, sight.hidden_by)
+    if (foreign := _foreign(names)) is not None:
+        text = f"what is left is {user_name(foreign[1])}'s, whose next serve alone can take it over"
+        return Finding(check, True, False, text)
+    killed = "a server of this name was killed" if names.manifest.exists() else ""
+    clean = f"kvserve clean --name {names.name} removes"
+    if not memory_path(names.table).exists():
+        text = f"{killed}: the next serve takes over what it left, {clean} it" if killed else "none"
+        return Finding(check, True, False, text)
+    size = format_size(sum(path.lstat().st_size for path in _existing(_memory_paths(names))))
+    found = f"{killed}, and a table of {size} is kept" if killed else f"a table of {size} is kept"
+    workers = workers_wanted(config)
+    geometry = wanted_geometry(names, config, workers)
+    if config.fresh:
+        text = f"{found}: the next serve drops it, as --fresh demands"
+        return Finding(check, True, False, text)
+    if reason := reason_to_replace(names, geometry):
+        text = f"{found}, which the next serve replaces by an empty one: {reason}"
+        return Finding(check, False, False, text, _mend_replacement(names, config, workers))
+    text = f"{found}: the next serve takes it over, {clean} it, kvserve verify checks it"
+    return Finding(check, True, False, text)
+
+
+def check_served(names: Names, _config: Config) -> Finding:
+    """Whether somebody serves the instance."""
+    check = "server"
+    sight = _look(names)
+    if sight.hidden_by is not None:
+        return _unseen(check, "whether somebody serves this name", names, sight.hidden_by)
+    if not sight.is_served:
+        text = "nobody serves this name"
+    elif sight.pid is None:
+        text = f"served from another runtime directory than {names.runtime_directory}"
+    else:
+        text = f"served by pid {sight.pid or '(unknown)'}"
+    return Finding(check, True, False, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What this user can see of an instance.
+
+    Args:
+        is_served: whether somebody serves it, as far as can be seen.
+        pid: whose lock on the pid file is, 0 if its pid cannot be read; None if nobody has it.
+        hidden_by: where it cannot be seen, the path that is in the way.
+    """
+
+    is_served: bool
+    pid: int | None = None
+    hidden_by: Path | None = None
+
+
+def _look(names: Names) -> _Sight:
+    """Looks at both locks of a server: on the pid file, and on the table, wherever it runs."""
+    try:
+        pid = holder(names)
+    except ForeignObject:
+        path, owner = _nearest(names.runtime_directory)
+        return _Sight(is_served=False, hidden_by=path if owner != os.geteuid() else None)
+    if pid is not None:
+        return _Sight(is_served=True, pid=pid)
+    table = memory_path(names.table)
+    try:
+        return _Sight(is_served=_is_locked(table))
+    except PermissionError:
+        return _Sight(is_served=False, hidden_by=table)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except PermissionError:
+        raise
+    except OSError:  # there is none, or it is no plain file, which another check tells
+        return False
+    try:
+        # Shared, for a moment: a server that starts in it tries again.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _unseen(check: str, what: str, names: Names, path: Path) -> Finding:
+    """The finding where another user's permissions keep us from looking."""
+    owner = path.lstat().st_uid
+    text = f"{what} cannot be seen by {user_name(os.geteuid())}: {path} is {user_name(owner)}'s"
+    mend = as_user(owner, f"kvserve doctor --name {names.name}")
+    return Finding(check, False, False, text, mend)
+
+
+def _foreign(names: Names) -> tuple[Path, int] | None:
+    """The first object that is another user's, and whose."""
+    paths = _memory_paths(names)
+    paths += [semaphore_path(names.shard_semaphore(shard)) for shard in range(limits.SHARDS_MAX)]
+    for path in _existing([*paths, names.runtime_directory]):
+        owner = path.lstat().st_uid
+        if owner != os.geteuid():
+            return path, owner
+    return None
+
+
+def _nearest(path: Path) -> tuple[Path, int]:
+    """The path, or what of it can be looked at, and whose that is."""
+    found = next(_existing([path, *path.parents]))
+    return found, found.lstat().st_uid
+
+
+def _existing(paths: list[Path]) -> Iterator[Path]:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.lstat()
+            yield path
+
+
+def _memory_paths(names: Names) -> list[Path]:
+    return [memory_path(name) for name in (names.table, names.hints)]
+
+
+def _mend_replacement(names: Names, config: Config, workers: int) -> str:
+    """How to keep the kept table; how to give it up, where no settings lead to it."""
+    try:
+        flags = _flags_for(kept(names), config, workers)
+    except (FileNotFoundError, ForeignObject):
+        flags = None
+    if flags is None:
+        return f"kvserve clean --name {names.name}"
+    return f"kvserve serve --name {names.name} {flags} keeps it"
+
+
+def _flags_for(found: Geometry, config: Config, workers: int) -> str | None:
+    """The flags of serve, beside what is configured, with which a kept table is adopted."""
+    told = format_size(found.memory_bytes)  # of what was demanded, all but some bytes are taken
+    for memory in (config.memory, parse_size(told), found.memory_bytes):
+        for max_value in (config.max_value, found.value_bytes_max):
+            with contextlib.suppress(ConfigError):
+                if plan(memory, found.item_bytes, max_value, found.shards, workers) == found:
+                    flags = {
+                        "memory": (_size(memory), _size(config.memory)),
+                        "item-size": (_size(found.item_bytes), _size(config.item_size)),
+                        "max-value": (_size(max_value), _size(config.max_value)),
+                        "shards": (found.shards, config.shards or found.shards),
+                    }
+                    return " ".join(
+                        f"--{flag} {wanted}"
+                        for flag, (wanted, now) in flags.items()
+                        if wanted != now
+                    )
+    return None
+
+
+def _size(size_bytes: int) -> str:
+    """A size as a flag says it: with a unit, unless that would round it."""
+    told = format_size(size_bytes).replace(" ", "")
+    return told if parse_size(told) == size_bytes else str(size_bytes)

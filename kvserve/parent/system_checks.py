@@ -1,0 +1,287 @@
+"""What `kvserve doctor` checks of the system: memory, queues, descriptors, logout, namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import secrets
+from pathlib import Path
+
+from kvserve import limits
+from kvserve.config import Config, format_size
+from kvserve.errors import ForeignObject, LimitError, ServerUnavailable
+from kvserve.names import Names
+from kvserve.objects import user_name
+from kvserve.parent.finding import Finding
+from kvserve.parent.housekeeping import memory_path
+from kvserve.parent.starting import workers_wanted
+from kvserve.runtime import Manifest, holder
+from kvserve.transport.mqueue import MESSAGE_OVERHEAD_BYTES, create_queues, unlink_queue
+
+DESCRIPTORS_OF_A_WORKER = 64  # its own, beside the two of each client
+_SYSTEM_UID_MAX = 999  # systemd removes nothing of users up to here
+_UNLIMITED_BYTES = 2**62  # version 1 of control groups says about twice that for no limit
+_CAP_SYS_RESOURCE = 24  # see linux/capability.h
+# The inodes that Linux gives to the first namespaces, see include/linux/proc_ns.h.
+_FIRST_NAMESPACES = {"ipc": 0xEFFF_FFFF, "pid": 0xEFFF_FFFC}
+_REMOVE_IPC = re.compile(r"^\s*RemoveIPC\s*=\s*(\S+)", re.MULTILINE | re.IGNORECASE)
+
+
+def check_shared_memory(
+    names: Names, config: Config, directory: Path = Path("/dev/shm")
+) -> Finding:
+    """Whether the table fits into what is free, counting what a kept table would give back."""
+    check = "shared memory"
+    try:
+        status = os.statvfs(directory)
+    except OSError as error:
+        text = f"{directory} cannot be used: {error.strerror}"
+        mend = f"mkdir -p {directory} && mount -t tmpfs -o mode=1777 tmpfs {directory}"
+        return Finding(check, False, True, text, mend)
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        text = f"{directory} cannot be written by {user_name(os.geteuid())}"
+        return Finding(check, False, True, text, f"mount -o remount,rw,mode=1777 {directory}")
+    free = status.f_bavail * status.f_frsize
+    kept = sum(_allocated_bytes(memory_path(name)) for name in (names.table, names.hints))
+    if free + kept < config.memory:
+        return Finding(check, False, True, *memory_shortage(config.memory, directory))
+    text = f"{format_size(free + kept)} of {directory} are free for {format_size(config.memory)}"
+    return Finding(check, True, True, text)
+
+
+def memory_shortage(memory: int, directory: Path = Path("/dev/shm")) -> tuple[str, str]:
+    """The sentence and the mending command when `memory` bytes do not fit into `directory`."""
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    total = status.f_blocks * status.f_frsize
+    wanted_mib = -(-(total - free + memory) // limits.MIB) + 1
+    return (
+        f"{directory} has {format_size(free)} free, but the table needs {format_size(memory)}",
+        f"mount -o remount,size={wanted_mib}m {directory} "
+        f"(of a container: --shm-size={wanted_mib}m), or serve with a smaller --memory",
+    )
+
+
+def _allocated_bytes(path: Path) -> int:
+    """The memory that a file takes; 0 if it is not there."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def check_memory_limit(
+    _names: Names,
+    config: Config,
+    groups: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
+) -> Finding:
+    """Whether the control group may use that much: a tmpfs counts as its writers' memory."""
+    check = "memory limit"
+    limit = _memory_limit(groups, own)
+    if limit is None:
+        return Finding(check, True, False, "no control group limits the memory")
+    if limit < config.memory:
+        text = (
+            f"the control group may use {format_size(limit)}, less than the table's "
+            f"{format_size(config.memory)}: whoever fills the table is killed"
+        )
+        wanted_mib = -(-config.memory // limits.MIB) * 2  # as much again, for the processes
+        mend = (
+            f"systemctl set-property UNIT MemoryMax={wanted_mib}M (of a container: "
+            f"--memory={wanted_mib}m), or serve with a smaller --memory"
+        )
+        return Finding(check, False, False, text, mend)
+    return Finding(check, True, False, f"the control group may use {format_size(limit)}")
+
+
+def _memory_limit(groups: Path, own: Path) -> int | None:
+    """The least limit of this process's control group and those above it, of either version."""
+    try:
+        rows = own.read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for row in rows:
+        _, controllers, path = row.split(":", 2)
+        if controllers == "":
+            top, file = groups, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, file = groups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        # A container may see its own group as the uppermost, under a path that is not there.
+        for each in (folder, *folder.parents[: len(folder.parts) - len(top.parts)]):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or the word "max"
+                found.append(int((each / file).read_text()))
+    return min((limit for limit in found if limit < _UNLIMITED_BYTES), default=None)
+
+
+def check_queues(names: Names, config: Config) -> Finding:
+    """Whether message queues exist here and how large they may be, by making some."""
+    check = "message queues"
+    served = _served_queues(names)  # beside these no more may fit
+    count = served[0] if served else workers_wanted(config)
+    wanted = count, config.queue_depth, config.queue_message
+    try:
+        got = served or _probe_queues(names, *wanted)
+    except LimitError as error:
+        text, _, mend = str(error).partition("; ")
+        if "RLIMIT_MSGQUEUE" in text:
+            mend = _mend_limit(*wanted)
+        return Finding(check, False, True, text, mend)
+    text = f"for {count} workers, queues of {got[1]} messages of {format_size(got[2])} each"
+    if got[1] >= wanted[1] and got[2] >= wanted[2]:
+        return Finding(check, True, True, text)
+    text += f"; {wanted[1]} of {format_size(wanted[2])}, as configured, would bear more load"
+    return Finding(check, True, True, text, queue_mend(*wanted))
+
+
+def _served_queues(names: Names) -> tuple[int, int, int] | None:
+    """A running server's queues: how many, their depth and message size."""
+    try:
+        if holder(names) is not None:
+            manifest = Manifest.read(names)
+            return manifest.workers, manifest.queue_depth, manifest.queue_message_bytes
+    except (ForeignObject, ServerUnavailable):
+        pass  # another check says so
+    return None
+
+
+def _probe_queues(names: Names, count: int, depth: int, message_bytes: int) -> tuple[int, int, int]:
+    probe = Names(f"doctor-{secrets.token_hex(4)}", names.runtime_directory)
+    try:
+        return count, *create_queues(probe, count, depth, message_bytes, 0o600, None)
+    finally:
+        for worker in range(count):
+            unlink_queue(probe.worker_queue(worker))
+
+
+def queue_mend(
+    count: int, depth: int, message_bytes: int, sysctls: Path = Path("/proc/sys/fs/mqueue")
+) -> str:
+    """The commands that allow so many queues of this depth and message size."""
+    steps = []
+    wanted = {"msg_max": depth, "msgsize_max": message_bytes}
+    over = [f"fs.mqueue.{name}={n}" for name, n in wanted.items() if _number(sysctls / name) < n]
+    if over and not _passes_over_sysctls():
+        options = " ".join(f"--sysctl {setting}" for setting in over)
+        steps.append(f"sysctl {' '.join(over)} (of a container: {options})")
+    soft, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+    if not steps or 0 <= soft < _accounted_bytes(count, depth, message_bytes):
+        steps.append(_mend_limit(count, depth, message_bytes))
+    return ", and ".join(steps)
+
+
+def _mend_limit(count: int, depth: int, message_bytes: int) -> str:
+    """How to raise RLIMIT_MSGQUEUE by what these queues take.
+
+    By all of that, because the system does not tell how much of the limit others take already.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+    limit = max(soft, 0) + _accounted_bytes(count, depth, message_bytes)
+    return (
+        f"ulimit -q {limit}, as root (of a service: LimitMSGQUEUE={limit}; "
+        f"of a container: --ulimit msgqueue={limit})"
+    )
+
+
+def _accounted_bytes(count: int, depth: int, message_bytes: int) -> int:
+    """What the system counts against the limit, see getrlimit(2)."""
+    return count * depth * (message_bytes + MESSAGE_OVERHEAD_BYTES)
+
+
+def _number(file: Path) -> int:
+    """What a file of /proc/sys says; as if there were no limit where it cannot be read."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return limits.MEMORY_BYTES_MAX
+
+
+def _passes_over_sysctls() -> bool:
+    """Whether this process has CAP_SYS_RESOURCE, to which fs.mqueue.* do not apply."""
+    rows = Path("/proc/self/status").read_text().splitlines()
+    effective = next(row for row in rows if row.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
+
+
+def check_descriptors(_names: Names, _config: Config) -> Finding:
+    """How many clients a worker can serve; it raises its soft limit to the hard one."""
+    check = "file descriptors"
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * limits.SESSIONS_MAX + DESCRIPTORS_OF_A_WORKER
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        text = f"enough for {limits.SESSIONS_MAX} clients"
+        return Finding(check, True, False, text)
+    clients = max(0, hard - DESCRIPTORS_OF_A_WORKER) // 2
+    text = f"at most {hard} file descriptors: a worker can serve {clients} clients at a time"
+    mend = (
+        f"ulimit -Hn {wanted}, as root (of a service: LimitNOFILE={wanted}; "
+        f"of a container: --ulimit nofile={wanted})"
+    )
+    return Finding(check, False, False, text, mend)
+
+
+def check_logout(
+    _names: Names, _config: Config, root: Path = Path("/"), uid: int | None = None
+) -> Finding:
+    """Whether systemd would remove the kernel objects when this user logs out."""
+    check = "logout"
+    uid = os.geteuid() if uid is None else uid
+    if not (root / "run/systemd/system").is_dir():
+        return Finding(check, True, False, "systemd does not run here, so a logout removes nothing")
+    if uid <= _SYSTEM_UID_MAX:
+        return Finding(check, True, False, "systemd removes nothing of root and system users")
+    if not _removes_ipc(root):
+        return Finding(check, True, False, "systemd's RemoveIPC is off")
+    return Finding(
+        check,
+        False,
+        False,
+        f"systemd removes the cache when uid {uid} logs out (RemoveIPC)",
+        "mkdir -p /etc/systemd/logind.conf.d && printf '[Login]\\nRemoveIPC=no\\n' "
+        "> /etc/systemd/logind.conf.d/kvserve.conf && systemctl restart systemd-logind "
+        "(or serve as a system user)",
+    )
+
+
+def _removes_ipc(root: Path) -> bool:
+    folders = [root / folder / "systemd" for folder in ("usr/lib", "run", "etc")]
+    files = [folder / "logind.conf" for folder in folders]
+    # Of two drop-ins the one with the later name wins, wherever it is.
+    drop_ins = [file for folder in folders for file in folder.glob("logind.conf.d/*.conf")]
+    files += sorted(drop_ins, key=lambda file: file.name)
+    word = "yes"  # systemd's default
+    for file in files:
+        try:
+            words = _REMOVE_IPC.findall(file.read_text(errors="replace"))
+        except OSError:
+            continue
+        word = words[-1] if words else word
+    return word.lower() not in ("no", "false", "off", "n", "f", "0")
+
+
+def check_namespaces(
+    _names: Names, _config: Config, directory: Path = Path("/proc/self/ns")
+) -> Finding:
+    """Tells who else can see the instance."""
+    own = [kind for kind, first in _FIRST_NAMESPACES.items() if _inode(directory / kind) != first]
+    if not own:
+        text = "the host's ipc and pid namespaces: every process of the host can be a client"
+    else:
+        text = (
+            f"own {' and '.join(own)} namespace, as in a container: clients outside of it need "
+            "the same one (--ipc, --pid), the same /dev/shm and the same runtime directory"
+        )
+    return Finding("namespaces", True, False, text)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
