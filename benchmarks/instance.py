@@ -18,6 +18,7 @@ from kvserve.names import Names
 from kvserve.parent.cleanup import clean
 
 READY_SECONDS = 30.0
+_LOOK_SECONDS = 0.001
 
 
 @contextmanager
@@ -27,21 +28,45 @@ def running(*flags: str) -> Iterator[str]:
     Args:
         flags: of `kvserve serve`.
     """
+    with place() as name, serving(name, "--no-keep", *flags):
+        yield name
+
+
+@contextmanager
+def place() -> Iterator[str]:
+    """A name for an instance, and a directory that everyone finds; all of it is removed."""
     name = f"bench-{secrets.token_hex(4)}"
+    before = os.environ.get("KVSERVE_RUNTIME_DIR")
     with tempfile.TemporaryDirectory() as directory:
         os.environ["KVSERVE_RUNTIME_DIR"] = directory
-        server = subprocess.Popen(
-            [sys.executable, "-P", "-m", "kvserve", "serve", "--name", name, "--no-keep", *flags],
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
         try:
-            _wait_ready(name, server)
             yield name
+        finally:
+            if before is None:
+                del os.environ["KVSERVE_RUNTIME_DIR"]
+            else:
+                os.environ["KVSERVE_RUNTIME_DIR"] = before
+            clean(Names(name, Path(directory) / name))
+
+
+@contextmanager
+def serving(name: str, *flags: str) -> Iterator[int]:
+    """A server of the instance, once it answers; the table stays when it ends. Gives its pid."""
+    command = [sys.executable, "-P", "-m", "kvserve", "serve", "--name", name, *flags]
+    with tempfile.TemporaryFile() as log:
+        # A group of its own: Ctrl-C is for us, who stop it then.
+        server = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
+        try:
+            try:
+                _wait_ready(name, server)
+            except kvserve.ServerError as error:
+                log.seek(0)
+                error.add_note(log.read().decode())
+                raise
+            yield server.pid
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait()
-            clean(Names(name, Path(directory) / name))
 
 
 def _wait_ready(name: str, server: subprocess.Popen[bytes]) -> None:
@@ -54,4 +79,4 @@ def _wait_ready(name: str, server: subprocess.Popen[bytes]) -> None:
         except kvserve.ServerError:
             if server.poll() is not None or time.monotonic() > give_up:
                 raise
-            time.sleep(0.01)
+            time.sleep(_LOOK_SECONDS)

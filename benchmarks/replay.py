@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from instance import running
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import kvserve
+from benchmarks.instance import running
 from kvserve.errors import ConfigError
 from kvserve.table.geometry import Geometry, plan
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, VALUE
 
 from kvserve.names import Names
 from kvserve.table import lease, semaphores
@@ -19,6 +18,8 @@ from kvserve.table.table import Table, create, remove
 pytestmark = pytest.mark.benchmark(group="table")
 LOOPS = {"rounds": 30, "iterations": 10_000, "warmup_rounds": 3}
 MODE = 0o600
+KEY = b"key:00000001"
+VALUE = b"x" * 100
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,10 @@
 """kvserve: one cache for every process on a host.
 
-    caller -> client/ -> transport/ ==kernel==> transport/ -> worker/ -> table/        parent/ keeps
-                 |\\____________ protocol/ (the language) ____________/      ^          house, off
-                 \\_______________ a hit goes straight there ________________|          the path
+    caller -> client/ -> transport/ ==kernel==> transport/ -> worker/ -> table/ -> store/
+                 |\\____________ protocol/ (the language) ____________/      ^
+                 \\_______________ a hit goes straight there ________________|
+
+    live/: settings and the change feed, in shared memory; parent/ keeps house, off the path.
 
 An import goes only to a room on the right, or to the ground floor: errors, limits, names, config,
 objects, runtime.
@@ -27,6 +29,8 @@ from kvserve.errors import (
     InvalidValue,
     KvserveError,
     LimitError,
+    LockLost,
+    LockTimeout,
     MisuseError,
     NotACounter,
     OutcomeUnknown,
@@ -35,12 +39,14 @@ from kvserve.errors import (
     ServerBusy,
     ServerError,
     ServerUnavailable,
+    StoreUnavailable,
     TableCorrupt,
     ValueTooLarge,
 )
 
 if TYPE_CHECKING:
     from kvserve.client.aio import AsyncClient, connect_async
+    from kvserve.live.feed import Event
 
 __all__ = [
     "AlreadyServed",
@@ -49,6 +55,7 @@ __all__ = [
     "ClientClosed",
     "ConfigError",
     "CounterOverflow",
+    "Event",
     "ForeignObject",
     "InternalError",
     "InvalidArgument",
@@ -58,6 +65,8 @@ __all__ = [
     "InvalidValue",
     "KvserveError",
     "LimitError",
+    "LockLost",
+    "LockTimeout",
     "MisuseError",
     "NotACounter",
     "OutcomeUnknown",
@@ -66,6 +75,7 @@ __all__ = [
     "ServerBusy",
     "ServerError",
     "ServerUnavailable",
+    "StoreUnavailable",
     "TableCorrupt",
     "ValueTooLarge",
     "connect",
@@ -84,6 +94,10 @@ def __getattr__(name: str) -> Any:
         from kvserve.client import aio
 
         return getattr(aio, name)
+    if name == "Event":
+        from kvserve.live.feed import Event
+
+        return Event
     if name == "__version__":
         import importlib.metadata
 

@@ -1,7 +1,8 @@
 """The server's frozen configuration: defaults < file < environment < flags.
 
 This module is the list of all settings; the file config/kvserve.toml and the flags of
-`kvserve serve` follow it, and a test compares them.
+`kvserve serve` follow it, and a test compares them. Those in LIVE can change while the server
+runs, by `kvserve config set` or a reload of the file; see kvserve/live/settings.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kvserve.errors import ConfigError
 ENVIRONMENT_PREFIX = "KVSERVE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+SIZES = ("memory", "item_size", "max_value", "queue_message", "feed_size")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -64,8 +66,15 @@ def parse_mode(text: str | int) -> int:
         raise ConfigError(f"mode {text!r} is not octal; write it like 0600 or 0660") from None
 
 
-def _setting(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
+def _setting(default: Any, help_text: str, fixed: str = "") -> Any:
+    """A field of Config; `fixed` is why it cannot change while the server runs, if it cannot."""
+    return field(default=default, metadata={"help": help_text, "fixed": fixed})
+
+
+_LAID_OUT = "the table was laid out for it"
+_QUEUES = "the queues were made with it"
+_GRANTED = "the kernel objects were made with it"
+_AT_THE_START = "it says what a start does"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,30 +89,88 @@ class Config:
         1048576
     """
 
-    name: str = _setting("default", "The instance's name; clients find it by this.")
-    memory: int = _setting(
-        limits.MEMORY_BYTES_DEFAULT, "Shared memory for table and hints, taken at the start."
+    name: str = _setting(
+        "default",
+        "The instance's name; clients find it by this.",
+        fixed="all kernel objects are named after it",
     )
-    workers: int = _setting(0, "Worker processes; 0 takes one a core, at most 4.")
-    shards: int = _setting(0, "Parts of the table, each with a lock; 0 chooses.")
+    memory: int = _setting(
+        limits.MEMORY_BYTES_DEFAULT,
+        "Shared memory for table and hints, taken at the start.",
+        fixed=_LAID_OUT,
+    )
+    workers: int = _setting(
+        0, "Worker processes; 0 takes one a core, at most 4.", fixed="each worker has its shards"
+    )
+    shards: int = _setting(0, "Parts of the table, each with a lock; 0 chooses.", fixed=_LAID_OUT)
     item_size: int = _setting(
-        limits.ITEM_BYTES_DEFAULT, "Expected average of key and value together; sizes the index."
+        limits.ITEM_BYTES_DEFAULT,
+        "Expected average of key and value together; sizes the index.",
+        fixed=_LAID_OUT,
     )
     max_value: int = _setting(
         limits.VALUE_BYTES_DEFAULT, "Largest value; lowered where the table is too small for it."
     )
-    mode: int = _setting(0o600, "Permissions of the kernel objects: 0600, or 0660 with a group.")
-    group: str = _setting("", "Group whose members may be clients; implies mode 0660.")
-    keep: bool = _setting(True, "Keep the table when the server stops, for a warm restart.")
-    fresh: bool = _setting(False, "Start with an empty table, whatever was kept.")
+    default_ttl: float = _setting(
+        0.0, "Seconds to live for what is written without a ttl; 0 never expires."
+    )
+    mode: int = _setting(
+        0o600, "Permissions of the kernel objects: 0600, or 0660 with a group.", fixed=_GRANTED
+    )
+    group: str = _setting(
+        "", "Group whose members may be clients; implies mode 0660.", fixed=_GRANTED
+    )
+    keep: bool = _setting(
+        True,
+        "Keep the table when the server stops, for a warm restart.",
+        fixed="a server's end is decided at its start",
+    )
+    fresh: bool = _setting(
+        False, "Start with an empty table, whatever was kept.", fixed=_AT_THE_START
+    )
     queue_depth: int = _setting(
-        limits.QUEUE_DEPTH, "Messages in a worker's queue; lowered to what the system allows."
+        limits.QUEUE_DEPTH,
+        "Messages in a worker's queue; lowered to what the system allows.",
+        fixed=_QUEUES,
     )
     queue_message: int = _setting(
-        limits.QUEUE_MESSAGE_BYTES, "Largest frame that goes through a queue; larger ones: FIFO."
+        limits.QUEUE_MESSAGE_BYTES,
+        "Largest frame that goes through a queue; larger ones: FIFO.",
+        fixed=_QUEUES,
     )
     log_level: str = _setting("info", "debug, info, warning or error.")
-    log_format: str = _setting("text", "text or json, one line an event.")
+    log_format: str = _setting(
+        "text", "text or json, one line an event.", fixed="what reads the log expects one format"
+    )
+    slow_request: float = _setting(
+        0.0, "Log requests that take a worker longer than these seconds; 0 logs none."
+    )
+    spin: int = _setting(
+        limits.SPIN_MICROSECONDS_DEFAULT,
+        "Microseconds that a client looks for a reply before it sleeps.",
+    )
+    feed_size: int = _setting(
+        limits.FEED_BYTES_DEFAULT,
+        "Memory for the change feed, for each worker; 0: no feed.",
+        fixed="the feed was laid out for it",
+    )
+    store: str = _setting(
+        "none",
+        "URL of the database behind the cache, sqlite:// or valkey://; none: no store.",
+        fixed="the workers have it open",
+    )
+    write_behind: float = _setting(
+        0.0,
+        "Seconds that a write may wait for the store; 0: it is stored before it is acknowledged.",
+        fixed="writes may be waiting",
+    )
+    absence_ttl: float = _setting(
+        0.0, "Seconds to remember that the store has no such key; 0 asks it each time."
+    )
+    store_timeout: float = _setting(2.0, "Seconds after which the store counts as unavailable.")
+    near_cache_staleness: float = _setting(
+        1.0, "Seconds that a value may be older than in a shared store whose link is lost."
+    )
 
     def __post_init__(self) -> None:
         if self.group and self.mode == 0o600:
@@ -115,6 +182,12 @@ class Config:
         self._check_range("max_value", 1, limits.VALUE_BYTES_MAX)
         self._check_range("queue_depth", limits.QUEUE_DEPTH_MIN, 65_536)
         self._check_range("queue_message", limits.QUEUE_MESSAGE_BYTES_MIN, 2**24)
+        self._check_range("default_ttl", 0.0, limits.TTL_MS_MAX / 1000)
+        self._check_range("slow_request", 0.0, limits.TIMEOUT_SECONDS_MAX)
+        self._check_range("spin", 0, limits.SPIN_MICROSECONDS_MAX)
+        if self.feed_size:
+            self._check_range("feed_size", limits.FEED_BYTES_MIN, limits.FEED_BYTES_MAX)
+        self._check_store()
         if self.mode & ~0o770 or self.mode & 0o600 != 0o600:
             raise ConfigError(f"mode {self.mode:04o}: use 0600, or 0660 with a group")
         if self.mode & 0o070 and not self.group:
@@ -124,15 +197,77 @@ class Config:
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"log_format {self.log_format!r}: use {' or '.join(LOG_FORMATS)}")
 
-    def _check_range(self, name: str, low: int, high: int) -> None:
+    def _check_store(self) -> None:
+        size_bytes = len(os.fsencode(self.store))
+        if not 0 < size_bytes <= limits.STORE_URL_BYTES_MAX:
+            raise ConfigError(
+                f"store has {size_bytes} bytes: use a URL of at most "
+                f"{limits.STORE_URL_BYTES_MAX}, or none"
+            )
+        self._check_range("write_behind", 0.0, limits.WRITE_BEHIND_SECONDS_MAX)
+        self._check_range("absence_ttl", 0.0, limits.ABSENCE_SECONDS_MAX)
+        low, high = limits.STORE_TIMEOUT_SECONDS_MIN, limits.STORE_TIMEOUT_SECONDS_MAX
+        self._check_range("store_timeout", low, high)
+        low, high = limits.STALENESS_SECONDS_MIN, limits.STALENESS_SECONDS_MAX
+        self._check_range("near_cache_staleness", low, high)
+
+    def _check_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not low <= value <= high:
             raise ConfigError(f"{name} = {value}: use a value from {low} to {high}")
 
 
+_FIXED = {setting.name: setting.metadata["fixed"] for setting in dataclasses.fields(Config)}
+LIVE = tuple(name for name, reason in _FIXED.items() if not reason)
+
+
 def describe() -> dict[str, str]:
     """One sentence for each setting, in their order."""
     return {setting.name: setting.metadata["help"] for setting in dataclasses.fields(Config)}
+
+
+def show(name: str, value: Any) -> str:
+    """A setting's value as a flag or a variable would say it.
+
+    Example:
+        >>> show("mode", 0o600), show("memory", 48 * 2**20), show("keep", True), show("spin", 50)
+        ('0600', '48 MiB', 'true', '50')
+    """
+    if name == "mode":
+        return f"{value:04o}"
+    if name in SIZES:
+        return format_size(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def adjusted(running: Config, name: str, value: Any) -> Config:
+    """The configuration of a running server with one setting changed.
+
+    Args:
+        running: as it is.
+        name: one of LIVE.
+        value: as in a file or a variable.
+
+    Raises:
+        ConfigError: there is no such setting, it cannot change now, or the value is bad.
+
+    Example:
+        >>> adjusted(Config(), "log_level", "debug").log_level
+        'debug'
+    """
+    check_known(name)
+    if reason := _FIXED[name]:
+        raise ConfigError(
+            f"{name} cannot change while the server runs: {reason}; "
+            f"restart it with another --{name.replace('_', '-')}"
+        )
+    return dataclasses.replace(running, **{name: _converted(name, value)})
+
+
+def check_known(name: str) -> None:
+    """Raises ConfigError unless there is a setting of this name."""
+    if name not in _FIXED:
+        raise ConfigError(f"unknown key {name!r}; known: {', '.join(_FIXED)}")
 
 
 def load(
@@ -175,9 +310,11 @@ def _from_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
-    for name in settings:
-        if name not in describe():
-            raise ConfigError(f"{file}: unknown key {name!r}; known: {', '.join(describe())}")
+    try:
+        for name in settings:
+            check_known(name)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     return settings
 
 
@@ -199,7 +336,7 @@ def _converted(name: str, value: Any) -> Any:
 
 
 def _convert(name: str, value: Any) -> Any:
-    if name in ("memory", "item_size", "max_value", "queue_message"):
+    if name in SIZES:
         return parse_size(value)
     if name == "mode":
         return parse_mode(value)
@@ -213,6 +350,11 @@ def _convert(name: str, value: Any) -> Any:
             return int(value)
         except ValueError:
             raise ConfigError(f"{name} = {value!r} is not a whole number") from None
+    if kind is float and type(value) in (int, float, str):  # TOML's 2 is as good as its 2.0
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            raise ConfigError(f"{name} = {value!r} is not a number") from None
     if type(value) is not kind:
         raise ConfigError(f"{name} = {value!r}: expected {kind.__name__}")
     return value

@@ -141,6 +141,27 @@ class ForeignObject(ServerError, PermissionError):
     wire_code = 37
 
 
+class StoreUnavailable(ServerError, ConnectionError):
+    """The store behind the cache does not answer. What is in the cache is still served.
+
+    A write was not done: neither in the store nor in the cache.
+    """
+
+    wire_code = 38
+
+
+class LockTimeout(ServerError, TimeoutError):
+    """A lock was not got in time; somebody else holds it."""
+
+    wire_code = 39
+
+
+class LockLost(ServerError):
+    """A lock ran out before it was released, and may be somebody else's by now."""
+
+    wire_code = 40
+
+
 class InternalError(KvserveError):
     """kvserve has a bug, or memory was corrupted. Please report it."""
 

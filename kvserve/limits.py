@@ -12,6 +12,7 @@ VALUE_BYTES_MAX = 64 * MIB  # a frame is buffered whole, on both sides
 TTL_MS_MAX = 100 * 366 * 86_400_000  # a century; anything longer is a unit mistaken
 COUNTER_MIN = -(2**63)
 COUNTER_MAX = 2**63 - 1
+SLIDING_HITS_MAX = 10_000  # 8 bytes a hit, all written anew at each
 
 # The table.
 MEMORY_BYTES_DEFAULT = 48 * MIB  # fits Docker's 64 MiB /dev/shm and leaves room for others
@@ -53,6 +54,20 @@ ARRIVAL_LOOK_SECONDS = 0.02  # how often these are looked after; 96 MiB each tim
 TIMEOUT_SECONDS_DEFAULT = 2.0
 TIMEOUT_SECONDS_MAX = 86_400.0
 LOCK_WAIT_MS = 1000  # a writer that waits longer answers ServerBusy
+
+# Settings that are no sizes of the above.
+STORE_URL_BYTES_MAX = 1024  # one page of memory holds all settings twice
+STORE_TIMEOUT_SECONDS_MIN = 0.01  # less, and a healthy database looks dead
+STORE_TIMEOUT_SECONDS_MAX = 3600.0
+WRITE_BEHIND_SECONDS_MAX = 3600.0  # a crash loses the writes of so long
+ABSENCE_SECONDS_MAX = 86_400.0
+STALENESS_SECONDS_MIN = 0.1  # several heartbeats must fit in
+STALENESS_SECONDS_MAX = 3600.0
+FEED_BYTES_DEFAULT = MIB  # a worker's ring: some ten thousand events
+FEED_BYTES_MIN = 16 * KIB  # several events of the longest key
+FEED_BYTES_MAX = 1024 * MIB
+SPIN_MICROSECONDS_DEFAULT = 50  # about what it takes to wake another core
+SPIN_MICROSECONDS_MAX = 1000  # beyond this, sleeping costs less than it saves
 
 # The sweeper.
 SWEEP_INTERVAL_SECONDS = 0.1

@@ -41,6 +41,14 @@ class Names:
     def hints(self) -> str:
         return f"/kvserve.{self.name}.hints"
 
+    @property
+    def feed(self) -> str:
+        return f"/kvserve.{self.name}.feed"
+
+    @property
+    def settings(self) -> str:
+        return f"/kvserve.{self.name}.settings"
+
     def shard_semaphore(self, shard: int) -> str:
         return f"/kvserve.{self.name}.lock.{shard}"
 
@@ -58,6 +66,11 @@ class Names:
     @property
     def lease_file(self) -> Path:
         return self.runtime_directory / "lease"
+
+    @property
+    def settings_lock(self) -> Path:
+        """Whose flock keeps two writers of the settings apart."""
+        return self.runtime_directory / "settings.lock"
 
     @property
     def log_file(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -10,22 +11,30 @@ from kvserve import names
 from kvserve.cli import output
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import client_options, connect, json_option
+from kvserve.cli.prometheus import exposition
+from kvserve.client.figures import INSTANCE, STORE, WORKER
 from kvserve.config import format_size
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
 from kvserve.runtime import not_served
 
 _WORKERS_ABREAST = 4  # fit into 80 columns
+_HISTOGRAM = "request_times"
 
 
 @click.command("stats")
 @json_option
+@click.option("--prometheus", is_flag=True, help="Print the text that Prometheus collects.")
+@click.option("--explain", is_flag=True, help="Print what each figure means, and no figures.")
 @client_options
-def stats_command(as_json: bool, name: str | None, timeout: float) -> None:
+def stats_command(
+    as_json: bool, prometheus: bool, explain: bool, name: str | None, timeout: float
+) -> None:
     """Print the instance's statistics.
 
     On a terminal as tables, with sizes and times for people; elsewhere as "name value" lines
-    with plain numbers, those of worker 0 as "worker.0.requests" and so on.
+    with plain numbers, those of worker 0 as "worker.0.requests" and so on. --explain says in a
+    sentence each what they mean.
 
     \b
     Example:
@@ -33,29 +42,48 @@ def stats_command(as_json: bool, name: str | None, timeout: float) -> None:
       $ kvserve stats | grep hit_ratio
       hit_ratio 0.9734
       $ kvserve stats --json | jq '.workers[].requests'
+      $ kvserve stats --prometheus > /var/lib/node_exporter/kvserve.prom
     """
+    if as_json + prometheus + explain > 1:
+        raise click.UsageError("Use one of --json, --prometheus and --explain.")
+    if explain:
+        _explain()
+        return
     with connect(name, timeout) as cache:
         stats = cache.stats()
     if as_json:
         output.write_json(stats)
+    elif prometheus:
+        output.write(exposition(stats).encode())
     elif output.on_terminal():
         _print_tables(stats)
     else:
-        for field, value in _flat(stats):
+        for field, value in flat(stats):
             output.write_line(f"{field} {value}")
 
 
-def _flat(stats: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The statistics as pairs, a worker's with its index in the name."""
-    pairs: list[tuple[str, Any]] = []
+def _explain() -> None:
+    for prefix, figures in (("", INSTANCE), ("worker.N.", WORKER), ("worker.N.store.", STORE)):
+        for field, figure in figures.items():
+            output.write_line(f"{prefix}{field}: {figure.sentence}")
+
+
+def flat(stats: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The statistics as pairs, a worker's with its index in the name.
+
+    Example:
+        >>> list(flat({"operations": {"get": 1}, "workers": [{"index": 0, "pid": 7}]}))
+        [('operations.get', 1), ('workers', 1), ('worker.0.index', 0), ('worker.0.pid', 7)]
+    """
     for field, value in stats.items():
-        if field != "workers":
-            pairs.append((field, value))
-            continue
-        pairs.append(("workers", len(value)))
-        for worker in value:
-            pairs += [(f"worker.{worker['index']}.{key}", item) for key, item in worker.items()]
-    return pairs
+        if field == "workers":
+            yield field, len(value)
+            for worker in value:
+                yield from ((f"worker.{worker['index']}.{own}", it) for own, it in flat(worker))
+        elif isinstance(value, dict):
+            yield from ((f"{field}.{own}", it) for own, it in flat(value))
+        else:
+            yield field, value
 
 
 def _print_tables(stats: dict[str, Any]) -> None:
@@ -64,23 +92,30 @@ def _print_tables(stats: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table(box=box.SIMPLE, show_header=False, title=f"instance {stats['name']!r}")
+    workers = [dict(_for_table(worker)) for worker in stats.pop("workers")]
+    table = Table(box=box.SIMPLE, show_header=False, title=f"instance {stats.pop('name')!r}")
     table.add_column(style="cyan")
     table.add_column(justify="right")
-    for field, value in stats.items():
-        if field not in ("name", "workers"):
-            table.add_row(field, for_people(field, value))
+    for field, value in _for_table(stats):
+        table.add_row(field, for_people(field, value))
     console.print(table)
-    for start in range(0, len(stats["workers"]), _WORKERS_ABREAST):
-        workers = stats["workers"][start : start + _WORKERS_ABREAST]
+    for start in range(0, len(workers), _WORKERS_ABREAST):
+        abreast = workers[start : start + _WORKERS_ABREAST]
         table = Table(box=box.SIMPLE)
         table.add_column("worker", style="cyan")
-        for worker in workers:
-            table.add_column(str(worker["index"]), justify="right")
-        for field in workers[0]:
-            if field != "index":
-                table.add_row(field, *(for_people(field, worker[field]) for worker in workers))
+        for worker in abreast:
+            table.add_column(str(worker.pop("index")), justify="right")
+        for field in dict.fromkeys(field for worker in abreast for field in worker):
+            values = [worker.get(field, 0) for worker in abreast]
+            table.add_row(field, *(for_people(field, value) for value in values))
         console.print(table)
+
+
+def _for_table(stats: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a person looks at: no histogram, and of the operations those that there were."""
+    for field, value in flat({name: each for name, each in stats.items() if name != _HISTOGRAM}):
+        if value or not field.startswith("operations."):
+            yield field, value
 
 
 def for_people(field: str, value: Any) -> str:
@@ -96,6 +131,8 @@ def for_people(field: str, value: Any) -> str:
         return str(value)
     if field.endswith("_ratio"):
         return f"{value:.2%}".replace("%", " %")
+    if field.endswith("_us"):
+        return f"{value:,.1f} µs"
     if "_bytes" in field:
         return format_size(value)
     if field.endswith("_seconds"):

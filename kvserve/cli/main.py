@@ -28,11 +28,13 @@ PIPE_CLOSED = 141  # and for one that SIGPIPE ended
 
 # Command -> module of this package. A command `x` is that module's `x_command`.
 SECTIONS = {
-    "Server": dict.fromkeys(("serve", "doctor", "clean", "config"), "serving"),
+    "Server": dict.fromkeys(("serve", "doctor", "clean"), "serving") | {"config": "configuring"},
     "Data": {"get": "data"}
     | dict.fromkeys(("set", "add", "replace"), "storing")
-    | dict.fromkeys(("delete", "incr", "decr", "touch", "ttl", "keys", "flush"), "data"),
-    "Looking": dict.fromkeys(("stats", "ping", "verify"), "looking") | {"bench": "bench"},
+    | dict.fromkeys(("delete", "incr", "decr", "touch", "ttl", "keys", "flush"), "data")
+    | dict.fromkeys(("dump", "load"), "dumping"),
+    "Looking": dict.fromkeys(("stats", "ping", "verify"), "looking")
+    | {"watch": "watching", "top": "top", "bench": "bench"},
 }
 MODULES = {name: module for section in SECTIONS.values() for name, module in section.items()}
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from kvserve import names as naming
 from kvserve.client import figures
+from kvserve.client.aio_watching import AsyncWatching
 from kvserve.client.aio_workers import AioWorkers
 from kvserve.client.batches import Batch
 from kvserve.client.cursor import Cursor
@@ -22,8 +23,9 @@ from kvserve.client.operations import (
     check_timeout,
     from_ttl_ms,
 )
-from kvserve.client.pipeline import Collector, first_error
+from kvserve.client.pipeline import AsyncPipeline, first_error
 from kvserve.client.questions import Question, raise_for_all
+from kvserve.client.recipes.aio_namespaces import AsyncNamespaces
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
@@ -56,7 +58,7 @@ async def connect_async(
     return AsyncClient(naming.instance(name), timeout=timeout, read=read, queue_bytes=queue_bytes)
 
 
-class AsyncClient:
+class AsyncClient(AsyncNamespaces, AsyncWatching):
     """An asyncio client; made by `kvserve.connect_async`.
 
     Each method does what the method of `kvserve.Client` of the same name does, and raises the same
@@ -137,9 +139,9 @@ class AsyncClient:
         """See `Client.cas`."""
         return bool(await self._run(self._operations.cas(key, value, version, ttl)))
 
-    async def delete(self, key: Key) -> bool:
+    async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
-        return bool(await self._run(self._operations.delete(key)))
+        return bool(await self._run(self._operations.delete(key, version)))
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
         """See `Client.touch`."""
@@ -263,23 +265,3 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-class AsyncPipeline(Collector):
-    """Collects operations of an asyncio client; made by `AsyncClient.pipeline`."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        super().__init__(client._operations)
-        self._client = client
-
-    async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
-        """See `Pipeline.execute`."""
-        results = await self._client._run_batch(self._take_collected())
-        return self._finish(results, raise_on_error=raise_on_error)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
-        if exception_type is None:
-            await self.execute()

@@ -20,6 +20,8 @@ from kvserve.client.operations import (
 )
 from kvserve.client.pipeline import Pipeline, first_error
 from kvserve.client.questions import Question
+from kvserve.client.recipes.namespaces import Namespaces
+from kvserve.client.watching import Watching
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
@@ -61,7 +63,7 @@ def connect(
     return Client(naming.instance(name), timeout=timeout, read=read, queue_bytes=queue_bytes)
 
 
-class Client(Dispatcher):
+class Client(Namespaces, Watching, Dispatcher):
     """A blocking client; made by `kvserve.connect`, which describes the arguments.
 
     All methods that take a key raise InvalidKey if it is no str or bytes of 1 to 1024 bytes. All
@@ -101,7 +103,8 @@ class Client(Dispatcher):
             key: str or bytes.
             value: bytes, str, int, None, bool, float, datetime with a time zone, or a list, tuple
                 or dict of these.
-            ttl: seconds or a timedelta until it expires; None: never.
+            ttl: seconds or a timedelta until it expires; None: the server's `default_ttl`, which
+                is never unless it is configured; `math.inf`: never.
 
         Returns:
             The value's version, see `cas`.
@@ -150,16 +153,19 @@ class Client(Dispatcher):
         """
         return bool(self._run(self._operations.cas(key, value, version, ttl)))
 
-    def delete(self, key: Key) -> bool:
-        """Removes a key; returns whether it was there.
+    def delete(self, key: Key, version: int | None = None) -> bool:
+        """Removes a key; returns whether it did.
 
         If a worker died meanwhile, the answer may be False although this call removed it.
+
+        Args:
+            version: what `gets` or `set` returned: remove the key only if it still has this one.
 
         Example:
             >>> cache.delete("nobody")
             False
         """
-        return bool(self._run(self._operations.delete(key)))
+        return bool(self._run(self._operations.delete(key, version)))
 
     def touch(self, key: Key, ttl: TTL = None) -> bool:
         """Gives a key a new time to live; returns whether the key was there.

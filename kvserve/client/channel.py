@@ -13,6 +13,7 @@ from kvserve.names import Names
 from kvserve.protocol.commands import Command, Priority
 from kvserve.protocol.messages import Reply
 from kvserve.transport.base import FrameSender
+from kvserve.transport.spinning import Spin
 
 _LOOK_SECONDS = 0.1  # how often one who waits for a hello looks whether anybody serves
 
@@ -23,6 +24,7 @@ class Channel:
     Args:
         names: the instance's.
         session: new, not yet greeted.
+        spin: how long it looks for a reply before it sleeps.
         deadline: until when the worker must have answered, on the monotonic clock.
 
     Raises:
@@ -32,8 +34,9 @@ class Channel:
         WorkerGone: another server took this one's place meanwhile.
     """
 
-    def __init__(self, names: Names, session: Session, deadline: float) -> None:
+    def __init__(self, names: Names, session: Session, spin: Spin, deadline: float) -> None:
         self._session = session
+        self._spin = spin
         self._poll = select.poll()
         self._poll.register(session.reply_descriptor, select.POLLIN)
         try:
@@ -106,13 +109,16 @@ class Channel:
         """
         while True:
             left = deadline - time.monotonic()
-            if not self._poll.poll(max(0.0, left * 1000)):
+            if not self._spin.until(self._look) and not self._poll.poll(max(0.0, left * 1000)):
                 raise RequestTimeout("no reply before the deadline")
             for reply in self._session.replies():
                 if reply.request_id == request_id:
                     return reply
                 if reply.request_id == 0:
                     reply.result()  # raises: with this a worker ends a session
+
+    def _look(self) -> object:
+        return self._poll.poll(0)
 
     def close(self) -> None:
         """Ends the session."""

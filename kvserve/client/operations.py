@@ -47,10 +47,11 @@ class Operation(NamedTuple):
 
 
 def to_ttl_ms(ttl: TTL) -> int:
-    """Whole milliseconds of a time to live, 0 for None.
+    """Whole milliseconds of a time to live.
 
     Args:
-        ttl: seconds as a number, or a timedelta; None never expires.
+        ttl: seconds as a number, or a timedelta; `math.inf` never expires. None is 0, and means
+            the server's `default_ttl`, which is never unless it is configured.
 
     Raises:
         InvalidTTL: not positive, not a number, or longer than a century.
@@ -64,8 +65,10 @@ def to_ttl_ms(ttl: TTL) -> int:
     seconds = ttl.total_seconds() if isinstance(ttl, datetime.timedelta) else ttl
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidTTL(f"ttl is seconds or a timedelta, not {type(ttl).__name__}")
+    if seconds == math.inf:
+        return limits.TTL_MS_MAX  # a worker takes the longest ttl for never
     if not 0 < seconds <= limits.TTL_MS_MAX / 1000:  # also False for nan
-        raise InvalidTTL(f"ttl = {ttl}: use more than 0 and at most a century; None never expires")
+        raise InvalidTTL(f"ttl = {ttl}: use more than 0 and at most a century, or math.inf")
     return max(1, round(seconds * 1000))
 
 
@@ -113,13 +116,13 @@ class Operations:
         return Operation(commands.REPLACE, (key, *self._payload(value), to_ttl_ms(ttl)), bool)
 
     def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Operation:
-        if type(version) is not int or not 0 <= version < 2**64:
-            raise InvalidArgument(f"version = {version!r}: use what gets() returned")
-        arguments = (key, *self._payload(value), to_ttl_ms(ttl), version)
+        arguments = (key, *self._payload(value), to_ttl_ms(ttl), _check_version(version))
         return Operation(commands.CAS, arguments, bool)
 
-    def delete(self, key: Key) -> Operation:
-        return Operation(commands.DELETE, (key,), bool)
+    def delete(self, key: Key, version: int | None = None) -> Operation:
+        if version is None:
+            return Operation(commands.DELETE, (key,), bool)
+        return Operation(commands.DELETE_VERSION, (key, _check_version(version)), bool)
 
     def touch(self, key: Key, ttl: TTL = None) -> Operation:
         return Operation(commands.TOUCH, (key, to_ttl_ms(ttl)), bool)
@@ -134,6 +137,9 @@ class Operations:
         _check_counter("delta", delta)
         return self.incr(key, -delta, initial, ttl)
 
+    def limit(self, key: Key, rate: int, per_ms: int, cost: int, sliding: bool) -> Operation:
+        return Operation(commands.LIMIT, (key, rate, per_ms, cost, sliding), tuple)
+
     def _payload(self, value: Value) -> tuple[int, bytes]:
         number, payload = codec.encode(value)
         if len(payload) > self.value_bytes_max:
@@ -146,6 +152,12 @@ class Operations:
 def _check_counter(name: str, number: int) -> None:
     if type(number) is not int or not limits.COUNTER_MIN <= number <= limits.COUNTER_MAX:
         raise InvalidArgument(f"{name} = {number!r}: use an int of at most 64 bits with its sign")
+
+
+def _check_version(version: int) -> int:
+    if type(version) is not int or not 0 <= version < 2**64:
+        raise InvalidArgument(f"version = {version!r}: use what gets() returned")
+    return version
 
 
 def _same(answer: Any) -> Any:

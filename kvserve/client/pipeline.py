@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from kvserve.client.dispatch import Dispatcher
 from kvserve.client.operations import TTL, Key, Operation, Operations
 from kvserve.errors import KvserveError, MisuseError
 from kvserve.protocol.codec import Value
@@ -64,9 +63,9 @@ class Collector:
         """See `Client.cas`."""
         return self._add(self._make.cas(key, value, version, ttl))
 
-    def delete(self, key: Key) -> Self:
+    def delete(self, key: Key, version: int | None = None) -> Self:
         """See `Client.delete`."""
-        return self._add(self._make.delete(key))
+        return self._add(self._make.delete(key, version))
 
     def touch(self, key: Key, ttl: TTL = None) -> Self:
         """See `Client.touch`."""
@@ -102,10 +101,26 @@ def first_error(results: list[Any]) -> list[Any]:
     return results
 
 
+class Batches(Protocol):
+    """What executes a pipeline: a blocking client, or a namespace of one."""
+
+    _operations: Operations
+
+    def _run_batch(self, operations: list[Operation]) -> list[Any]: ...
+
+
+class AsyncBatches(Protocol):
+    """What executes an asyncio pipeline."""
+
+    _operations: Operations
+
+    async def _run_batch(self, operations: list[Operation]) -> list[Any]: ...
+
+
 class Pipeline(Collector):
     """Collects operations of a blocking client; made by `Client.pipeline`."""
 
-    def __init__(self, client: Dispatcher) -> None:
+    def __init__(self, client: Batches) -> None:
         super().__init__(client._operations)
         self._client = client
 
@@ -124,3 +139,23 @@ class Pipeline(Collector):
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
         if exception_type is None:
             self.execute()
+
+
+class AsyncPipeline(Collector):
+    """Collects operations of an asyncio client; made by `AsyncClient.pipeline`."""
+
+    def __init__(self, client: AsyncBatches) -> None:
+        super().__init__(client._operations)
+        self._client = client
+
+    async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        """See `Pipeline.execute`."""
+        results = await self._client._run_batch(self._take_collected())
+        return self._finish(results, raise_on_error=raise_on_error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is None:
+            await self.execute()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from kvserve import limits
@@ -20,13 +21,17 @@ from kvserve.client.questions import Question
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
+    ForeignObject,
     KvserveError,
     OutcomeUnknown,
     RequestTimeout,
     ServerBusy,
 )
+from kvserve.live import settings
+from kvserve.live.applying import from_page
 from kvserve.names import Names
-from kvserve.runtime import Manifest, named_errors
+from kvserve.runtime import Manifest, named_errors, verify_directory
+from kvserve.transport.spinning import Spin
 
 
 class Workers:
@@ -207,7 +212,15 @@ class Workers:
             if self._queue_bytes is not None:
                 queue_bytes = min(self._queue_bytes, queue_bytes)
             session = Session(self._names, self.manifest, worker, queue_bytes)
-            return worker, Channel(self._names, session, deadline)
+            return worker, Channel(self._names, session, Spin(self._spin_microseconds()), deadline)
+
+    def _spin_microseconds(self) -> int:
+        """As the server is set just now; a session keeps it."""
+        try:
+            with closing(settings.attach(self._names, verify_directory(self._names))) as page:
+                return from_page(page.read().values).spin
+        except (FileNotFoundError, ForeignObject):
+            return 0  # of another version, perhaps; the session itself will tell
 
     def _give_back(self, worker: int, channel: Channel) -> None:
         if not channel.closed:

@@ -14,6 +14,7 @@ from kvserve.objects import grant
 from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.logs import Log
+from kvserve.store import urls
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, kept, remove
@@ -82,6 +83,12 @@ def _adopt(
         return None
     table = _attach_sound(names, geometry, log)
     if table is None:
+        return None
+    if config.store != "none" and table.store_mark != urls.mark(config.store):
+        table.close()
+        log.warning(
+            "the kept table is replaced by an empty one: its values are not those of this store"
+        )
         return None
     _grant(names, config, group_id)  # the mode may be another one today
     return HeldTable(table, items=count_items(table), is_kept=True)

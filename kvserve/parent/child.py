@@ -8,6 +8,8 @@ process that inherited it.
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import os
 import signal
 import sys
@@ -80,11 +82,14 @@ def describe_end(status: int) -> tuple[int, str]:
     return code, f"left with exit code {code}{meaning}"
 
 
-def fork_worker(names: Names, index: int, log: Log, in_child: Callable[[], None]) -> Child:
+def fork_worker(
+    names: Names, index: int, store_url: str, log: Log, in_child: Callable[[], None]
+) -> Child:
     """Forks worker `index`.
 
     Args:
         names: whose; handed to the worker.
+        store_url: handed to the worker.
         log: where its output will go.
         in_child: closes the parent's descriptors and forgets its handlers, in the new process.
 
@@ -98,7 +103,7 @@ def fork_worker(names: Names, index: int, log: Log, in_child: Callable[[], None]
         with held_back():
             pid = os.fork()
             if pid == 0:
-                _become_worker(names, index, pipes, in_child)
+                _become_worker(names, index, store_url, pipes, in_child)
     except OSError:
         for descriptor in (end for pipe in pipes for end in pipe):
             os.close(descriptor)
@@ -124,6 +129,7 @@ def fork_worker(names: Names, index: int, log: Log, in_child: Callable[[], None]
 def _become_worker(
     names: Names,
     index: int,
+    store_url: str,
     pipes: list[tuple[int, int]],
     in_child: Callable[[], None],
 ) -> NoReturn:
@@ -136,7 +142,7 @@ def _become_worker(
             os.close(descriptor)
         _replace_standard_streams(output[1], errors[1])
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        code = run(names, index, control[0], ready[1])
+        code = run(names, index, store_url, control[0], ready[1])
     except BaseException:
         # Even SystemExit ends here: the code below os.fork() is the parent's.
         traceback.print_exc()
@@ -153,8 +159,12 @@ def _replace_standard_streams(output: int, errors: int) -> None:
     for source, target in ((null, 0), (output, 1), (errors, 2)):
         os.dup2(source, target)
         os.close(source)
-    # New streams: the old ones may hold text that the parent has not flushed yet.
-    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
-    sys.stderr = os.fdopen(
-        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
+    # New streams: the old ones may hold text that the parent has not flushed yet. They hold back
+    # nothing themselves, which would be lost with a worker that is killed.
+    sys.stdout, sys.stderr = (_unbuffered(number) for number in (1, 2))
+    faulthandler.enable(2)  # a crash of native code says where
+
+
+def _unbuffered(descriptor: int) -> io.TextIOWrapper:
+    raw = os.fdopen(descriptor, "wb", buffering=0, closefd=False)
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)

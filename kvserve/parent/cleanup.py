@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 from kvserve import limits
 from kvserve.errors import AlreadyServed, ForeignObject
+from kvserve.live import feed_segment, settings
 from kvserve.names import Names
 from kvserve.objects import as_user, taken_over, user_name
 from kvserve.parent.claiming import SegmentClaim, claim, is_alive, unlink_claim
@@ -55,6 +56,7 @@ def clean(names: Names) -> list[str]:
         undo.callback(segment_claim.release)
         segment_claim.take()
         removed = remove(names) + _remove_semaphores(names) + _remove_queues(names)
+        removed += settings.remove(names) + feed_segment.remove(names)
         removed += remove_all_fifos(names) + _remove_files(names)
     if pid_file_was_there:
         removed.append(str(names.pid_file))

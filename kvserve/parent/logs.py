@@ -22,6 +22,7 @@ LINE_BYTES_MAX = 8192  # of a worker's line; what is longer is cut
 PENDING_BYTES_MAX = 256 * 1024  # lines that wait for a log that stands still
 _READ_BYTES = 64 * 1024  # a pipe's usual capacity
 _DRAIN_READS_MAX = 16  # a pipe holds at most 1 MiB, unless somebody still fills it
+_NEWLINE = ord("\n")
 _WRITE_BYTES = select.PIPE_BUF  # a pipe that is "writable" takes this much without blocking
 
 # The levels of syslog, 0 emergency to 7 debug, as ours.
@@ -54,7 +55,10 @@ class Log:
         self._style = style
         self._clock = clock
         self._pending = bytearray()
-        self._lost_lines = 0
+        self._lost_lines = 0  # that no line has told of yet
+        self._told_lines = 0  # that a line which waits tells of
+        self._is_within_line = False  # the last byte that was written does not end a line
+        self._is_torn = False  # and the rest of that line is given up
 
     def write(self, level: str, text: str, source: str = "parent", pid: int = 0) -> None:
         """Logs one line.
@@ -89,22 +93,38 @@ class Log:
 
     def flush(self) -> bool:
         """Writes what waits, as far as the log takes it; True when nothing waits any more."""
-        while self._pending and self._is_writable():
-            try:
-                written = os.write(self._descriptor, self._pending[:_WRITE_BYTES])
-            except OSError as error:
-                if error.errno == errno.EAGAIN:
-                    break
-                # The reader went away, or the disk is full. The service matters more.
-                self._pending.clear()
-                break
-            del self._pending[:written]
-        if self._lost_lines and not self._pending:
-            text = f"{self._lost_lines} lines were lost here, because the log stood still"
+        while True:
+            while self._pending and self._is_writable():
+                try:
+                    self._write_some()
+                except OSError as error:
+                    if error.errno == errno.EAGAIN:
+                        break
+                    self._give_up()
+                    return True
+            if self._pending:
+                return False
+            self._lost_lines -= self._told_lines
+            self._told_lines = self._lost_lines
+            if not self._lost_lines:
+                return True
+            text = f"{self._lost_lines} lines were lost here, because the log did not take them"
             self._pending += self._format("warning", text, "parent", os.getpid())
-            self._lost_lines = 0
-            return self.flush()
-        return not self._pending
+
+    def _write_some(self) -> None:
+        if self._is_torn:
+            os.write(self._descriptor, b"\n")
+            self._is_torn = False
+        written = os.write(self._descriptor, self._pending[:_WRITE_BYTES])
+        self._is_within_line = self._pending[written - 1] != _NEWLINE
+        del self._pending[:written]
+
+    def _give_up(self) -> None:
+        """The reader went away, or the disk is full. The service matters more."""
+        self._lost_lines += self._pending.count(b"\n") - bool(self._told_lines)
+        self._told_lines = 0
+        self._is_torn = self._is_within_line
+        self._pending.clear()
 
     def _is_writable(self) -> bool:
         poll = select.poll()

@@ -9,6 +9,7 @@ its successor longer each time. Its locks are freed first, so that nobody waits 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import selectors
 import signal
@@ -19,7 +20,9 @@ from pathlib import Path
 
 from kvserve import limits
 from kvserve.config import LOG_LEVELS, Config, format_size
-from kvserve.errors import ConfigError
+from kvserve.errors import KvserveError
+from kvserve.live import settings
+from kvserve.live.applying import Follower, differences
 from kvserve.names import Names, instance
 from kvserve.parent.child import Child
 from kvserve.parent.claiming import claim, unlink_claim
@@ -33,6 +36,7 @@ from kvserve.parent.starting import Instance, find_group, started
 from kvserve.parent.timers import Timers
 from kvserve.parent.workers import Workers
 from kvserve.runtime import prepared_directory
+from kvserve.store import urls
 from kvserve.worker import exit_codes
 
 YOUNG_SECONDS = 1.0  # a worker that dies younger than this is not replaced at once
@@ -70,6 +74,7 @@ def serve(config: Config, *, config_file: Path | None = None, daemon: bool = Fal
     names = instance(config.name)
     # A daemon changes its working directory, so relative paths must end here.
     names = Names(names.name, names.runtime_directory.absolute())
+    config = dataclasses.replace(config, store=urls.absolute(config.store))
     file = None if config_file is None else ConfigFile(config_file.absolute(), config)
     open_standard_descriptors()
     if daemon:
@@ -82,6 +87,7 @@ def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon 
     os.umask(0o022)  # what must be stricter, or open to a group, says so itself
     group_id = find_group(config)
     start_checks(names, config)
+    urls.check(config.store)
     with ExitStack() as undo:
         undo.enter_context(prepared_directory(names, group_id))
         pid_file = claim(names)
@@ -134,9 +140,13 @@ class Parent:
         self._status = 0
         self._timers = Timers()
         self._selector = selectors.DefaultSelector()
+        self._follower = Follower(
+            settings.attach(instance.names, os.geteuid()), self.apply_settings
+        )
         self._watch = NameWatch(instance.manifest.memory_objects, instance.manifest.semaphores)
         self._workers = Workers(
             instance.names,
+            instance.config.store,
             instance.held.table,
             log,
             self._selector,
@@ -160,7 +170,11 @@ class Parent:
         for index in range(self._config.workers):
             self.spawn_worker(index)
         while self._workers or not self._is_stopping:
-            for key, _ in self._selector.select(self._timers.seconds_left()):
+            events = self._selector.select(self._timers.seconds_left())
+            # First, so that a line which a worker logs after a change is filtered as that says.
+            # The workers poll, and each logs what it applied: the parent needs no timer for it.
+            self.follow_settings()
+            for key, _ in events:
                 key.data()
             # Signals before deaths: a signal to the whole process group must not make its victims
             # look like failures. Both after the pipes: none is closed while its event waits above.
@@ -178,6 +192,7 @@ class Parent:
         """Kills what is left of the workers, if the loop ended by an error."""
         self._is_stopping = True
         self._workers.kill()
+        self._follower.close()
         self._selector.close()
 
     # Spawn and replace.
@@ -238,6 +253,7 @@ class Parent:
     def _become_child(self) -> None:
         """Closes, in a new worker, what is the parent's alone."""
         self._inbox.close_in_child()
+        self._follower.close()
         self._instance.held.table.close()
         if self._daemon is not None:
             self._daemon.close_in_child()
@@ -287,16 +303,33 @@ class Parent:
             self._log.info("reload: there is no configuration file; start with --config")
             return
         try:
-            self._config, remarks = self._file.reload(self._config)
-        except ConfigError as error:
+            remarks = self._file.publish(
+                self._instance.names, self._instance.geometry.value_bytes_max
+            )
+        except (KvserveError, OSError) as error:
             self._log.error(f"reload: nothing changed: {error}")
             return
-        # Whichever level says more, so that the change of the level is not lost by the change.
-        levels = (self._log.level, self._config.log_level)
-        self._log.level = min(levels, key=LOG_LEVELS.index)
+        version = self._follower.version
+        self.follow_settings()
         for level, text in remarks:
             self._log.write(level, f"reload: {text}")
-        self._log.level = self._config.log_level
+        if not remarks and self._follower.version == version:
+            self._log.info("reload: nothing changed")
+
+    def follow_settings(self) -> None:
+        """Applies what somebody published."""
+        try:
+            self._follower.poll()
+        except KvserveError as error:
+            self._log.error(str(error))
+
+    def apply_settings(self, old: Config, new: Config) -> None:
+        """Changes the log's level, the one live setting that is the parent's."""
+        # Whichever level says more, so that the change of the level is not lost by the change.
+        self._log.level = min((old.log_level, new.log_level), key=LOG_LEVELS.index)
+        if changes := differences(old, new):
+            self._log.info(f"settings version {self._follower.version}: {'; '.join(changes)}")
+        self._log.level = new.log_level
 
     def handle_usr1(self) -> None:
         """USR1: logs the statistics."""
@@ -329,7 +362,8 @@ class Parent:
         if not vanished:
             self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
             return
-        if set(vanished) & {memory_path(name) for name in self._instance.manifest.memory_objects}:
+        names = self._instance.names
+        if set(vanished) & {memory_path(names.table), memory_path(names.hints)}:
             self._instance.held.is_kept = False  # half a table is none
         self._fail(
             f"{vanished[0]} was removed by somebody else, so new clients cannot see this server; "

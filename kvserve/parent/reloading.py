@@ -6,9 +6,13 @@ import dataclasses
 from pathlib import Path
 
 from kvserve import config as configuration
-from kvserve.config import Config
+from kvserve.config import LIVE, Config, format_size
+from kvserve.live import settings
+from kvserve.live.applying import from_page, to_page
+from kvserve.names import Names
 
-LIVE_SETTINGS = ("log_level",)
+LOCK_SECONDS = 0.2  # the parent waits for nobody for long
+Remark = tuple[str, str]  # a level of the log, and a sentence
 
 
 class ConfigFile:
@@ -19,26 +23,49 @@ class ConfigFile:
 
     Args:
         path: the file.
-        running: the configuration that the server started with.
+        started: the configuration that the server starts with.
 
     Raises:
         ConfigError: the file is bad.
     """
 
-    def __init__(self, path: Path, running: Config) -> None:
+    def __init__(self, path: Path, started: Config) -> None:
         self.path = path
+        self._started = started
         self._loaded = configuration.load(path)
-        self._flags = set(_differences(self._loaded, running))
+        self._flags = set(_differences(self._loaded, started))
 
-    def reload(self, running: Config) -> tuple[Config, list[tuple[str, str]]]:
-        """Reads the file again.
+    def publish(self, names: Names, max_value: int) -> list[Remark]:
+        """Reads the file again and puts its live settings in force; see `reload`.
+
+        Args:
+            names: the instance's.
+            max_value: the largest value that the table was made for, in bytes.
+
+        Returns:
+            A remark on everything that cannot be as the file says.
+
+        Raises:
+            ConfigError: the file is bad.
+            ForeignObject, OSError, ServerBusy: see `settings.writing`. Nothing changed in any case.
+        """
+        with settings.writing(names, LOCK_SECONDS) as page:
+            running = from_page(page.read().values)
+            wanted, remarks = self.reload(running, max_value)
+            if wanted != running:
+                page.publish(to_page(wanted))
+        return remarks
+
+    def reload(self, running: Config, max_value: int) -> tuple[Config, list[Remark]]:
+        """Reads the file again. Its live settings win over what `kvserve config set` changed.
 
         Args:
             running: the configuration in use.
+            max_value: the largest value that the table was made for, in bytes.
 
         Returns:
-            The configuration from now on, and a remark on everything that differs in the file:
-            a level of the log and a sentence.
+            The configuration from now on, and a remark on everything that cannot be as the file
+            says.
 
         Raises:
             ConfigError: the file is bad; nothing changed.
@@ -46,22 +73,20 @@ class ConfigFile:
         loaded = configuration.load(self.path)
         remarks = []
         for name in _differences(self._loaded, loaded):
-            value = getattr(loaded, name)
+            # Compared with what the server started with, so each reload says it again.
             if name in self._flags:
                 remarks.append(("warning", f"{name} stays, because it was given by a flag"))
-            elif name in LIVE_SETTINGS:
-                running = dataclasses.replace(running, **{name: value})
-                self._loaded = dataclasses.replace(self._loaded, **{name: value})
-                remarks.append(("info", f"{name} is {value} now"))
-            else:
-                # Compared with what the server started with, so each reload says it again.
+            elif name not in LIVE:
                 remarks.append(("warning", f"{name} changed in the file; it needs a restart"))
-        return running, remarks or [("info", "nothing changed")]
+            elif name == "max_value" and loaded.max_value > max_value:
+                text = f"max_value above {format_size(max_value)} needs a restart"
+                remarks.append(("warning", text))
+        wanted = {
+            name: getattr(self._started if name in self._flags else loaded, name) for name in LIVE
+        }
+        wanted["max_value"] = min(wanted["max_value"], max_value)
+        return dataclasses.replace(running, **wanted), remarks
 
 
 def _differences(one: Config, other: Config) -> list[str]:
-    return [
-        setting.name
-        for setting in dataclasses.fields(Config)
-        if getattr(one, setting.name) != getattr(other, setting.name)
-    ]
+    return [name for name in configuration.describe() if getattr(one, name) != getattr(other, name)]

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from kvserve import limits
 from kvserve.config import Config, format_size
 from kvserve.errors import ConfigError
+from kvserve.live import feed_segment, settings
+from kvserve.live.applying import to_page
 from kvserve.names import Names
 from kvserve.objects import taken_over
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
@@ -26,9 +28,11 @@ from kvserve.parent.housekeeping import remove_all_fifos
 from kvserve.parent.logs import Log
 from kvserve.protocol.messages import PROTOCOL_VERSION
 from kvserve.runtime import Manifest
+from kvserve.store import urls
 from kvserve.table import lease, semaphores
 from kvserve.table._core import LAYOUT_VERSION
 from kvserve.table.geometry import Geometry
+from kvserve.table.table import Table
 from kvserve.transport.mqueue import create_queues, unlink_queue
 
 # What only those need who may own a shard's lock. A client that could wait on a semaphore, or hold
@@ -42,7 +46,7 @@ class Instance:
 
     Args:
         names: its names.
-        config: the configuration, with the number of workers decided.
+        config: the configuration, with the number of workers and the largest value decided.
         geometry: the table's.
         held: the table.
         manifest: what clients are told.
@@ -73,13 +77,16 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         names.manifest.unlink(missing_ok=True)
         undo.callback(remove_all_fifos, names)
         remove_all_fifos(names)
-        undo.callback(_unlink_channels, names, segment_claim)
-        _unlink_channels(names, segment_claim)  # a killed server's; it may have had more of them
+        undo.callback(_unlink_objects, names, segment_claim)
+        _unlink_objects(names, segment_claim)  # a killed server's; it may have had more of them
         depth, message_bytes = _make_queues(names, config, workers, group_id, log)
         semaphores.create(names, geometry.shards, _OWNER_ONLY, None)
         undo.callback(names.lease_file.unlink, missing_ok=True)
         lease.create(names.lease_file, _OWNER_ONLY, None)
         held = undo.enter_context(held_table(names, config, geometry, group_id, segment_claim, log))
+        config = dataclasses.replace(config, workers=workers, max_value=geometry.value_bytes_max)
+        _introduce_store(held.table, config)
+        pages = _make_pages(names, config, group_id)
         manifest = Manifest(
             instance_id=held.table.instance_id().hex(),
             pid=os.getpid(),
@@ -94,13 +101,13 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
             memory_objects={
                 names.table: geometry.table_bytes,
                 names.hints: geometry.hints_bytes,
+                **pages,
             },
             semaphores=[names.shard_semaphore(shard) for shard in range(geometry.shards)],
             queues=[names.worker_queue(worker) for worker in range(workers)],
         )
         undo.callback(names.manifest.unlink, missing_ok=True)
         manifest.write(names)
-        config = dataclasses.replace(config, workers=workers)
         yield Instance(names, config, geometry, held, manifest)
 
 
@@ -142,16 +149,39 @@ def _plan(names: Names, config: Config, log: Log) -> tuple[Geometry, int]:
     return geometry, workers
 
 
-def _unlink_channels(names: Names, segment_claim: SegmentClaim) -> None:
-    """Unlinks all queues and semaphores of the name, unless they are another server's by now."""
+def _unlink_objects(names: Names, segment_claim: SegmentClaim) -> None:
+    """Unlinks all queues, semaphores and pages of the name, unless another server has it now."""
     if segment_claim.is_superseded:
         return
+    settings.remove(names)
+    feed_segment.remove(names)
     for worker in range(limits.WORKERS_MAX):
         queue = names.worker_queue(worker)
         with taken_over(queue):
             unlink_queue(queue)
     with taken_over(names.shard_semaphore(0)):
         semaphores.unlink(names, limits.SHARDS_MAX)
+
+
+def _make_pages(names: Names, config: Config, group_id: int | None) -> dict[str, int]:
+    """Makes the shared memory beside the table; the bytes of each by name.
+
+    It is made anew with each start, so `_unlink_objects` removes it.
+    """
+    settings.create(names, to_page(config), group_id)
+    pages = {names.settings: settings.PAGE_BYTES}
+    if config.feed_size:
+        feed_segment.create(names, config.workers, config.feed_size, config.mode, group_id)
+        pages[names.feed] = feed_segment.size_bytes(config.workers, config.feed_size)
+    return pages
+
+
+def _introduce_store(table: Table, config: Config) -> None:
+    """Tells the readers what they cannot know by themselves where there is a store."""
+    has_store = config.store != "none"
+    is_shared = has_store and urls.is_shared(config.store)
+    table.set_elsewhere(has_store, is_shared, config.workers)
+    table.store_mark = urls.mark(config.store)
 
 
 def _make_queues(

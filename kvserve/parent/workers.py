@@ -23,6 +23,7 @@ class Workers:
 
     Args:
         names: whose.
+        store_url: of the store behind the table, for them.
         table: the parent's; frees the locks of the dead.
         log: where their output goes.
         selector: what the parent waits with. Its keys' data are functions to call.
@@ -35,6 +36,7 @@ class Workers:
     def __init__(
         self,
         names: Names,
+        store_url: str,
         table: Table,
         log: Log,
         selector: selectors.BaseSelector,
@@ -44,6 +46,7 @@ class Workers:
         on_end: Callable[[Child, int, str], None],
     ) -> None:
         self._names = names
+        self._store_url = store_url
         self._table = table
         self._log = log
         self._selector = selector
@@ -64,7 +67,7 @@ class Workers:
         Raises:
             OSError: the system refused; there is no such worker now.
         """
-        child = fork_worker(self._names, index, self._log, self._become_child)
+        child = fork_worker(self._names, index, self._store_url, self._log, self._become_child)
         self._by_pid[child.pid] = child
         for output in child.outputs:
             self._listen(output, partial(self._pump, child, output))

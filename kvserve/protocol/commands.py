@@ -72,6 +72,14 @@ INCR = Command(
     False,
     (_KEY, ("delta", (int,)), ("initial", (int, NoneType)), _TTL_MS),
 )
+DELETE_VERSION = Command("delete_version", 19, Priority.SINGLE, False, (_KEY, ("version", (int,))))
+LIMIT = Command(
+    "limit",
+    20,
+    Priority.SINGLE,
+    False,
+    (_KEY, ("rate", (int,)), ("per_ms", (int,)), ("cost", (int,)), ("sliding", (bool,))),
+)
 BATCH = Command("batch", 30, Priority.BULK, False, (("operations", (list,)),))
 SCAN = Command(
     "scan",
@@ -84,11 +92,14 @@ FLUSH = Command("flush", 32, Priority.BULK, True)
 VERIFY = Command("verify", 33, Priority.BULK, True, (("shard", (int,)),))
 
 ALL = (
-    HELLO, PING, STATS, GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, BATCH, SCAN, FLUSH,
+    HELLO, PING, STATS, GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR,
+    DELETE_VERSION, LIMIT, BATCH, SCAN, FLUSH,
     VERIFY,
 )  # fmt: skip
 BY_CODE = {command.code: command for command in ALL}
 BY_NAME = {command.name: command for command in ALL}
-BATCHABLE = frozenset({GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR})
+BATCHABLE = frozenset(
+    {GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, DELETE_VERSION, LIMIT}
+)
 
 assert len(BY_CODE) == len(BY_NAME) == len(ALL)

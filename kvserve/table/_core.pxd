@@ -29,11 +29,46 @@ cdef extern from "core/layout.h" nogil:
         KV_STATISTICS
         KV_SETS, KV_DELETES, KV_TOUCHES, KV_INCREMENTS, KV_EVICTIONS, KV_EXPIRATIONS
         KV_INDEX_EVICTIONS, KV_PROMOTIONS, KV_REINSERTIONS, KV_CLEANED, KV_GHOST_HITS
-        KV_FLUSHES, KV_LOCK_RECOVERIES
+        KV_FLUSHES, KV_LOCK_RECOVERIES, KV_WITHDRAWALS
+        KV_WORKERS_MAX
+        KV_MISSES_ELSEWHERE, KV_HITS_NEED_LEASE
     struct kv_geometry:
         uint64_t table_bytes, hints_bytes, shard_bytes, small_capacity, main_capacity
         uint64_t largest_record, value_bytes_max, item_bytes
         uint32_t shards, buckets, overflow, ghost_lines
+
+
+cdef extern from "core/feed.h" nogil:
+    enum:
+        KV_FEED_CAPACITY_MIN
+    enum kv_event_kind:
+        KV_EVENT_BEGIN, KV_EVENT_GAP, KV_EVENT_FLUSH, KV_EVENT_SET, KV_EVENT_TOUCH
+        KV_EVENT_DELETE, KV_EVENT_EXPIRE, KV_EVENT_EVICT, KV_EVENT_KINDS
+    enum kv_feed_status:
+        KV_FEED_EVENT, KV_FEED_NONE, KV_FEED_OVERRUN, KV_FEED_DAMAGED
+    struct kv_feed_page:
+        uint32_t rings
+    struct kv_feed:
+        const kv_feed_page *page
+        uint64_t unix_offset_ms
+    struct kv_feed_cursor:
+        uint64_t position, number
+    struct kv_event:
+        kv_event_kind kind
+        uint32_t flags, key_bytes
+        uint64_t number, version, unix_ms, lost
+        uint8_t *key
+
+    uint64_t kv_feed_segment_bytes(uint32_t, uint64_t)
+    void kv_feed_format(uint8_t *, uint32_t, uint64_t)
+    const char *kv_feed_attach(kv_feed *, uint8_t *, uint64_t, uint32_t)
+    bint kv_feed_ready(const kv_feed *)
+    void kv_feed_retire(uint8_t *)
+    const char *kv_feed_verify(const kv_feed *)
+    void kv_feed_open(kv_feed *, uint64_t)
+    void kv_feed_close(kv_feed *)
+    kv_feed_status kv_feed_begin(const kv_feed *, kv_feed_cursor *, bint)
+    kv_feed_status kv_feed_next(const kv_feed *, kv_feed_cursor *, kv_event *)
 
 
 cdef extern from "core/table.h" nogil:
@@ -45,6 +80,7 @@ cdef extern from "core/table.h" nogil:
     struct kv_table:
         kv_geometry geometry
         uint32_t stripe
+        kv_feed *feed
     struct kv_view:
         const uint8_t *key
         const uint8_t *value
@@ -77,7 +113,14 @@ cdef extern from "core/table.h" nogil:
                    const uint64_t *)
     const char *kv_attach(kv_table *, uint8_t *, uint64_t, uint8_t *, uint64_t, const uint8_t *)
     bint kv_ready(const kv_table *)
-    bint kv_misses_elsewhere(const kv_table *)
+    enum:
+        KV_READS_HERE
+    uint32_t kv_reading(const kv_table *)
+    void kv_set_elsewhere(kv_table *, uint32_t, uint32_t)
+    uint64_t kv_fresh_until(const kv_table *, uint32_t)
+    void kv_extend_freshness(kv_table *, uint32_t, uint64_t)
+    uint64_t kv_store_mark(const kv_table *)
+    void kv_set_store_mark(kv_table *, uint64_t)
     void kv_instance_id(const kv_table *, uint8_t *)
     void kv_retire(uint8_t *)
     void kv_counts_of(const kv_table *, uint32_t, kv_counts *)
@@ -93,10 +136,12 @@ cdef extern from "core/table.h" nogil:
     kv_status kv_store(kv_table *, const kv_key *, const kv_value *, kv_condition, uint64_t,
                        uint64_t, uint64_t *)
     kv_status kv_delete(kv_table *, const kv_key *, uint64_t)
+    kv_status kv_withdraw(kv_table *, const kv_key *, uint64_t)
+    kv_status kv_delete_version(kv_table *, const kv_key *, uint64_t, uint64_t)
     kv_status kv_touch(kv_table *, const kv_key *, uint64_t, uint64_t)
     kv_status kv_increment(kv_table *, const kv_key *, int64_t, const int64_t *, uint64_t,
                            uint64_t, int64_t *)
-    void kv_flush(kv_table *, uint32_t)
+    void kv_flush(kv_table *, uint32_t, uint64_t)
     uint32_t kv_sweep(kv_table *, uint32_t, uint32_t, uint32_t, uint64_t)
     uint64_t kv_verify_scratch_bytes(const kv_table *)
     uint32_t kv_verify(kv_table *, uint32_t, uint8_t *, kv_violation *, uint32_t)

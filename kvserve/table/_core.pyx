@@ -9,7 +9,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport clock_gettime
 
 import os
@@ -23,9 +23,10 @@ from kvserve.errors import (
     NotACounter,
     ServerBusy,
     ServerUnavailable,
+    TableCorrupt,
     ValueTooLarge,
 )
-from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS
+from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS, WORKERS_MAX
 from kvserve.protocol import codec
 from kvserve.protocol.codec import decode
 
@@ -34,8 +35,11 @@ cdef extern from "Python.h":
 
 cdef extern from "<time.h>" nogil:
     int CLOCK_BOOTTIME
+    int CLOCK_MONOTONIC_COARSE
+    int CLOCK_REALTIME
 
 assert KEY_BYTES_MAX == KV_KEY_BYTES_MAX
+assert WORKERS_MAX == KV_WORKERS_MAX
 assert codec.BYTES == KV_CODEC_BYTES
 assert codec.TEXT == KV_CODEC_TEXT
 assert codec.COUNTER == KV_CODEC_COUNTER
@@ -65,13 +69,18 @@ ELSEWHERE = _elsewhere
 cdef int RETRIES_MAX = 64
 cdef uint32_t STACK_BYTES = 1024
 cdef uint32_t SCAN_KEYS = 512  # about how many keys one scan answers
+cdef uint64_t COARSE_CLOCK_LAG_MS = 10  # a tick of the slowest kernels, 100 a second
+
+
+cdef inline uint64_t clock_ms(int clock) noexcept nogil:
+    cdef timespec now
+    clock_gettime(clock, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
 
 
 cdef inline uint64_t now_ms() noexcept nogil:
     """The clock of all expiries: it counts through suspend, and does not jump."""
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+    return clock_ms(CLOCK_BOOTTIME)
 
 
 cdef inline uint64_t expiry_after(uint64_t ttl_ms) noexcept nogil:
@@ -151,6 +160,7 @@ def retire_segment(table):
     PyBuffer_Release(&view)
 
 
-# One extension in three files, each with one purpose.
+# One extension in four files, each with one purpose.
 include "_reader.pxi"
 include "_writer.pxi"
+include "_feed.pxi"

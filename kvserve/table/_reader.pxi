@@ -6,8 +6,12 @@ cdef class Reader:
     cdef kv_table t
     cdef bint attached
     cdef bint reads_here
+    cdef uint32_t heeded  # the flags of `kv_reading` that this reader goes by
     cdef Py_buffer table_view
     cdef Py_buffer hints_view
+
+    def __cinit__(self):
+        self.heeded = KV_READS_HERE | KV_MISSES_ELSEWHERE | KV_HITS_NEED_LEASE
 
     def __dealloc__(self):
         self._release()
@@ -64,13 +68,20 @@ cdef class Reader:
         """Lets go of the segments. Reads answer ELSEWHERE from now on."""
         self._release()
 
-    cdef inline bint usable(self) noexcept:
-        return self.attached and self.reads_here and kv_ready(&self.t)
+    cdef inline uint32_t reading(self) noexcept:
+        """How to read now, as `kv_reading` says; 0: not here."""
+        return kv_reading(&self.t) & self.heeded if self.attached and self.reads_here else 0
+
+    cdef inline bint lapsed(self, uint32_t reading, uint32_t shard) noexcept:
+        """Whether reads of a shard need a lease that does not run. See `kv_fresh_until`."""
+        if not reading & KV_HITS_NEED_LEASE:
+            return False
+        return clock_ms(CLOCK_MONOTONIC_COARSE) >= kv_fresh_until(&self.t, shard)
 
     @property
     def _usable(self):
         """Whether reads come from the table, and not from elsewhere."""
-        return self.usable()
+        return self.reading() != 0
 
     @property
     def _retired(self):
@@ -141,12 +152,15 @@ cdef class Reader:
         cdef kv_key k
         cdef kv_view view
         cdef object value
-        if not self.usable():
+        cdef uint32_t reading = self.reading()
+        if reading == 0:
             return self._get_elsewhere(key, default)
         as_key(&self.t, key, &k)
+        if self.lapsed(reading, k.shard):
+            return self._get_elsewhere(key, default)
         value = self._copy(&k, &view)
         if value is _miss:
-            if kv_misses_elsewhere(&self.t):
+            if reading & KV_MISSES_ELSEWHERE:
                 return self._get_elsewhere(key, default)
             kv_count_read(&self.t, False)
             return default
@@ -166,14 +180,16 @@ cdef class Reader:
         cdef object key, value
         cdef dict found = {}
         cdef list rest = []
+        cdef uint32_t reading
         for key in keys:
-            if not self.usable():
+            reading = self.reading()
+            if reading == 0:
                 check_key(key)
                 rest.append(key)
                 continue
             as_key(&self.t, key, &k)
-            value = self._copy(&k, &view)
-            if value is _elsewhere or (value is _miss and kv_misses_elsewhere(&self.t)):
+            value = _elsewhere if self.lapsed(reading, k.shard) else self._copy(&k, &view)
+            if value is _elsewhere or (value is _miss and reading & KV_MISSES_ELSEWHERE):
                 rest.append(key)
             elif value is _miss:
                 kv_count_read(&self.t, False)
@@ -190,12 +206,15 @@ cdef class Reader:
         cdef kv_key k
         cdef kv_view view
         cdef object value
-        if not self.usable():
+        cdef uint32_t reading = self.reading()
+        if reading == 0:
             return _elsewhere
         as_key(&self.t, key, &k)
+        if self.lapsed(reading, k.shard):
+            return _elsewhere
         value = self._copy(&k, &view)
         if value is _miss:
-            if kv_misses_elsewhere(&self.t):
+            if reading & KV_MISSES_ELSEWHERE:
                 return _elsewhere
             kv_count_read(&self.t, False)
             return None
@@ -211,23 +230,27 @@ cdef class Reader:
         cdef int retries
         cdef uint64_t now
         cdef kv_status status
-        if not self.usable():
+        cdef uint32_t reading = self.reading()
+        cdef object miss = _elsewhere if reading & KV_MISSES_ELSEWHERE else None
+        if reading == 0:
             return _elsewhere
         as_key(&self.t, key, &k)
+        if self.lapsed(reading, k.shard):
+            return _elsewhere
         for retries in range(RETRIES_MAX):
             status = kv_find(&self.t, &k, &view)
             if status == KV_MISSING:
-                return _elsewhere if kv_misses_elsewhere(&self.t) else None
+                return miss
             if status == KV_CONTENDED:
                 return _elsewhere
             if not kv_view_intact(&view):
                 continue
             if kv_view_flushed(&self.t, k.shard, &view):
-                return None
+                return miss
             if view.expiry_ms == 0:
                 return 0
             now = now_ms()
-            return view.expiry_ms - now if view.expiry_ms > now else None
+            return view.expiry_ms - now if view.expiry_ms > now else miss
         return _elsewhere
 
     def _shard_of(self, key):
@@ -300,6 +323,7 @@ cdef class Reader:
             "ghost_hits": statistics[KV_GHOST_HITS],
             "flushes": statistics[KV_FLUSHES],
             "lock_recoveries": statistics[KV_LOCK_RECOVERIES],
+            "withdrawals": statistics[KV_WITHDRAWALS],
         }
 
     def _reads(self):

@@ -4,9 +4,15 @@ cdef class Writer(Reader):
     """Changes a table. One of its process; see `kvserve.table.table.Table`."""
 
     cdef kv_owner owner
+    cdef kv_feed feed
+    cdef Py_buffer feed_view
+
+    def __cinit__(self):
+        self.heeded = KV_READS_HERE  # it is the elsewhere that readers ask
 
     def __dealloc__(self):
         self._close_semaphores()
+        self._release_feed()
 
     def _join(self, int lease_descriptor, uint32_t slot, list semaphore_names):
         """Becomes a possible owner of the shards' locks; the caller holds the slot's record lock.
@@ -38,7 +44,78 @@ cdef class Writer(Reader):
     def _leave(self):
         """Gives the semaphores back and lets go of the segments."""
         self._close_semaphores()
+        if self.t.feed != NULL:
+            kv_feed_close(self.t.feed)
+        self._release_feed()
         self._release()
+
+    def _attach_feed(self, memory, uint32_t ring):
+        """Tells of every change from now on in a ring of the change feed, as its only producer.
+
+        Whoever does not come to `_leave`, which ends it, makes watchers hear of a loss.
+
+        Args:
+            memory: the feed's segment, writable.
+            ring: this worker's number.
+
+        Raises:
+            ForeignObject: it is not a whole feed of this layout with such a ring.
+        """
+        cdef Py_buffer view
+        cdef kv_feed feed
+        cdef const char *wrong
+        PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)
+        wrong = kv_feed_attach(&feed, <uint8_t *>view.buf, view.len, ring)
+        if wrong == NULL:
+            wrong = kv_feed_verify(&feed)
+        if wrong != NULL:
+            PyBuffer_Release(&view)
+            raise ForeignObject(f"the change feed cannot be used: {wrong.decode()}")
+        self._release_feed()
+        self.feed, self.feed_view = feed, view
+        self._set_feed_clock()
+        kv_feed_open(&self.feed, now_ms())
+        self.t.feed = &self.feed
+
+    cdef void _set_feed_clock(self) noexcept:
+        self.feed.unix_offset_ms = clock_ms(CLOCK_REALTIME) - now_ms()
+
+    cdef void _release_feed(self) noexcept:
+        if self.t.feed != NULL:
+            self.t.feed = NULL
+            PyBuffer_Release(&self.feed_view)
+
+    def set_elsewhere(self, bint misses, bint freshness, uint32_t workers):
+        """Says what readers must leave to the workers; for the parent, before there are any.
+
+        Args:
+            misses: they must ask a worker about a key that is not in the table.
+            freshness: and about one that is, unless its worker's lease runs (`extend_freshness`).
+            workers: how many there will be.
+        """
+        if not 1 <= workers <= KV_WORKERS_MAX:
+            raise InternalError(f"{workers} workers")
+        kv_set_elsewhere(&self.t, (KV_MISSES_ELSEWHERE if misses else 0) |
+                         (KV_HITS_NEED_LEASE if freshness else 0), workers)
+
+    def extend_freshness(self, uint32_t worker, uint64_t until_ms):
+        """Lets readers serve hits of a worker's shards until a moment on the monotonic clock.
+
+        Never later: they read a clock that lags, which is allowed for here.
+        """
+        if worker >= KV_WORKERS_MAX:
+            raise InternalError(f"no worker {worker}")
+        kv_extend_freshness(&self.t, worker,
+                            until_ms - min(until_ms, COARSE_CLOCK_LAG_MS))
+
+    @property
+    def store_mark(self):
+        """A number that tells which store the values were written through to; 0: none."""
+        return kv_store_mark(&self.t)
+
+    @store_mark.setter
+    def store_mark(self, uint64_t mark):
+        kv_set_store_mark(&self.t, mark)
 
     cdef inline int lock(self, uint32_t shard) except -1:
         cdef kv_status status
@@ -188,6 +265,24 @@ cdef class Writer(Reader):
         self.unlock(k.shard)
         return status == KV_DONE
 
+    def withdraw(self, key):
+        """Takes a key out while it is being written to a store; neither told nor a delete."""
+        cdef kv_key k
+        as_key(&self.t, key, &k)
+        self.lock(k.shard)
+        kv_withdraw(&self.t, &k, now_ms())
+        self.unlock(k.shard)
+
+    def delete_version(self, key, uint64_t version):
+        """Removes a key if it still has this version; returns whether it did."""
+        cdef kv_key k
+        cdef kv_status status
+        as_key(&self.t, key, &k)
+        self.lock(k.shard)
+        status = kv_delete_version(&self.t, &k, version, now_ms())
+        self.unlock(k.shard)
+        return status == KV_DONE
+
     def touch(self, key, uint64_t ttl_ms):
         """Gives a key a new time to live, 0 for ever; returns whether it was there."""
         cdef kv_key k
@@ -225,7 +320,7 @@ cdef class Writer(Reader):
         """Ends all records of a shard at once."""
         self._check_shard(shard)
         self.lock(shard)
-        kv_flush(&self.t, shard)
+        kv_flush(&self.t, shard, now_ms())
         self.unlock(shard)
 
     def sweep(self, uint32_t shard, uint32_t bucket, uint32_t buckets):
@@ -238,6 +333,7 @@ cdef class Writer(Reader):
             return bucket
         bucket = kv_sweep(&self.t, shard, bucket, buckets, now_ms())
         self.unlock(shard)
+        self._set_feed_clock()  # somebody may have set the clock since
         return bucket
 
     def verify(self, uint32_t shard):

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from kvserve import limits
+from kvserve.config import Config
 from kvserve.errors import (
     InternalError,
     InvalidArgument,
     InvalidTTL,
     InvalidValue,
     KvserveError,
+    ValueTooLarge,
 )
 from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.table.table import Table
+from kvserve.worker import limiting
 
 _log = logging.getLogger(__name__)
 _ANSWER_OVERHEAD_BYTES = 32
@@ -32,12 +35,12 @@ class Executor:
         stats: gives the worker's own figures.
     """
 
-    def __init__(
-        self, table: Table, shards: range, stats: Callable[[], dict[str, int | float]]
-    ) -> None:
+    def __init__(self, table: Table, shards: range, stats: Callable[[], dict[str, Any]]) -> None:
         self._table = table
         self._shards = shards
         self._stats = stats
+        self._default_ttl_ms = 0
+        self._value_bytes_max = limits.VALUE_BYTES_MAX
         self._by_code: dict[int, Callable[..., Any]] = {
             commands.PING.code: self._ping,
             commands.STATS.code: stats,
@@ -48,56 +51,62 @@ class Executor:
             commands.REPLACE.code: self._replace,
             commands.CAS.code: self._cas,
             commands.DELETE.code: table.delete,
+            commands.DELETE_VERSION.code: table.delete_version,
             commands.TOUCH.code: self._touch,
             commands.INCR.code: self._incr,
+            commands.LIMIT.code: self._limit,
             commands.BATCH.code: self._batch,
             commands.SCAN.code: self._scan,
             commands.FLUSH.code: self._flush,
             commands.VERIFY.code: self._verify,
         }
 
+    def configure(self, config: Config) -> None:
+        """Takes the live settings of a configuration."""
+        self._default_ttl_ms = -(-int(config.default_ttl * 1_000_000) // 1000)  # never down to 0
+        self._value_bytes_max = config.max_value
+
     def execute(self, request: Request) -> Reply:
         """The reply to a request. Whatever goes wrong is in the reply; the worker goes on."""
-        status, answer = self._run(request.command.code, request.arguments)
+        status, answer = self.run(request.command.code, request.arguments)
         return Reply(request.request_id, status, answer)
 
-    def _run(self, code: int, arguments: Any) -> tuple[int, Any]:
+    def run(self, code: int, arguments: Any) -> tuple[int, Any]:
+        """The status and the answer of one operation."""
         try:
             return STATUS_DONE, self._by_code[code](*arguments)
-        except KvserveError as error:
-            return error.wire_code, str(error)
-        except (OverflowError, IndexError) as error:
-            return InvalidArgument.wire_code, f"an argument is out of its range: {error}"
-        except Exception:
-            _log.exception("command %d failed", code)
-            return InternalError.wire_code, "the worker has a bug; its log tells more"
+        except Exception as error:  # whatever it is, it becomes a reply
+            return refusal(code, error)
 
     def _ping(self) -> None:
         """Being answered is the answer."""
 
     def _set(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
-        _check_value(number, payload, ttl_ms)
-        return self._table.set(key, number, payload, ttl_ms)
+        self.check_value(number, payload)
+        return self._table.set(key, number, payload, self.life_ms(ttl_ms))
 
     def _add(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
-        _check_value(number, payload, ttl_ms)
-        return self._table.add(key, number, payload, ttl_ms)
+        self.check_value(number, payload)
+        return self._table.add(key, number, payload, self.life_ms(ttl_ms))
 
     def _replace(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
-        _check_value(number, payload, ttl_ms)
-        return self._table.replace(key, number, payload, ttl_ms)
+        self.check_value(number, payload)
+        return self._table.replace(key, number, payload, self.life_ms(ttl_ms))
 
     def _cas(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int, version: int) -> int:
-        _check_value(number, payload, ttl_ms)
-        return self._table.cas(key, number, payload, ttl_ms, version)
+        self.check_value(number, payload)
+        return self._table.cas(key, number, payload, self.life_ms(ttl_ms), version)
 
     def _touch(self, key: bytes | str, ttl_ms: int) -> bool:
-        _check_ttl(ttl_ms)
-        return self._table.touch(key, ttl_ms)
+        return self._table.touch(key, life_ms_of(ttl_ms))  # it stores nothing: 0 means never here
 
     def _incr(self, key: bytes | str, delta: int, initial: int | None, ttl_ms: int) -> int | None:
-        _check_ttl(ttl_ms)
-        return self._table.incr(key, delta, initial, ttl_ms)
+        return self._table.incr(key, delta, initial, self.life_ms(ttl_ms))
+
+    def _limit(
+        self, key: bytes | str, rate: int, per_ms: int, cost: int, sliding: bool
+    ) -> limiting.Verdict:
+        return limiting.hit(self._table, key, rate, per_ms, cost, sliding=sliding)
 
     def _batch(self, operations: list[list[Any]]) -> list[tuple[int, Any]]:
         """One [status, answer] an operation. Stops early when the reply would grow too long: the
@@ -105,10 +114,8 @@ class Executor:
         answers = []
         size_bytes = 0
         for code, *arguments in operations:
-            answers.append(self._run(code, arguments))
-            if code == commands.GET.code and answers[-1][0] == STATUS_DONE and answers[-1][1]:
-                size_bytes += len(answers[-1][1][1])
-            size_bytes += _ANSWER_OVERHEAD_BYTES
+            answers.append(self.run(code, arguments))
+            size_bytes += answer_bytes(code, answers[-1])
             if size_bytes >= limits.BATCH_REPLY_BYTES:
                 break
         return answers
@@ -123,10 +130,38 @@ class Executor:
     def _verify(self, shard: int) -> list[str]:
         return self._table.verify(shard)
 
+    def check_value(self, number: int, payload: bytes) -> None:
+        """Raises ValueTooLarge or InvalidValue for what may not be stored now."""
+        if len(payload) > self._value_bytes_max:
+            raise ValueTooLarge(
+                f"a value of {len(payload)} bytes; at most {self._value_bytes_max} are allowed now"
+            )
+        _check_codec(number, payload)
 
-def _check_value(number: int, payload: bytes, ttl_ms: int) -> None:
+    def life_ms(self, ttl_ms: int) -> int:
+        """How long what is written lives: what is written without a ttl gets the default one."""
+        return life_ms_of(ttl_ms) if ttl_ms else self._default_ttl_ms
+
+
+def refusal(code: int, error: Exception) -> tuple[int, str]:
+    """The status and the text of a reply that says what went wrong."""
+    if isinstance(error, KvserveError):
+        return error.wire_code, str(error)
+    if isinstance(error, (OverflowError, IndexError)):
+        return InvalidArgument.wire_code, f"an argument is out of its range: {error}"
+    _log.error("command %d failed", code, exc_info=error)
+    return InternalError.wire_code, "the worker has a bug; its log tells more"
+
+
+def answer_bytes(code: int, outcome: tuple[int, Any]) -> int:
+    """About how long the answer of one operation makes a batch's reply."""
+    status, answer = outcome
+    has_value = code == commands.GET.code and status == STATUS_DONE and answer
+    return _ANSWER_OVERHEAD_BYTES + (len(answer[1]) if has_value else 0)
+
+
+def _check_codec(number: int, payload: bytes) -> None:
     """What a reader will rely on is checked here: the frame came from another process."""
-    _check_ttl(ttl_ms)
     if number == codec.TEXT:
         try:
             payload.decode()
@@ -139,6 +174,8 @@ def _check_value(number: int, payload: bytes, ttl_ms: int) -> None:
         raise InvalidValue(f"no codec has number {number}")
 
 
-def _check_ttl(ttl_ms: int) -> None:
+def life_ms_of(ttl_ms: int) -> int:
+    """A time to live as the table takes it; the longest one means never, as 0 does."""
     if not 0 <= ttl_ms <= limits.TTL_MS_MAX:
         raise InvalidTTL(f"a time to live of {ttl_ms} ms")
+    return 0 if ttl_ms == limits.TTL_MS_MAX else ttl_ms

@@ -12,13 +12,18 @@ import logging
 import os
 import resource
 import signal
-import sys
 import time
+from functools import partial
+from typing import Any
 
 import uvloop
 
 from kvserve import limits
+from kvserve.config import LOG_LEVELS, Config
 from kvserve.errors import KvserveError, ServerBusy
+from kvserve.live import feed_segment, settings
+from kvserve.live.applying import POLL_SECONDS, Follower, differences
+from kvserve.live.settings import SettingsPage
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.messages import (
@@ -33,15 +38,19 @@ from kvserve.runtime import Manifest
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table
 from kvserve.transport.mqueue import ReceivingQueue
+from kvserve.transport.spinning import Spin
 from kvserve.worker import exit_codes
+from kvserve.worker.backing import backing
 from kvserve.worker.executor import Executor
+from kvserve.worker.figures import Figures
+from kvserve.worker.lines import PipeHandler
 from kvserve.worker.sessions import Session, Sessions
 from kvserve.worker.sweeper import Sweeper
 
 _log = logging.getLogger(__name__)
 _MESSAGES_A_TURN = 32  # then the FIFOs have their turn
 _DRAIN_SECONDS = 2.0
-_SYSLOG_LEVELS = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+_KEY_CHARACTERS = 100  # of a key in the log
 
 
 class Worker:
@@ -51,6 +60,8 @@ class Worker:
         names: the instance's.
         manifest: what the parent made.
         table: this process's.
+        page: the live settings; closed with this.
+        store_url: of the store behind the table.
         index: which worker this is, from 0.
         loop: its event loop.
     """
@@ -60,6 +71,8 @@ class Worker:
         names: Names,
         manifest: Manifest,
         table: Table,
+        page: SettingsPage,
+        store_url: str,
         index: int,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -67,6 +80,7 @@ class Worker:
         self._index = index
         self._loop = loop
         self._started = time.monotonic()
+        self._figures = Figures()
         self._requests = self._replies = self._bad = self._late = self._unknown = 0
         self._queue = ReceivingQueue(names.worker_queue(index), os.geteuid())
         self._executor = Executor(table, shards, self.stats)
@@ -78,6 +92,12 @@ class Worker:
             self._handle,
         )
         self._sweeper = Sweeper(table, shards, loop)
+        self._spin = Spin(0)
+        self._follower = Follower(page, self._apply)
+        config = self._follower.config
+        self._backing = backing(store_url, config, table, shards, index, self._executor, loop)
+        self._configure(self._follower.config)
+        self._next_look = loop.call_later(POLL_SECONDS, self._follow_settings)
         self._draining = False
         self._finished: asyncio.Future[int] = loop.create_future()
         loop.add_reader(self._queue.descriptor, self._receive)
@@ -105,21 +125,26 @@ class Worker:
         self._await_replies(time.monotonic() + _DRAIN_SECONDS)
 
     def _await_replies(self, deadline: float) -> None:
-        if self._sessions.drained or time.monotonic() > deadline:
+        idle = self._sessions.drained and (self._backing is None or self._backing.is_idle)
+        if idle or time.monotonic() > deadline:
             self.stop(exit_codes.DONE)
         else:
             self._loop.call_later(0.01, self._await_replies, deadline)
 
-    def close(self) -> None:
-        """Lets go of the sessions and the queue."""
+    async def close(self) -> None:
+        """Lets go of the store, the sessions and the queue."""
         self._sweeper.stop()
+        if self._backing is not None:
+            await self._backing.close()
+        self._next_look.cancel()
+        self._follower.close()
         self._sessions.close_all()
         self._loop.remove_reader(self._queue.descriptor)
         self._queue.close()
 
     def _receive(self) -> None:
         for _ in range(_MESSAGES_A_TURN):
-            if not self._receive_one():
+            if not self._receive_one() and not self._spin.until(self._receive_one):
                 return
 
     def _receive_one(self) -> bool:
@@ -131,6 +156,7 @@ class Worker:
 
     def _handle(self, frame: bytes, session: Session | None) -> None:
         """Takes one frame; `session` is that of the FIFO through which it came, if it did."""
+        started_ns = time.monotonic_ns()
         self._requests += 1
         try:
             request = decode_request(frame)
@@ -148,14 +174,23 @@ class Worker:
         elif session.client_id != request.client_id:
             self._bad += 1
             return
-        if time.monotonic_ns() > request.deadline_ms * 1_000_000:
+        if started_ns > request.deadline_ms * 1_000_000:
             self._late += 1  # its client has given up: executing it now would surprise
             return
         if not self._sessions.has_room(session):
             busy = ServerBusy("this client has too many replies to read; read them first")
             self._reply(session, Reply.failure(request.request_id, busy))
             return
-        self._reply(session, self._executor.execute(request))
+        if self._backing is None:
+            self._answer(session, request, started_ns, self._executor.execute(request))
+        else:
+            self._backing.submit(request, partial(self._answer, session, request, started_ns))
+
+    def _answer(self, session: Session, request: Request, started_ns: int, reply: Reply) -> None:
+        taken_ns = self._figures.note(request, reply, started_ns)
+        if self._slow_seconds and taken_ns >= self._slow_seconds * 1e9:
+            _log.warning("slow request: %s took %.3f ms", _describe(request), taken_ns / 1e6)
+        self._reply(session, reply)
 
     def _refuse(self, error: BadRequest, session: Session | None) -> None:
         self._bad += 1
@@ -179,12 +214,37 @@ class Worker:
         self._sessions.reply(session, reply)
         self._replies += 1
 
-    def stats(self) -> dict[str, int | float]:
+    def _follow_settings(self) -> None:
+        self._next_look = self._loop.call_later(POLL_SECONDS, self._follow_settings)
+        try:
+            self._follower.poll()
+        except KvserveError as error:
+            _log.error("%s", error)
+
+    def _apply(self, old: Config, new: Config) -> None:
+        # The more talkative level of both, so that the change is not lost by the change. If that
+        # is above info, or the parent, who filters too, was quicker, its line must do.
+        _set_log_level(min(old.log_level, new.log_level, key=LOG_LEVELS.index))
+        if changes := differences(old, new):
+            _log.info("settings version %d: %s", self._follower.version, "; ".join(changes))
+        self._configure(new)
+
+    def _configure(self, config: Config) -> None:
+        """Puts the live settings in force; called again with each change of them."""
+        _set_log_level(config.log_level)
+        self._executor.configure(config)
+        if self._backing is not None:
+            self._backing.configure(config)
+        self._slow_seconds = config.slow_request
+        self._spin.microseconds = config.spin
+
+    def stats(self) -> dict[str, Any]:
         """This worker's own figures."""
         return {
             "index": self._index,
             "pid": os.getpid(),
             "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "settings_version": self._follower.version,
             "requests": self._requests,
             "replies": self._replies,
             "bad_requests": self._bad,
@@ -192,44 +252,55 @@ class Worker:
             "unknown_sessions": self._unknown,
             "cut_off_clients": self._sessions.cut_off,
             "sessions": len(self._sessions),
+            "queue_length": self._queue.waiting,
             "cpu_seconds": round(time.process_time(), 3),
+            **self._figures.stats(),
+            "store": {} if self._backing is None else self._backing.stats(),
         }
 
 
-class _PrefixedLines(logging.Formatter):
-    """Lines that begin with their level as sd-daemon(3) writes it, which the parent reads."""
+def _describe(request: Request) -> str:
+    """A request for the log: its command, and its key or how many operations. Never a value."""
+    command = request.command
+    if command is commands.BATCH:
+        return f"{command.name} of {len(request.arguments[0])}"
+    if command.fields and command.fields[0][0] == "key":
+        return f"{command.name} {request.arguments[0]!r:.{_KEY_CHARACTERS}}"
+    return command.name
 
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).replace("\n", " | ")
-        return f"<{_SYSLOG_LEVELS.get(record.levelname, 6)}>{text}"
+
+def _set_log_level(level: str) -> None:
+    logging.getLogger().setLevel(level.upper())
 
 
-def run(names: Names, index: int, control: int, ready: int) -> int:
+def run(names: Names, index: int, store_url: str, control: int, ready: int) -> int:
     """The whole life of a worker, in a process that was just forked.
 
     Args:
         names: the instance's.
         index: which worker this is, from 0.
+        store_url: of the store behind the table; with its password, so it is in no shared page.
         control: a pipe's reading end, whose end-of-file means that the parent is gone.
         ready: a pipe's writing end; gets one byte when the worker serves.
 
     Returns:
         The exit code, one of `kvserve.worker.exit_codes`.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_PrefixedLines("%(message)s"))
-    # All of it: the parent, whose level can change, leaves out what is not wanted.
-    logging.basicConfig(handlers=[handler], level=logging.DEBUG, force=True)
+    # All of it, until the settings say what is wanted. The parent, who reads it, filters too.
+    logging.basicConfig(handlers=[PipeHandler(2)], level=logging.DEBUG, force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     _raise_descriptor_limit()
     try:
         manifest = Manifest.read(names)
+        page = settings.attach(names, os.geteuid())
         table = Table(names, Lease.join(names.lease_file, limits.LEASE_SLOT_WORKER_FIRST + index))
+        if names.feed in manifest.memory_objects:
+            feed_segment.produce(names, table, index)
     except (KvserveError, OSError) as error:
         _log.error("worker %d cannot boot: %s", index, error)
         return exit_codes.CANNOT_BOOT
     try:
-        return uvloop.run(_serve(names, manifest, table, index, control, ready))
+        return uvloop.run(_serve(names, manifest, table, page, store_url, index, control, ready))
     except Exception:
         _log.exception("worker %d crashed", index)
         return exit_codes.CRASHED
@@ -238,11 +309,18 @@ def run(names: Names, index: int, control: int, ready: int) -> int:
 
 
 async def _serve(
-    names: Names, manifest: Manifest, table: Table, index: int, control: int, ready: int
+    names: Names,
+    manifest: Manifest,
+    table: Table,
+    page: SettingsPage,
+    store_url: str,
+    index: int,
+    control: int,
+    ready: int,
 ) -> int:
     loop = asyncio.get_running_loop()
     try:
-        worker = Worker(names, manifest, table, index, loop)
+        worker = Worker(names, manifest, table, page, store_url, index, loop)
     except (KvserveError, OSError) as error:
         _log.error("worker %d cannot boot: %s", index, error)
         return exit_codes.CANNOT_BOOT
@@ -258,7 +336,7 @@ async def _serve(
     try:
         return await worker.finished()
     finally:
-        worker.close()
+        await worker.close()
 
 
 def _raise_descriptor_limit() -> None:

@@ -89,9 +89,12 @@ class Model:
         same = record is not None and record.version == version
         return same and bool(self._store(key, stored, expiry))
 
-    def delete(self, key: Key) -> bool:
-        """Removes; says whether it was there."""
-        return self._find(key) is not None and bool(self._records.pop(raw(key)))
+    def delete(self, key: Key, version: int | None = None) -> bool:
+        """Removes, if it has this version; says whether it did."""
+        record = self._find(key)
+        if record is None or version not in (None, record.version):
+            return False
+        return bool(self._records.pop(raw(key)))
 
     def touch(self, key: Key, ttl: TTL) -> bool:
         """Gives what is there a new time to live. Its version stays."""
@@ -209,6 +212,8 @@ class Model:
             ttl = ttl.total_seconds()
         if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
             raise InvalidTTL(f"{ttl!r}")
+        if ttl in (math.inf, TTL_SECONDS_MAX):
+            return math.inf
         if not 0 < ttl <= TTL_SECONDS_MAX:  # false for not-a-number, too
             raise InvalidTTL(f"{ttl!r}")
         return self._clock() + ttl

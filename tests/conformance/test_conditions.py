@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conformance import ways
 
-from kvserve.errors import InvalidValue, ValueTooLarge
+from kvserve.errors import InvalidArgument, InvalidValue, ValueTooLarge
 
 LARGEST = 2**20
 
@@ -101,6 +101,42 @@ def test_set_returns_the_version_that_gets_sees(cache: Any, key: str) -> None:
         version = cache.set(key, value)
         assert type(version) is int
         assert cache.gets(key) == (value, version)
+
+
+def test_delete_removes_only_its_version(cache: Any, key: str) -> None:
+    old = cache.set(key, 1)
+    version = cache.set(key, 2)
+    assert cache.delete(key, old) is False
+    assert cache.gets(key) == (2, version)
+    assert cache.delete(key, version) is True
+    assert cache.delete(key, version) is False
+    assert key not in cache
+
+
+def test_delete_of_a_counters_version(cache: Any, key: str) -> None:
+    """A counter is changed in place; its version changes all the same."""
+    version = cache.set(key, 1)
+    cache.incr(key)
+    assert cache.delete(key, version) is False
+    assert cache.delete(key, cache.gets(key)[1]) is True
+
+
+def test_deleted_version_does_not_match_the_next(cache: Any, key: str) -> None:
+    version = cache.set(key, 1)
+    cache.delete(key)
+    cache.set(key, 1)
+    assert cache.delete(key, version) is False
+    assert cache.get(key) == 1
+
+
+@pytest.mark.ways(*ways.SERVED)
+@pytest.mark.parametrize("version", [-1, 2**64, 1.0, True, "1"], ids=repr)
+def test_what_is_no_version(cache: Any, key: str, version: Any) -> None:
+    cache.set(key, 1)
+    for call in (lambda: cache.delete(key, version), lambda: cache.cas(key, 2, version)):
+        with pytest.raises(InvalidArgument):
+            call()
+    assert cache.get(key) == 1
 
 
 def test_reading_and_failing_change_no_version(cache: Any, key: str) -> None:

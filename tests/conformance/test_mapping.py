@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conformance import ways
 
-pytestmark = pytest.mark.ways("model", *ways.CLIENTS)
+pytestmark = pytest.mark.ways("model", *ways.CLIENTS, "namespace")
 
 
 def test_brackets(cache: Any, key: str) -> None:

@@ -10,7 +10,7 @@ from conformance import ways
 
 from kvserve.errors import InvalidArgument, InvalidKey, InvalidTTL, InvalidValue
 
-pytestmark = pytest.mark.ways(*ways.SERVED)
+pytestmark = pytest.mark.ways(*ways.SERVED, *ways.NAMESPACES)
 
 
 def test_answers_come_in_the_order_of_the_operations(cache: Any) -> None:
@@ -39,8 +39,9 @@ def test_conditions(cache: Any, key: str) -> None:
         pipeline.gets(key)
         pipeline.cas(key, 2, version)
         pipeline.cas(key, 3, version)
+        pipeline.delete(key, version)
         pipeline.gets("absent")
-    assert pipeline.results == [(1, version), True, False, (None, None)]
+    assert pipeline.results == [(1, version), True, False, False, (None, None)]
     assert cache.get(key) == 2
 
 

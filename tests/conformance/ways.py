@@ -32,6 +32,7 @@ from kvserve.table.table import Table
 CLIENTS = ("direct", "worker-queue", "worker-fifo")
 ASYNC_CLIENTS = ("async", "async-uvloop")
 SERVED = (*CLIENTS, *ASYNC_CLIENTS)
+NAMESPACES = ("namespace", "async-namespace")
 ALL = ("model", "table", *SERVED)
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,10 +41,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "worker-fifo": {"read": "worker", "queue_bytes": 0},
     "async": {},
     "async-uvloop": {},
+    "namespace": {},
+    "async-namespace": {},
 }
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "async": asyncio.new_event_loop,
     "async-uvloop": uvloop.new_event_loop,
+    "async-namespace": asyncio.new_event_loop,
 }
 
 
@@ -79,8 +83,10 @@ class OverTable:
         """Stores only over this version."""
         return bool(self._table.cas(key, *codec.encode(value), whole_ms(ttl), version))
 
-    def delete(self, key: Key) -> bool:
-        """Removes; says whether it was there."""
+    def delete(self, key: Key, version: int | None = None) -> bool:
+        """Removes, if it has this version; says whether it did."""
+        if version is not None:
+            return self._table.delete_version(key, version)
         return self._table.delete(key)
 
     def touch(self, key: Key, ttl: float | None) -> bool:
@@ -141,11 +147,11 @@ class OverTable:
 
 
 class OverAsync:
-    """The asynchronous client, driven step by step in a loop of its own."""
+    """The asynchronous client, or a namespace of it, driven step by step in a loop of its own."""
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, options: dict[str, Any]) -> None:
+    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
         self._loop = loop
-        self._client = self.run(kvserve.connect_async(name, **options))
 
     def run(self, step: Coroutine[Any, Any, Any]) -> Any:
         """Runs one step to its end."""
@@ -164,6 +170,10 @@ class OverAsync:
 
         return iter(self.run(collect()))
 
+    def namespace(self, name: str) -> OverAsync:
+        """A namespace of the client."""
+        return OverAsync(self._client.namespace(name), self._loop)
+
     def pipeline(self) -> StepByStep:
         """A pipeline for a plain `with`."""
         return StepByStep(self, self._client.pipeline())
@@ -178,6 +188,43 @@ class OverAsync:
             self.run(self._client.close())
         finally:
             self._loop.close()
+
+
+class InNamespace:
+    """A namespace within a namespace, as if it were a cache of its own."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self._namespace = cache.namespace("outer").namespace("in:ner")
+
+    def __getattr__(self, name: str) -> Any:
+        """The namespace's own."""
+        return getattr(self._namespace, name)
+
+    def flush(self) -> None:
+        """What empties a cache clears a namespace."""
+        self._namespace.clear()
+
+    def verify(self) -> list[str]:
+        """The whole table."""
+        violations: list[str] = self._cache.verify()
+        return violations
+
+    def close(self) -> None:
+        """Closes the client."""
+        self._cache.close()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._namespace
+
+    def __getitem__(self, key: Key) -> Any:
+        return self._namespace[key]
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        self._namespace[key] = value
+
+    def __delitem__(self, key: Key) -> None:
+        del self._namespace[key]
 
 
 class StepByStep:
@@ -202,9 +249,14 @@ class StepByStep:
 def connect(way: str, name: str, **more: Any) -> Any:
     """A client of a served instance, by this way, perhaps with more options."""
     options = OPTIONS[way] | more
+    cache: Any
     if way in LOOPS:
-        return OverAsync(name, LOOPS[way](), options)
-    return kvserve.connect(name, **options)
+        loop = LOOPS[way]()
+        client = loop.run_until_complete(kvserve.connect_async(name, **options))
+        cache = OverAsync(client, loop)
+    else:
+        cache = kvserve.connect(name, **options)
+    return InNamespace(cache) if way in NAMESPACES else cache
 
 
 @contextmanager
@@ -250,4 +302,4 @@ def open_model() -> Model:
 
 def whole_ms(ttl: float | None) -> int:
     """A time to live as the table takes it."""
-    return 0 if ttl is None else math.ceil(ttl * 1000)
+    return 0 if ttl in (None, math.inf) else math.ceil(ttl * 1000)

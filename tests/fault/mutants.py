@@ -7,6 +7,7 @@ rot unnoticed, while an edit whose old text is gone fails its test at once.
 
 from __future__ import annotations
 
+from fault.feed_mutants import FEED_MUTANTS
 from fault.reader_mutants import READER_MUTANTS
 from fault.seeded_bug import Edit, Mutant
 
@@ -14,6 +15,7 @@ NO_OVERFLOW_REBUILD = Edit("recover.c", "    recover_overflow(t, shard);\n", "")
 
 MUTANTS = (
     *READER_MUTANTS,
+    *FEED_MUTANTS,
     Mutant(
         "entry-before-the-bytes",
         "set-new",

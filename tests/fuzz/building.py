@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 CORE = HERE.parents[1] / "kvserve" / "table" / "core"
 CORPUS = HERE / "corpus"
 # The targets are named after what they fuzz, and so are the directories of their corpora.
-TARGETS = ("operations", "attach")
+TARGETS = ("operations", "attach", "feed")
 BUILD_SECONDS = 300
 MEMORY = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FLAGS = ("-std=c11", "-D_GNU_SOURCE=", "-O1", "-g", "-fno-omit-frame-pointer", "-Wall", "-Wextra")
@@ -43,12 +43,16 @@ def guided(target: str, compiler: str) -> Build:
     return Build((f"fuzz_{target}.c", "small_table.c"), sanitizer, compiler)
 
 
-STRESS = Build(("stress.c", "small_table.c"))
-# See relaxed.h. The compiler warns that the sanitizer does not know fences.
-RACES = Build(
-    ("stress.c", "small_table.c"),
-    ("-fsanitize=thread", "-include", str(HERE / "relaxed.h"), "-Wno-tsan"),
-)
+def stress(program: str) -> Build:
+    """A program of threads, `stress` or `feed_stress`, under the address sanitizer."""
+    return Build((f"{program}.c", "small_table.c"))
+
+
+def races(program: str) -> Build:
+    """The same under the thread sanitizer. See relaxed.h; the compiler warns that the sanitizer
+    does not know fences."""
+    sanitizer = ("-fsanitize=thread", "-include", str(HERE / "relaxed.h"), "-Wno-tsan")
+    return Build((f"{program}.c", "small_table.c"), sanitizer)
 
 
 def make(build: Build, program: Path) -> Path:

@@ -42,7 +42,7 @@ static void work(struct kv_table *t, uint32_t content, uint32_t count) {
         if (i % 11 == 0)
             remove_key(t, (i * 3) % KEYS);
         if (content % 4 == 3 && i == count / 2)
-            kv_flush(t, 0);
+            kv_flush(t, 0, 1);
     }
 }
 

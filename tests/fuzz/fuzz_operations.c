@@ -173,7 +173,7 @@ static void flush(struct run *r, uint32_t shard) {
         look(r, n); /* what was evicted before is not the flush's doing */
         r->items[n].here = false;
     }
-    kv_flush(&r->s.t, shard);
+    kv_flush(&r->s.t, shard, r->now_ms);
 }
 
 /* As if an owner had died with its derived counters in any state. */

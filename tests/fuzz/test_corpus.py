@@ -46,14 +46,9 @@ def test_corpus_and_random_inputs(target: str, tmp_path: Path) -> None:
 
 def test_driver_notices_what_the_core_must_not_do(tmp_path: Path) -> None:
     """A fuzzer that cannot fail is none: here the core trusts the lengths that it reads."""
-    core = tmp_path / "core"
-    core.mkdir()
-    for source in building.CORE.iterdir():
-        (core / source.name).write_bytes(source.read_bytes())
-    lookup = (core / "index.c").read_text()
+    core = copied_core(tmp_path)
     check_of_length = "ring.capacity - place < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes"
-    assert lookup.count(check_of_length) == 1
-    (core / "index.c").write_text(lookup.replace(check_of_length, "ring.capacity == 0"))
+    edit(core / "index.c", check_of_length, "ring.capacity == 0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "CORE", core)
         program = building.make(building.replayer("attach"), tmp_path / "attach")
@@ -62,16 +57,60 @@ def test_driver_notices_what_the_core_must_not_do(tmp_path: Path) -> None:
     assert (tmp_path / "crash-input").exists()
 
 
-def test_threads_under_the_address_sanitizer(tmp_path: Path) -> None:
-    program = building.make(building.STRESS, tmp_path / "stress")
+THREADS = ("stress", "feed_stress")
+
+
+@pytest.mark.parametrize("name", THREADS)
+def test_threads_under_the_address_sanitizer(name: str, tmp_path: Path) -> None:
+    program = building.make(building.stress(name), tmp_path / name)
     check(run(program, str(SECONDS), str(secrets.randbits(32))), tmp_path)
 
 
-def test_threads_under_the_thread_sanitizer(tmp_path: Path) -> None:
-    program = building.make(building.RACES, tmp_path / "races")
+@pytest.mark.parametrize("name", THREADS)
+def test_threads_under_the_thread_sanitizer(name: str, tmp_path: Path) -> None:
+    check(run_races(building.make(building.races(name), tmp_path / name)), tmp_path)
+
+
+def run_races(program: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a program under the thread sanitizer."""
     arguments = [str(SECONDS), str(secrets.randbits(32))]
     done = run(program, *arguments)
     if "unexpected memory mapping" in done.stderr:
         # Older sanitizers cannot live with a kernel that randomizes as many bits as it can.
         done = run(Path("/usr/bin/setarch"), "-R", str(program), *arguments)
-    check(done, tmp_path)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("if (still_there(feed, *position))\n            return KV_FEED_EVENT;", "return 0;"),
+        ("event->lost = event->number - cursor->number;", "event->lost = 0;"),
+    ],
+    ids=["no-look-after-the-copy", "nothing-is-lost"],
+)
+def test_the_feeds_threads_notice_a_bug(old: str, new: str, tmp_path: Path) -> None:
+    core = copied_core(tmp_path)
+    edit(core / "feed.c", old, new)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "CORE", core)
+        program = building.make(building.stress("feed_stress"), tmp_path / "feed_stress")
+    done = run(program, str(SECONDS))
+    assert done.returncode != 0
+    assert "feed_stress.c" in done.stderr
+
+
+def copied_core(directory: Path) -> Path:
+    """A copy of the core, to put a bug in."""
+    core = directory / "core"
+    core.mkdir()
+    for source in building.CORE.iterdir():
+        (core / source.name).write_bytes(source.read_bytes())
+    return core
+
+
+def edit(source: Path, old: str, new: str) -> None:
+    """Replaces what is there exactly once."""
+    text = source.read_text()
+    assert text.count(old) == 1
+    source.write_text(text.replace(old, new))

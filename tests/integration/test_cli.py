@@ -206,7 +206,7 @@ def test_ttl_and_touch(run: Callable[..., Run]) -> None:
     assert answers(run("ttl", "aging"), 0, b"never\n")
 
 
-@pytest.mark.parametrize("ttl", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("ttl", ["0", "-1", "nan", "-inf"])
 def test_a_bad_ttl_changes_nothing(run: Callable[..., Run], ttl: str) -> None:
     done = run("set", "no-ttl", "v", "--ttl", ttl)
     assert done.returncode == 2

@@ -19,16 +19,16 @@ from kvserve import runtime
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-def block(language: str) -> str:
-    """The first fenced block of a language."""
-    match = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert match, f"the README has no {language} block"
-    return match[1]
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    found = re.findall(rf"^```{language}\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    assert found, f"the README has no {language} block"
+    return found
 
 
-def transcript() -> list[tuple[str, str]]:
-    """The commands of the console block, each with what it prints."""
-    parts = re.split(r"^\$ ", block("console"), flags=re.MULTILINE)[1:]
+def transcript(block: str) -> list[tuple[str, str]]:
+    """The commands of a console block, each with what it prints."""
+    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
     return [(command, output) for command, _, output in (part.partition("\n") for part in parts)]
 
 
@@ -48,7 +48,8 @@ def on_a_terminal(command: str, environment: dict[str, str]) -> str:
     return printed.decode().replace("\r\n", "\n")
 
 
-def test_transcript(new_names: NewNames) -> None:
+@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.split("\n")[0][2:])
+def test_transcript(block: str, new_names: NewNames, tmp_path: Path) -> None:
     names = new_names()
     environment = os.environ | {
         "KVSERVE_NAME": names.name,
@@ -57,8 +58,9 @@ def test_transcript(new_names: NewNames) -> None:
         "TERM": "dumb",
     }
     try:
-        for command, expected in transcript():
-            printed = on_a_terminal(command, environment)
+        for command, expected in transcript(block):
+            ours = command.replace("--name shop", f"--name {names.name}")
+            printed = on_a_terminal(f"cd {tmp_path} && {ours}", environment)
             shown = printed.replace(f" --name {names.name}", "").replace(names.name, "default")
             assert (command, shown) == (command, expected)
     finally:
@@ -69,12 +71,14 @@ def test_transcript(new_names: NewNames) -> None:
         clean_up(names)
 
 
-def test_python_example(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_examples(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    found: dict[str, Any] = {"__name__": "readme"}  # functions that are memoized need a module
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KVSERVE_NAME", server.name)
-        found: dict[str, Any] = {}
-        exec(block("python"), found)
+        for block in blocks("python"):
+            exec(block, found)
     with found["cache"] as cache:
         assert cache["user:1"] == {"name": "Ada", "age": 36}
         assert found["p"].results[1] == 2
+        assert found["europe"].get("tax") is None
     assert capsys.readouterr().out == "user:1\n"

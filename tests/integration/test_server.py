@@ -47,7 +47,8 @@ def test_the_manifest_tells_what_there_is(server: Server) -> None:
     manifest = Manifest.read(server.names)
     assert manifest.pid == server.pid == holder(server.names)
     assert manifest.workers == len(server.worker_pids) == 2
-    assert set(manifest.memory_objects) == {server.names.table, server.names.hints}
+    names = server.names
+    assert {names.table, names.hints, names.settings} <= set(manifest.memory_objects)
     for name, size_bytes in manifest.memory_objects.items():
         assert memory_path(name).stat().st_size == size_bytes
     for name in manifest.semaphores:
@@ -63,7 +64,7 @@ def test_nobody_else_gets_in(server: Server) -> None:
     names = server.names
     directories = [names.runtime_directory, names.clients_directory]
     files = [names.lease_file, names.manifest, names.pid_file]
-    objects = [memory_path(names.table), memory_path(names.hints)]
+    objects = [memory_path(name) for name in (names.table, names.hints, names.settings)]
     for path in (*directories, *files, *objects):
         status = path.stat()
         assert status.st_uid == os.geteuid()
@@ -86,6 +87,7 @@ def test_a_group_gets_what_clients_need_and_no_more(make_server: StartServer) ->
     assert mode(names.clients_directory) == 0o3770
     assert mode(names.manifest) == mode(names.pid_file) == 0o640
     assert mode(names.lease_file) == 0o600
+    assert mode(memory_path(names.settings)) == 0o640
     assert mode(memory_path(names.table)) == 0o640
     assert mode(memory_path(names.hints)) == 0o660
     assert mode(semaphore_path(names.shard_semaphore(0))) == 0o600

@@ -193,7 +193,7 @@ def test_hup_reloads_the_file(
     file.write_text('log_level = "info"\nitem_size = 100\n')
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "item_size changed in the file; it needs a restart" in server.log)
-    assert "reload: log_level is info now" in server.log
+    assert "settings version 2: log_level: warning -> info" in server.log
 
     file.write_text("nonsense")
     server.process.send_signal(signal.SIGHUP)

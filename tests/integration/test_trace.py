@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("read", ["direct", "worker"])
@@ -14,10 +14,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def test_miss_ratio_is_within_a_hundredth(
     monkeypatch: pytest.MonkeyPatch, objects: int, read: str
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    # The server that the replay starts sets this; afterwards it is as before.
-    monkeypatch.setenv("KVSERVE_RUNTIME_DIR", "replaced")
-    import replay
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import replay
 
     result = replay.replay(replay.TRACE, objects, read)
     assert result.hits + result.misses == 76_118

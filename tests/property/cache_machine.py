@@ -140,6 +140,15 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.delete(key) == self.model.delete(key)
         self.look(key)
 
+    @rule(key=KEYS, age=st.integers(0, 3))
+    def delete_version(self, key: Key, age: int) -> None:
+        """Removes the state last seen, or an older one."""
+        self.before(key)
+        states = self.seen.get(raw(key), [(1, 1)])
+        version, model_version = states[-min(1 + age, len(states))]
+        assert self.cache.delete(key, version) == self.model.delete(key, model_version)
+        self.look(key)
+
     @rule(key=KEYS, ttl=TTLS)
     def touch(self, key: Key, ttl: float | None) -> None:
         """Gives a new time to live."""

@@ -37,6 +37,7 @@ BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
     str: TEXT,
     bytes: st.binary(),
     type(None): st.none(),
+    bool: st.booleans(),
 }
 
 

@@ -94,7 +94,7 @@ def allowed(own: str) -> set[str]:
         left_of_it = set(ROOMS[: ROOMS.index(own)])
         return everything - left_of_it
     if own == "live":  # shared pages, of the table's kind
-        return {*GROUND_FLOOR, "live", "protocol"}
+        return {*GROUND_FLOOR, "live", "protocol", "table"}
     if own == "parent":
         return {*everything, "parent"}
     return {*everything, *HOUSEKEEPERS, ""}  # cli, and the package's own door

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def with_setting(setting: str, value: Any) -> Config:
         ("max_value", 1, limits.VALUE_BYTES_MAX),
         ("queue_depth", limits.QUEUE_DEPTH_MIN, 65_536),
         ("queue_message", limits.QUEUE_MESSAGE_BYTES_MIN, 2**24),
+        ("feed_size", limits.FEED_BYTES_MIN, limits.FEED_BYTES_MAX),
+        ("spin", 0, 1000),
     ],
 )
 def test_bounds(setting: str, low: int, high: int) -> None:
@@ -110,6 +113,43 @@ def test_bounds(setting: str, low: int, high: int) -> None:
     for value in (low - 1, high + 1):
         with pytest.raises(ConfigError, match=f"{setting} = {value}: use a value from {low}"):
             with_setting(setting, value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "low", "high"),
+    [
+        ("default_ttl", 0.0, limits.TTL_MS_MAX / 1000),
+        ("slow_request", 0.0, limits.TIMEOUT_SECONDS_MAX),
+        ("write_behind", 0.0, limits.WRITE_BEHIND_SECONDS_MAX),
+        ("absence_ttl", 0.0, limits.ABSENCE_SECONDS_MAX),
+        ("store_timeout", limits.STORE_TIMEOUT_SECONDS_MIN, limits.STORE_TIMEOUT_SECONDS_MAX),
+        ("near_cache_staleness", limits.STALENESS_SECONDS_MIN, limits.STALENESS_SECONDS_MAX),
+    ],
+)
+def test_bounds_of_times(setting: str, low: float, high: float) -> None:
+    for value in (low, high):
+        assert getattr(with_setting(setting, value), setting) == value
+    for value in (math.nextafter(low, -1), high * 1.001, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=f"{setting} = .*: use a value from {low}"):
+            with_setting(setting, value)
+
+
+def test_no_feed_at_all_is_below_the_smallest_one() -> None:
+    assert Config(feed_size=0).feed_size == 0
+
+
+@pytest.mark.parametrize("value", [2, 2.0, "2", "2.0", " 2e0 "])
+def test_a_time_may_be_written_as_any_number(value: Any) -> None:
+    loaded = load(flags={"store_timeout": value}, environment={}).store_timeout
+    assert (loaded, type(loaded)) == (2.0, float)
+
+
+def test_a_url_is_neither_empty_nor_endless() -> None:
+    longest = "sqlite:///" + "x" * (limits.STORE_URL_BYTES_MAX - 10)
+    assert Config(store=longest).store == longest
+    for url in ("", longest + "x", longest[:-1] + "é"):
+        with pytest.raises(ConfigError, match=f"store has {len(url.encode())} bytes: use"):
+            Config(store=url)
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o601, 0o400, 0o060, 0, 0o4600, 0o1600, -1])
@@ -171,6 +211,15 @@ def test_every_setting_can_come_from_every_source(tmp_path: Path) -> None:
         "queue_message": "4k",
         "log_level": "debug",
         "log_format": "json",
+        "default_ttl": "60",
+        "slow_request": "0.25",
+        "spin": "0",
+        "feed_size": "64KiB",
+        "store": "sqlite:///cache.db",
+        "write_behind": "1.5",
+        "absence_ttl": "5",
+        "store_timeout": "0.5",
+        "near_cache_staleness": "2",
     }
     assert set(texts) == set(DEFAULTS), "a setting is not tested"
     from_environment = load(
@@ -214,6 +263,15 @@ def test_empty_variable_is_no_setting() -> None:
         ("name = 5", "name"),
         ("group = 100", "group"),
         ("log_level = 7", "log_level"),
+        ("spin = 1.5", "spin"),
+        ("spin = 1001", "spin = 1001: use a value from 0 to 1000"),
+        ("store = 0", "store"),
+        ("default_ttl = true", "default_ttl"),
+        ("default_ttl = 'soon'", "default_ttl = 'soon' is not a number"),
+        ("default_ttl = [1]", "default_ttl"),
+        ("default_ttl = nan", "default_ttl = nan: use a value from"),
+        ("slow_request = -0.1", "slow_request = -0.1: use a value from"),
+        ("feed_size = 1", "feed_size = 1: use a value from"),
         ("workres = 2", "workres"),
         ("[server]\nworkers = 2", "server"),
         ("workers = ", "TOML"),
@@ -240,6 +298,42 @@ def test_unknown_key_lists_the_known_ones(tmp_path: Path) -> None:
     file.write_text("max_values = 3")
     with pytest.raises(ConfigError, match=r"unknown key 'max_values'; known: name, memory"):
         load(file, environment={})
+
+
+LIVE_ONES = {
+    "log_level": "debug", "default_ttl": "60", "max_value": "64KiB", "slow_request": "0.25",
+    "spin": "0", "absence_ttl": "5", "store_timeout": "1", "near_cache_staleness": "2",
+}  # fmt: skip
+
+
+def test_the_live_settings() -> None:
+    assert set(config.LIVE) == set(LIVE_ONES)
+    for name, text in LIVE_ONES.items():
+        changed = config.adjusted(Config(), name, text)
+        assert changed == load(flags={name: text}, environment={}) != Config()
+
+
+@pytest.mark.parametrize("setting", sorted(set(DEFAULTS) - set(LIVE_ONES)))
+def test_what_needs_a_restart_says_why(setting: str) -> None:
+    flag = setting.replace("_", "-")
+    text = rf"^{setting} cannot change while the server runs: .+; restart it with another --{flag}$"
+    with pytest.raises(ConfigError, match=text):
+        config.adjusted(Config(), setting, DEFAULTS[setting])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("wokers", "2", "unknown key 'wokers'; known: name, memory"),
+        ("log_level", "loud", "use one of debug, info"),
+        ("max_value", "big", "max_value: 'big' is not a size"),
+        ("max_value", "0", "max_value = 0: use a value from 1"),
+        ("spin", "0.5", "spin = '0.5' is not a whole number"),
+    ],
+)
+def test_bad_changes(name: str, value: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        config.adjusted(Config(), name, value)
 
 
 def test_every_setting_has_a_sentence() -> None:

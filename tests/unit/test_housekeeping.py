@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from kvserve.config import Config
 from kvserve.errors import ConfigError
+from kvserve.limits import MIB
 from kvserve.names import Names
 from kvserve.parent.housekeeping import (
     FIFO_AGE_SECONDS,
@@ -164,22 +166,27 @@ class TestReload:
 
     def test_nothing_changed(self, path: Path) -> None:
         running = Config(workers=2)
-        assert ConfigFile(path, running).reload(running) == (running, [("info", "nothing changed")])
+        assert ConfigFile(path, running).reload(running, MIB) == (running, [])
 
-    def test_the_log_level_changes_at_once(self, path: Path) -> None:
+    def test_live_settings_change_at_once(self, path: Path) -> None:
         file = ConfigFile(path, Config(workers=2))
-        path.write_text('log_level = "debug"\nworkers = 2\n')
-        running, remarks = file.reload(Config(workers=2))
-        assert running.log_level == "debug"
-        assert remarks == [("info", "log_level is debug now")]
-        assert file.reload(running) == (running, [("info", "nothing changed")])
+        path.write_text('log_level = "debug"\nworkers = 2\ndefault_ttl = 60\n')
+        wanted = Config(workers=2, log_level="debug", default_ttl=60.0)
+        assert file.reload(Config(workers=2), MIB) == (wanted, [])
+        assert file.reload(wanted, MIB) == (wanted, [])
+
+    def test_what_was_set_by_command_is_as_in_the_file_again(self, path: Path) -> None:
+        started = Config(workers=2)
+        file = ConfigFile(path, started)
+        by_command = dataclasses.replace(started, log_level="error", spin=0)
+        assert file.reload(by_command, MIB) == (started, [])
 
     def test_the_rest_needs_a_restart_and_says_so_each_time(self, path: Path) -> None:
         started = Config(workers=2)
         file = ConfigFile(path, started)
         path.write_text("workers = 3\nmemory = '64MiB'\n")
         for _ in range(2):
-            running, remarks = file.reload(started)
+            running, remarks = file.reload(started, MIB)
             assert running == started
             assert [text for _, text in remarks] == [
                 "memory changed in the file; it needs a restart",
@@ -190,12 +197,24 @@ class TestReload:
         started = Config(workers=2, log_level="error")
         file = ConfigFile(path, started)
         path.write_text('log_level = "debug"\nworkers = 2\n')
-        running, remarks = file.reload(started)
+        by_command = dataclasses.replace(started, log_level="warning")
+        running, remarks = file.reload(by_command, MIB)
         assert running == started
         assert remarks == [("warning", "log_level stays, because it was given by a flag")]
+
+    def test_a_value_larger_than_the_table_allows_needs_a_restart(self, path: Path) -> None:
+        started = Config(workers=2, max_value=64 * 1024)  # so small a table: the file says nothing
+        file = ConfigFile(path, Config(workers=2))
+        assert file.reload(started, 64 * 1024) == (started, [])
+        path.write_text('workers = 2\nmax_value = "2MiB"\n')
+        remark = ("warning", "max_value above 64 KiB needs a restart")
+        assert file.reload(started, 64 * 1024) == (started, [remark])
+        path.write_text('workers = 2\nmax_value = "1KiB"\n')
+        wanted = dataclasses.replace(started, max_value=1024)
+        assert file.reload(started, 64 * 1024) == (wanted, [])
 
     def test_a_bad_file_changes_nothing(self, path: Path) -> None:
         file = ConfigFile(path, Config(workers=2))
         path.write_text("workers = 'many'\n")
         with pytest.raises(ConfigError, match="workers"):
-            file.reload(Config(workers=2))
+            file.reload(Config(workers=2), MIB)

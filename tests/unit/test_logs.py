@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import select
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from kvserve.parent import logs
 from kvserve.parent.logs import LineSplitter, Log, OutputPipe, parse_line
 
 NOON = 1_700_000_000.25
+FILE_BYTES_MAX = 1 << 30  # nobody else's file comes near it
 
 
 class Pipe:
@@ -114,7 +117,7 @@ def test_a_log_that_stands_still_neither_blocks_nor_grows_without_bound(pipe: Pi
     written += pipe.read()
     lines = written.splitlines()
     lost = int(lines[-1].split()[3])
-    assert lines[-1].endswith("lines were lost here, because the log stood still")
+    assert lines[-1].endswith("lines were lost here, because the log did not take them")
     assert len(lines) - 1 + lost == 20_000
     numbers = [int(line.split()[4]) for line in lines[:-1]]
     assert numbers == list(range(20_000 - lost))  # what is there is whole, and in order
@@ -126,6 +129,56 @@ def test_a_log_whose_reader_went_away_is_given_up_quietly(pipe: Pipe) -> None:
     pipe.reader = -1
     log.error("nobody hears this")
     assert log.flush()
+
+
+def test_what_a_full_disk_did_not_take_is_counted(pipe: Pipe) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123 (a descriptor is wanted)
+        log = Log(full.fileno(), "info", "text", clock=lambda: NOON)
+        for _ in range(5):
+            log.info("lost")
+        assert log.flush()  # nothing waits for a disk that is full
+        os.dup2(pipe.writer, full.fileno())
+        log.info("there is room again")
+    lines = pipe.read().splitlines()
+    assert [line.partition(": ")[2] for line in lines] == [
+        "5 lines were lost here, because the log did not take them",
+        "there is room again",
+    ]
+
+
+def test_a_line_that_a_full_disk_took_in_part_is_ended(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room_bytes = 30
+    with (tmp_path / "log").open("w+b", buffering=0) as file:
+        file.seek(FILE_BYTES_MAX - room_bytes)
+        log = Log(file.fileno(), "info", "text", clock=lambda: NOON)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, hard))
+        try:
+            log.info("does not fit")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.info("fits")
+        file.seek(FILE_BYTES_MAX - room_bytes)
+        torn, told, last = file.read().decode().splitlines()
+    assert len(torn) == room_bytes
+    assert told.endswith(": 1 lines were lost here, because the log did not take them")
+    assert last.endswith(": fits")
+
+
+def test_each_lost_line_is_told_once(pipe: Pipe) -> None:
+    log = new_log(pipe)
+    written = ""
+    for number in range(20_000):
+        log.info("x" * 100)
+        if number % 7000 == 6999:  # it moves on, and stands still again
+            while not log.flush():
+                written += pipe.read()
+    while not log.flush():
+        written += pipe.read()
+    lines = (written + pipe.read()).splitlines()
+    lost = [int(line.split()[3]) for line in lines if "were lost here" in line]
+    assert len(lost) > 1
+    assert len(lines) - len(lost) + sum(lost) == 20_000
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ NAMES = Names("cache", Path("/srv/kv/cache"))
 def test_kernel_objects() -> None:
     assert NAMES.table == "/kvserve.cache.table"
     assert NAMES.hints == "/kvserve.cache.hints"
+    assert NAMES.feed == "/kvserve.cache.feed"
+    assert NAMES.settings == "/kvserve.cache.settings"
     assert NAMES.shard_semaphore(3) == "/kvserve.cache.lock.3"
     assert NAMES.worker_queue(0) == "/kvserve.cache.worker.0"
 
@@ -31,6 +33,7 @@ def test_files_are_all_in_the_runtime_directory() -> None:
         NAMES.pid_file,
         NAMES.manifest,
         NAMES.lease_file,
+        NAMES.settings_lock,
         NAMES.log_file,
         NAMES.clients_directory,
     ]
@@ -46,12 +49,13 @@ def test_names_of_two_instances_never_meet() -> None:
     def every_name(names: Names) -> set[str]:
         shards = {names.shard_semaphore(shard) for shard in range(SHARDS_MAX)}
         queues = {names.worker_queue(worker) for worker in range(WORKERS_MAX)}
-        return {names.table, names.hints} | shards | queues
+        segments = {names.table, names.hints, names.feed, names.settings}
+        return segments | shards | queues
 
     first, second, third = (every_name(instance(name, HERE)) for name in ("a", "a-lock", "a1"))
     assert not first & second
     assert not first & third
-    assert len(first) == 2 + SHARDS_MAX + WORKERS_MAX
+    assert len(first) == 4 + SHARDS_MAX + WORKERS_MAX
 
 
 def test_longest_name_fits_the_kernel() -> None:

@@ -87,9 +87,40 @@ void kv_retire(uint8_t *table) {
     STORE_RELEASE(((struct kv_superblock *)(void *)table)->state, KV_STATE_RETIRED);
 }
 
-/* Whether there is a store behind the table, so that a miss here is no answer. */
-bool kv_misses_elsewhere(const struct kv_table *t) {
-    return LOAD(superblock(t)->misses_elsewhere) != 0;
+uint32_t kv_reading(const struct kv_table *t) {
+    const struct kv_superblock *s = superblock(t);
+    if (LOAD_ACQUIRE(s->state) != KV_STATE_READY)
+        return 0;
+    return KV_READS_HERE | (LOAD(s->elsewhere) & (KV_MISSES_ELSEWHERE | KV_HITS_NEED_LEASE));
+}
+
+/* Before there are workers. Leases of earlier ones end: those may have served other shards. */
+void kv_set_elsewhere(struct kv_table *t, uint32_t flags, uint32_t workers) {
+    struct kv_superblock *s = superblock(t);
+    for (uint32_t worker = 0; worker < KV_WORKERS_MAX; worker++)
+        STORE(s->fresh_until_ms[worker], 0);
+    STORE_RELEASE(s->workers, workers);
+    STORE_RELEASE(s->elsewhere, flags);
+}
+
+/* Until when hits of this shard may be served, if they need a lease. To be asked before the lookup:
+ * what is found then was in the table while the lease ran, or was put there later. */
+uint64_t kv_fresh_until(const struct kv_table *t, uint32_t shard) {
+    const struct kv_superblock *s = superblock(t);
+    uint32_t workers = LOAD_ACQUIRE(s->workers);
+    if (workers == 0 || workers > KV_WORKERS_MAX)
+        return 0;
+    return LOAD_ACQUIRE(s->fresh_until_ms[shard % workers]);
+}
+
+uint64_t kv_store_mark(const struct kv_table *t) { return LOAD(superblock(t)->store_mark); }
+
+void kv_set_store_mark(struct kv_table *t, uint64_t mark) {
+    STORE(superblock(t)->store_mark, mark);
+}
+
+void kv_extend_freshness(struct kv_table *t, uint32_t worker, uint64_t until_ms) {
+    STORE_RELEASE(superblock(t)->fresh_until_ms[worker], until_ms);
 }
 
 void kv_instance_id(const struct kv_table *t, uint8_t instance_id[16]) {

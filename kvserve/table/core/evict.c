@@ -30,6 +30,15 @@ bool is_gone(const struct operation *op, const struct kv_record *record) {
                 op->now_ms);
 }
 
+/* Tells the feed, if there is one, what has just become of a record. */
+void tell(const struct operation *op, enum kv_event_kind kind, const struct kv_record *record) {
+    if (op->t->feed == NULL)
+        return;
+    struct shape shape = shape_of(LOAD(record->shape));
+    kv_feed_emit(op->t->feed, kind, record->bytes, shape.key_bytes,
+                 shape.flags & KV_FLAG_TEXT_KEY, LOAD(record->cas), op->now_ms);
+}
+
 /* Walks the slots of a key's chain. */
 struct chain {
     uint32_t home;
@@ -141,11 +150,21 @@ static void trim_chain(struct operation *op, uint32_t home) {
     }
 }
 
+static enum kv_event_kind event_for(enum kv_statistic reason) {
+    if (reason == KV_DELETES)
+        return KV_EVENT_DELETE;
+    return reason == KV_EXPIRATIONS ? KV_EVENT_EXPIRE : KV_EVENT_EVICT;
+}
+
+/* Of what a flush has ended, the flush has told. */
 void unlink_place(struct operation *op, const struct place *place, enum kv_statistic reason) {
     bool flushed = LOAD(place->record->cas) <= LOAD(op->header->flush_mark);
     STORE_RELEASE(*place->entry, 0);
-    if (!flushed)
+    if (!flushed) {
         account(op, place->main_log, -(int64_t)place->length, -1);
+        if (reason != KV_WITHDRAWALS) /* its key is being written, which is told when it is done */
+            tell(op, event_for(reason), place->record);
+    }
     if (!flushed || reason != KV_EXPIRATIONS)
         count(op->header, reason);
     if (place->in_overflow)

@@ -41,6 +41,15 @@
 #define KV_READER_STRIPES 63u
 #define KV_KEY_BYTES_MAX 1024u
 
+#define KV_WORKERS_MAX 64u
+
+/* What a reader of the table may not answer by itself, because there is a store behind it. */
+enum kv_elsewhere {
+    KV_MISSES_ELSEWHERE = 1, /* a miss */
+    KV_HITS_NEED_LEASE = 2,  /* a hit, unless the lease of the key's worker runs: others change
+                                what the store holds, and it drops what they have changed */
+};
+
 enum kv_state { KV_STATE_NEW = 0, KV_STATE_READY = 1, KV_STATE_RETIRED = 2 };
 
 /* All that decides where things lie. Fixed at creation. */
@@ -70,13 +79,20 @@ struct kv_superblock {
     struct kv_geometry geometry;
     uint64_t checksum; /* of all the above */
     uint8_t padding[256 - 168];
-    _Atomic uint32_t state;        /* enum kv_state; its own line, readers poll it */
-    _Atomic uint32_t misses_elsewhere; /* 1: a miss must ask a worker, there is a store */
-    uint8_t padding2[2048 - 264];
+    /* A line that readers poll; the parent writes it. */
+    _Atomic uint32_t state;     /* enum kv_state */
+    _Atomic uint32_t elsewhere; /* flags of enum kv_elsewhere */
+    _Atomic uint32_t workers;   /* shard s is served by worker s % workers; for their leases */
+    uint8_t padding2[KV_LINE - 12];
+    /* Freshness leases: worker n stores the n-th, and it alone, over and over. */
+    _Atomic uint64_t fresh_until_ms[KV_WORKERS_MAX]; /* on the monotonic clock */
+    _Atomic uint64_t store_mark; /* tells which store its values were written through to; 0: none */
+    uint8_t padding3[2048 - 328 - 8 * KV_WORKERS_MAX];
     _Atomic uint64_t incarnation[KV_LEASE_SLOTS]; /* how often each lease slot was taken */
 };
 static_assert(offsetof(struct kv_superblock, geometry) == 80, "layout");
 static_assert(offsetof(struct kv_superblock, state) == 256, "layout");
+static_assert(offsetof(struct kv_superblock, fresh_until_ms) == 320, "layout");
 static_assert(sizeof(struct kv_superblock) == KV_SUPERBLOCK_BYTES, "layout");
 
 enum kv_statistic {
@@ -93,6 +109,7 @@ enum kv_statistic {
     KV_GHOST_HITS,
     KV_FLUSHES,
     KV_LOCK_RECOVERIES,
+    KV_WITHDRAWALS,
     KV_STATISTICS
 };
 

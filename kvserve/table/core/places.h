@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "feed.h"
 #include "table.h"
 
 #define LOAD(field) atomic_load_explicit(&(field), memory_order_relaxed)
@@ -208,6 +209,7 @@ void publish_tail(const struct ring *ring, uint64_t position);
 
 /* evict.c */
 struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms);
+void tell(const struct operation *op, enum kv_event_kind kind, const struct kv_record *record);
 bool is_gone(const struct operation *op, const struct kv_record *record);
 struct place find_place(const struct operation *op, const struct kv_key *key);
 struct place claim_slot(struct operation *op, const struct kv_key *key);

@@ -1,4 +1,8 @@
-/* Every change of the table. The caller holds the shard's lock, and may be killed anywhere. */
+/* Every change of the table. The caller holds the shard's lock, and may be killed anywhere.
+ *
+ * Each change is told to the feed inside the lock, after it can be seen: so a key's events have the
+ * order of its changes, and who reads the key on an event finds it changed. Here new values and
+ * touches are told, in evict.c whatever goes. */
 #include "places.h"
 
 /* A live record of this key; what is there but gone is unlinked on the way. */
@@ -54,6 +58,7 @@ static uint64_t insert(struct operation *op, const struct kv_key *key,
     if (old.entry != NULL)
         account(op, old.main_log, -(int64_t)old.length, -1);
     account(op, main_log, (int64_t)length, 1);
+    tell(op, KV_EVENT_SET, record);
     return cas;
 }
 
@@ -89,6 +94,29 @@ enum kv_status kv_delete(struct kv_table *t, const struct kv_key *key, uint64_t 
     return KV_DONE;
 }
 
+/* Takes a key out until it has been written to the store behind the table. */
+enum kv_status kv_withdraw(struct kv_table *t, const struct kv_key *key, uint64_t now_ms) {
+    struct operation op = begin(t, key->shard, now_ms);
+    struct place old = find_live(&op, key);
+    if (old.entry == NULL)
+        return KV_MISSING;
+    unlink_place(&op, &old, KV_WITHDRAWALS);
+    return KV_DONE;
+}
+
+/* Deletes the key only if it still has this version. */
+enum kv_status kv_delete_version(struct kv_table *t, const struct kv_key *key, uint64_t version,
+                                 uint64_t now_ms) {
+    struct operation op = begin(t, key->shard, now_ms);
+    struct place old = find_live(&op, key);
+    if (old.entry == NULL)
+        return KV_MISSING;
+    if (LOAD(old.record->cas) != version)
+        return KV_REFUSED;
+    unlink_place(&op, &old, KV_DELETES);
+    return KV_DONE;
+}
+
 enum kv_status kv_touch(struct kv_table *t, const struct kv_key *key, uint64_t expiry_ms,
                         uint64_t now_ms) {
     struct operation op = begin(t, key->shard, now_ms);
@@ -96,6 +124,7 @@ enum kv_status kv_touch(struct kv_table *t, const struct kv_key *key, uint64_t e
     if (old.entry == NULL)
         return KV_MISSING;
     STORE_RELEASE(old.record->expiry_ms, expiry_ms);
+    tell(&op, KV_EVENT_TOUCH, old.record);
     count(op.header, KV_TOUCHES);
     return KV_DONE;
 }
@@ -130,6 +159,7 @@ enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_
         return KV_OVERFLOW;
     STORE_RELEASE(old.record->cas, next_cas(op.header));
     STORE_RELEASE(*cell, (uint64_t)*result);
+    tell(&op, KV_EVENT_SET, old.record);
     uint8_t reads = LOAD(*old.hint);
     if (reads < 3) /* it was read as well, or counters that nobody gets would be evicted */
         STORE(*old.hint, (uint8_t)(reads + 1));
@@ -138,13 +168,15 @@ enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_
 }
 
 /* Ends all records of the shard by one store; the sweeper and the evictions collect them. */
-void kv_flush(struct kv_table *t, uint32_t shard) {
+void kv_flush(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
     struct kv_shard *header = shard_header(t, shard);
     STORE_RELEASE(header->flush_mark, LOAD(header->sequence));
     STORE(header->small_live, 0);
     STORE(header->main_live, 0);
     STORE(header->items, 0);
     count(header, KV_FLUSHES);
+    if (t->feed != NULL)
+        kv_feed_emit(t->feed, KV_EVENT_FLUSH, NULL, 0, 0, LOAD(header->flush_mark), now_ms);
 }
 
 /* Unlinks what is gone in `count` buckets and their overflow chains, from `bucket` on; returns the

@@ -4,7 +4,9 @@
  * Nothing here allocates, blocks, calls the system or knows Python, except acquire.c, which sleeps.
  * So it can be single-stepped, fuzzed and run under sanitizers by itself.
  *
- * Lookup, read and views need no lock. Everything that changes a shard needs its lock. */
+ * Lookup, read and views need no lock. Everything that changes a shard needs its lock.
+ *
+ * `now_ms` is always the time on the clock of the expiries, which the caller reads. */
 #ifndef KV_TABLE_H
 #define KV_TABLE_H
 
@@ -28,6 +30,7 @@ enum kv_status {
 
 /* One process's view of the segments. Geometry and key are copies made at attach, after they were
  * checked: what happens to the shared ones later cannot lead a reader astray. */
+struct kv_feed;
 struct kv_table {
     uint8_t *base;
     uint8_t *hints;
@@ -36,6 +39,7 @@ struct kv_table {
     uint64_t small_reciprocal; /* 2^64 / capacity, to find a place without a division */
     uint64_t main_reciprocal;
     uint32_t stripe; /* which of the readers' counters is ours */
+    struct kv_feed *feed; /* where this process tells of its changes; NULL: nowhere */
 };
 
 /* A record that a lookup found. Copy what you need, then ask kv_view_intact. */
@@ -78,7 +82,16 @@ void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t
 const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, uint8_t *hints,
                       uint64_t hints_bytes, const uint8_t boot_id[16]);
 bool kv_ready(const struct kv_table *t);
-bool kv_misses_elsewhere(const struct kv_table *t);
+
+/* How reads go at this moment: 0 if the table was given up, else KV_READS_HERE and with it the
+ * flags of enum kv_elsewhere. */
+#define KV_READS_HERE 0x80u
+uint32_t kv_reading(const struct kv_table *t);
+void kv_set_elsewhere(struct kv_table *t, uint32_t flags, uint32_t workers);
+uint64_t kv_fresh_until(const struct kv_table *t, uint32_t shard);
+void kv_extend_freshness(struct kv_table *t, uint32_t worker, uint64_t until_ms);
+uint64_t kv_store_mark(const struct kv_table *t);
+void kv_set_store_mark(struct kv_table *t, uint64_t mark);
 void kv_instance_id(const struct kv_table *t, uint8_t instance_id[16]);
 void kv_retire(uint8_t *table);
 
@@ -115,12 +128,15 @@ enum kv_status kv_store(struct kv_table *t, const struct kv_key *key, const stru
                         enum kv_condition condition, uint64_t expected, uint64_t now_ms,
                         uint64_t *version);
 enum kv_status kv_delete(struct kv_table *t, const struct kv_key *key, uint64_t now_ms);
+enum kv_status kv_withdraw(struct kv_table *t, const struct kv_key *key, uint64_t now_ms);
+enum kv_status kv_delete_version(struct kv_table *t, const struct kv_key *key, uint64_t version,
+                                 uint64_t now_ms);
 enum kv_status kv_touch(struct kv_table *t, const struct kv_key *key, uint64_t expiry_ms,
                         uint64_t now_ms);
 enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_t delta,
                             const int64_t *initial, uint64_t expiry_ms, uint64_t now_ms,
                             int64_t *result);
-void kv_flush(struct kv_table *t, uint32_t shard);
+void kv_flush(struct kv_table *t, uint32_t shard, uint64_t now_ms);
 uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t count,
                   uint64_t now_ms);
 

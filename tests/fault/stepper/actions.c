@@ -67,7 +67,7 @@ static enum kv_status change(struct kv_table *table, const struct kv_key *key,
         return kv_increment(table, key, action->delta, &initial, action->expiry_ms,
                             action->now_ms, &result);
     case ACT_FLUSH:
-        kv_flush(table, SHARD);
+        kv_flush(table, SHARD, action->now_ms);
         return KV_DONE;
     case ACT_SWEEP:
         kv_sweep(table, SHARD, 0, table->geometry.buckets, action->now_ms);

@@ -48,6 +48,11 @@ static void carry_out(struct trial *trial, enum task task) {
         carry(table, &trial->keys.key[trial->action.key], trial->action.now_ms,
               &control->carried);
         return;
+    case TASK_WATCH: {
+        struct kv_feed_cursor cursor = trial->feed_start;
+        control->watched = kv_feed_next(&trial->worlds.live.feed, &cursor, &control->event);
+        return;
+    }
     case TASK_SCAN:
         scan(trial);
         return;

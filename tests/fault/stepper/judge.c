@@ -57,6 +57,7 @@ void trial_expect(struct trial *trial) {
     observe_all(&trial->worlds.scratch, &trial->keys, trial->action.now_ms, trial->after);
     memset(trial->gone_over, 0, sizeof trial->gone_over);
     check_promise(trial);
+    events_expect(trial);
 }
 
 /* Between cas and cell of a counter the old number has the new version, and only that. */
@@ -109,6 +110,9 @@ void check_invariants(struct trial *trial, const char *when) {
     struct kv_violation found[VIOLATIONS_TOLD];
     memset(trial->verify_scratch, 0, kv_verify_scratch_bytes(table));
     uint32_t count = kv_verify(table, SHARD, trial->verify_scratch, found, VIOLATIONS_TOLD);
+    const char *wrong = kv_feed_verify(&trial->worlds.scratch.feed);
+    if (wrong != NULL)
+        complain(trial, "F1 %s: %s", when, wrong);
     for (uint32_t i = 0; i < count && i < VIOLATIONS_TOLD; i++)
         complain(trial, "V%u %s: at %lu", found[i].rule, when, (unsigned long)found[i].where);
     if (count == 0)
@@ -159,8 +163,10 @@ void judge_copy(struct trial *trial) {
     trial->tally->states++;
     observe_all(world, &trial->keys, trial->action.now_ms, seen);
     check_readers(trial, seen, "before the takeover");
+    events_judge(trial, seen);
     if (!take_the_lock(trial))
         return;
+    events_succeed(trial);
     check_invariants(trial, "after the takeover");
     observe_all(world, &trial->keys, trial->action.now_ms, again);
     for (uint32_t key = 0; key < KEYS; key++)

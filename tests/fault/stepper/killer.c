@@ -183,6 +183,7 @@ static void kill_the_successor(struct trial *trial, const struct history *dead, 
         observe_all(&trial->worlds.live, &trial->keys, trial->action.now_ms, trial->before);
         memcpy(trial->after, trial->before, sizeof trial->after);
         memset(trial->gone_over, 0, sizeof trial->gone_over);
+        events_begin(trial);
         record(trial, &history);
         judge_states(trial, &history, sample);
         kill_really(trial, &history, kills);

@@ -9,6 +9,7 @@
 
 #define STRIDE_MAX 60u /* instructions of the reader between two states of the writer */
 #define SKIP_MAX 4u    /* states that the writer may be ahead in one go */
+#define LEAD_MAX 6u    /* states before the feed's oldest event is given up */
 
 /* A key that the action deals with: its own, or one whose record it moved or removed. */
 static uint32_t choose_key(const struct trial *trial, const struct world *first,
@@ -37,19 +38,16 @@ static bool acceptable(const struct trial *trial, uint32_t key, const struct see
            (same_value(seen, before) || same_value(seen, after));
 }
 
-/* One reader, before which the writer's states pass. */
-static void take_turns(struct trial *trial, uint8_t *const *states, size_t count, uint32_t key,
-                       uint64_t *random) {
+/* One process, before which the writer's states pass. Returns the last of them; count if it
+ * crashed. */
+static size_t pass_before(struct trial *trial, enum task task, uint8_t *const *states, size_t count,
+                          uint64_t *random) {
     struct worlds *worlds = &trial->worlds;
-    uint32_t own = trial->action.key;
     size_t state = 0;
-    bool alive = true;
     memcpy(worlds->live.segments, states[0], worlds->live.bytes);
-    trial->action.key = key;
-    int pid = child_start(trial, TASK_READ, false);
-    trial->action.key = own;
+    int pid = child_start(trial, task, false);
     trial->instruction = 0;
-    alive = child_enter(trial, pid);
+    bool alive = child_enter(trial, pid);
     while (alive && state + 1 < count && LOAD(worlds->control->phase) != CHILD_PHASE_DONE) {
         for (uint32_t i = random_below(random, STRIDE_MAX) + 1; alive && i > 0; i--) {
             if (LOAD(worlds->control->phase) == CHILD_PHASE_DONE)
@@ -62,16 +60,51 @@ static void take_turns(struct trial *trial, uint8_t *const *states, size_t count
         memcpy(worlds->live.segments, states[state], worlds->live.bytes);
     }
     if (!alive || (LOAD(worlds->control->phase) != CHILD_PHASE_DONE && !child_finish(trial, pid)))
-        return;
+        return count;
     child_kill(pid);
     trial->tally->interleavings++;
-    struct seen seen = recognize(&worlds->control->carried);
-    if (!acceptable(trial, key, &seen))
+    return state;
+}
+
+static void read_in_turns(struct trial *trial, uint8_t *const *states, size_t count, uint32_t key,
+                          uint64_t *random) {
+    uint32_t own = trial->action.key;
+    trial->action.key = key;
+    size_t last = pass_before(trial, TASK_READ, states, count, random);
+    trial->action.key = own;
+    struct seen seen = recognize(&trial->worlds.control->carried);
+    if (last < count && !acceptable(trial, key, &seen))
         complain(trial, "V11: a reader in turns with the writer saw key %u %s", key,
                  seen.torn ? "torn" : (seen.found ? "as it never was" : "missing"));
 }
 
-/* `turns` readers beside the writer whose states these are. */
+static uint64_t oldest_event(const struct world *world, const uint8_t *segments) {
+    size_t place = (size_t)((const uint8_t *)world->feed.ring - world->segments);
+    return LOAD(((const struct kv_feed_ring *)(const void *)(segments + place))->oldest);
+}
+
+/* A consumer of the feed that has fallen a lap behind, on whose event the next one is written. It
+ * begins a few states before that. */
+static void watch_in_turns(struct trial *trial, uint8_t *const *states, size_t count,
+                           uint64_t *random) {
+    struct world *live = &trial->worlds.live;
+    uint64_t oldest = oldest_event(live, states[0]);
+    size_t first = 0;
+    while (first + 1 < count && oldest_event(live, states[first + 1]) == oldest)
+        first++;
+    uint32_t before = random_below(random, LEAD_MAX);
+    first = first > before ? first - before : 0;
+    if (first + 1 >= count)
+        return; /* the action tells nothing */
+    memcpy(live->segments, states[first], live->bytes);
+    if (kv_feed_begin(&live->feed, &trial->feed_start, true) != KV_FEED_EVENT)
+        complain(trial, "F1: the feed cannot be read");
+    size_t last = pass_before(trial, TASK_WATCH, states + first, count - first, random);
+    if (last < count - first)
+        events_check_watch(trial, states[first], states[first + last]);
+}
+
+/* `turns` readers, and as many watchers, beside the writer whose states these are. */
 void read_midway(struct trial *trial, uint8_t *const *states, size_t count, uint32_t turns) {
     struct worlds *worlds = &trial->worlds;
     uint64_t random = trial->seed * 13 + count;
@@ -81,6 +114,7 @@ void read_midway(struct trial *trial, uint8_t *const *states, size_t count, uint
         uint32_t key = random_below(&random, 2) == 0
                            ? trial->action.key
                            : choose_key(trial, &worlds->live, &worlds->scratch, &random);
-        take_turns(trial, states, count, key, &random);
+        read_in_turns(trial, states, count, key, &random);
+        watch_in_turns(trial, states, count, &random);
     }
 }

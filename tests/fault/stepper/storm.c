@@ -48,6 +48,7 @@ static bool step_to_death(struct trial *trial, int pid, uint32_t changes, bool u
 static void bury(struct trial *trial) {
     struct kv_table *table = &trial->worlds.live.table;
     struct kv_owner survivor = owner_of(&trial->worlds, SURVIVOR);
+    kv_feed_open(&trial->worlds.live.feed, trial->action.now_ms);
     if (lock_word(&trial->worlds.live) == 0)
         return;
     if (!kv_take_from_dead(table, &survivor, SHARD))

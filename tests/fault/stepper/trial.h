@@ -15,6 +15,15 @@ struct tally {
     uint64_t violations;
 };
 
+#define TOLD_MAX 256u
+
+/* An event, as far as one tells it from another. */
+struct told {
+    uint32_t kind;
+    uint32_t key; /* its number; KEYS if it has none */
+    uint64_t version;
+};
+
 struct trial {
     const char *name;
     const struct scenario *scenario;
@@ -28,6 +37,9 @@ struct trial {
     struct seen before[KEYS];      /* what readers saw when the action began */
     struct seen after[KEYS];       /* and what they see when it is done */
     bool gone_over[KEYS];          /* seen as after: never again as before */
+    struct kv_feed_cursor feed_start; /* where the feed stood when the action began */
+    struct told told[TOLD_MAX];       /* and what the action tells */
+    uint32_t told_count;
     uint8_t *verify_scratch;
     struct tally *tally;
 };
@@ -40,11 +52,18 @@ void trial_expect(struct trial *trial);
 void judge_copy(struct trial *trial);
 void check_invariants(struct trial *trial, const char *when);
 
+/* events.c */
+void events_begin(struct trial *trial);
+void events_expect(struct trial *trial);
+void events_judge(struct trial *trial, const struct seen seen[KEYS]);
+void events_succeed(struct trial *trial);
+void events_check_watch(struct trial *trial, const uint8_t *first, const uint8_t *last);
+
 /* work.c */
 void work_on(struct trial *trial, struct seen model[KEYS]);
 
 /* child.c */
-enum task { TASK_ACT, TASK_READ, TASK_SCAN, TASK_TRY_LOCK, TASK_STEAL };
+enum task { TASK_ACT, TASK_READ, TASK_WATCH, TASK_SCAN, TASK_TRY_LOCK, TASK_STEAL };
 int child_start(struct trial *trial, enum task task, bool lives);
 bool child_step(struct trial *trial, int pid);
 bool child_enter(struct trial *trial, int pid);

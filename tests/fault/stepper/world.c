@@ -43,17 +43,31 @@ static void *map(size_t bytes, int sharing) {
     return at;
 }
 
+static size_t feed_bytes(void) { return kv_feed_segment_bytes(1, FEED_CAPACITY); }
+
 static void attach(struct world *world, const struct kv_geometry *g, const uint8_t boot_id[16]) {
     const char *wrong = kv_attach(&world->table, world->segments, g->table_bytes,
                                   world->segments + g->table_bytes, g->hints_bytes, boot_id);
+    if (wrong == NULL)
+        wrong = kv_feed_attach(&world->feed, world->segments + world->bytes - feed_bytes(),
+                               feed_bytes(), 0);
     if (wrong != NULL)
         give_up(wrong);
+    world->table.feed = &world->feed;
+}
+
+/* Events are overwritten from the first action on. */
+static void fill_feed(struct kv_feed *feed) {
+    static const uint8_t key[] = "of long ago";
+    kv_feed_open(feed, 0);
+    for (uint32_t i = 0; i < FEED_CAPACITY / KV_FEED_EVENT_HEADER_BYTES; i++)
+        kv_feed_emit(feed, KV_EVENT_TOUCH, key, i % sizeof key, 0, i, i);
 }
 
 void worlds_open(struct worlds *worlds, const struct plan *plan, uint64_t seed) {
     static const uint8_t boot_id[16] = {1}, instance_id[16] = {2};
     struct kv_geometry g = geometry_of(plan);
-    size_t bytes = g.table_bytes + g.hints_bytes;
+    size_t bytes = g.table_bytes + g.hints_bytes + feed_bytes();
     uint64_t hash_key[4];
     for (int i = 0; i < 4; i++)
         hash_key[i] = random_next(&seed);
@@ -62,9 +76,11 @@ void worlds_open(struct worlds *worlds, const struct plan *plan, uint64_t seed) 
     worlds->scratch = (struct world){.segments = map(bytes, MAP_PRIVATE), .bytes = bytes};
     worlds->control = map(sizeof *worlds->control, MAP_SHARED);
     kv_format(worlds->live.segments, &g, boot_id, instance_id, hash_key);
+    kv_feed_format(worlds->live.segments + bytes - feed_bytes(), 1, FEED_CAPACITY);
     world_copy(&worlds->scratch, &worlds->live);
     attach(&worlds->live, &g, boot_id);
     attach(&worlds->scratch, &g, boot_id);
+    fill_feed(&worlds->live.feed);
     worlds->lease = memfd_create("lease", MFD_CLOEXEC);
     if (worlds->lease < 0 || ftruncate(worlds->lease, KV_LEASE_SLOTS) != 0 ||
         sem_init(&worlds->control->semaphore, 1, 0) != 0 || sem_init(&worlds->quiet, 0, 0) != 0)

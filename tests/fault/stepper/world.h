@@ -8,6 +8,7 @@
 #include "places.h"
 
 #define SHARD 0u
+#define FEED_CAPACITY 16384u /* more than the longest action tells */
 #define VALUE_BYTES_MAX 1024u
 #define CHILD_PHASE_READY 0u
 #define CHILD_PHASE_INSIDE 1u
@@ -52,14 +53,17 @@ struct control {
     _Atomic uint32_t won; /* whether the child got the lock */
     sem_t semaphore;
     struct carried carried;
+    enum kv_feed_status watched;
+    struct kv_event event;
     uint32_t met_count;
     struct met met[SCANNED_MAX];
 };
 
 struct world {
-    uint8_t *segments; /* the table, then the hints */
+    uint8_t *segments; /* the table, the hints, the change feed */
     size_t bytes;
     struct kv_table table;
+    struct kv_feed feed;
 };
 
 struct worlds {

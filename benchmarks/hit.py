@@ -1,0 +1,109 @@
+"""Goal 1: what does a hit cost, read from shared memory, beside `dict.get` and py-lmdb's get?
+
+A 12-byte key, a 100-byte value, 10,000 items, the same loop for all; the loop is in the figures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import kvserve
+from benchmarks import report
+from benchmarks.caches import SHARED_MEMORY
+from benchmarks.effort import Effort
+from benchmarks.instance import running
+from benchmarks.measuring import alternate, loop_turn
+from benchmarks.peers import enter, package
+from benchmarks.report import Goal, Report, Table
+
+ITEMS = 10_000
+KEY = b"key:00000001"
+VALUE = b"x" * 100
+TTL_SECONDS = 3_600
+VALUES: dict[str, Any] = {
+    "bytes": VALUE,
+    "bytes with a ttl": VALUE,
+    "str": VALUE.decode(),
+    "int": 123_456,
+    "list (msgpack)": [VALUE, 1, None],
+}
+
+Get = Callable[[bytes], Any]
+
+
+def loop(get: Get, key: bytes) -> Callable[[int], None]:
+    """The same loop for all."""
+
+    def run(count: int) -> None:
+        for _ in itertools.repeat(None, count):
+            get(key)
+
+    return run
+
+
+def items() -> dict[bytes, bytes]:
+    return {b"key:%08d" % number: VALUE for number in range(ITEMS)}
+
+
+@contextmanager
+def lmdb_get() -> Iterator[Get]:
+    """A get of py-lmdb in a read transaction of its own."""
+    lmdb = package("lmdb", "lmdb")
+    with (
+        tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as directory,
+        lmdb.open(directory, map_size=2**28, sync=False) as environment,
+    ):
+        with environment.begin(write=True) as transaction:
+            transaction.cursor().putmulti(items().items())
+
+        def get(key: bytes) -> Any:
+            with environment.begin() as transaction:
+                return transaction.get(key)
+
+        yield get
+
+
+def measure(effort: Effort) -> Report:
+    answer = Report()
+    with ExitStack() as stack:
+        name = stack.enter_context(running("--memory", "64MiB", "--workers", "1"))
+        cache = stack.enter_context(kvserve.connect(name))
+        cache.set_many(items())
+        seconds = effort.round_seconds
+        turns = {"dict.get": loop_turn(loop(items().get, KEY), seconds)}
+        for number, (kind, value) in enumerate(VALUES.items()):
+            key = b"kind%08d" % number
+            cache.set(key, value, ttl=TTL_SECONDS if "ttl" in kind else None)
+            assert cache.get(key) == value
+            turns[f"cache.get: {kind}"] = loop_turn(loop(cache.get, key), seconds)
+        turns["cache.get: a miss"] = loop_turn(loop(cache.get, b"nobody is he"), seconds)
+        if (get := enter(stack, lmdb_get(), answer.missing)) is not None:
+            assert get(KEY) == VALUE
+            turns["py-lmdb, its own read transaction"] = loop_turn(loop(get, KEY), seconds)
+        rounds = alternate(turns, effort.rounds, "hit")
+    for kind in ("bytes", "bytes with a ttl"):
+        ours = f"cache.get: {kind}"
+        to_dict = rounds.ratio(ours, "dict.get", "ns")
+        answer.goals.append(Goal(1, f"get of a hit, {kind} / dict.get", to_dict, 3.0))
+        if get is not None:
+            to_lmdb = rounds.ratio(ours, "py-lmdb, its own read transaction", "ns")
+            answer.goals.append(Goal(1, f"get of a hit, {kind} / py-lmdb", to_lmdb, 0.25))
+    answer.tables.append(
+        Table(
+            "one get",
+            ["", "ns", "/ dict.get"],
+            [
+                [turn, rounds.median(turn, "ns"), rounds.ratio(turn, "dict.get", "ns").median]
+                for turn in turns
+            ],
+        )
+    )
+    return answer
+
+
+if __name__ == "__main__":
+    report.main("hit", measure)

@@ -1,0 +1,97 @@
+"""The keys that the recipes keep their state under. No I/O.
+
+    kvserve:lease:KEY                      who computes KEY now            get_or_set, memoize
+    kvserve:memo:MODULE.FUNCTION(ARGUMENTS)  a result                      memoize without `key=`
+    kvserve:lock:NAME                      who holds the lock              lock
+    kvserve:fence:NAME                     its last fencing number         lock
+    kvserve:fixed:NAME:ID                  a counter, for one window       limiter
+    kvserve:sliding:NAME:ID                the times of the last hits      limiter(sliding=True)
+    kvserve:generation:NAME                the generation of a namespace   namespace
+    NAME:GENERATION:KEY                    a user's key in a namespace     namespace
+
+NAME is the name itself, or, within namespaces, theirs and it, joined by colons; what would be
+mistaken for a separator is written %3A or %25. A name too long for a key is hashed.
+
+So `kvserve:` is a prefix that users leave alone. Nothing enforces it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from kvserve.errors import InvalidArgument
+from kvserve.limits import KEY_BYTES_MAX
+from kvserve.table._core import check_key
+
+Key = str | bytes
+
+_HASHED = "#"
+
+
+def lease(key: Key) -> Key:
+    """Where the lease of a key's computation is.
+
+    Example:
+        >>> lease("user:1"), lease(b"user:1")
+        ('kvserve:lease:user:1', b'kvserve:lease:user:1')
+    """
+    check_key(key)
+    return _fitting("kvserve:lease:", key)
+
+
+def named(kind: str, path: Sequence[str], name: str) -> str:
+    """Where a thing with a name is.
+
+    Args:
+        kind: what it is, such as `lock`.
+        path: the names of the namespaces around it.
+        name: its own.
+
+    Raises:
+        InvalidArgument: the name is no str, or empty.
+
+    Example:
+        >>> named("lock", ["eu"], "nightly-job")
+        'kvserve:lock:eu:nightly-job'
+    """
+    parts = ":".join(quoted(part) for part in (*path, name))
+    return str(_fitting(f"kvserve:{kind}:", parts))
+
+
+def quoted(name: str) -> str:
+    """A name without colons, each name another one.
+
+    Example:
+        >>> quoted("a:b")
+        'a%3Ab'
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidArgument(f"name = {name!r:.80}: use a str that is not empty")
+    return name.replace("%", "%25").replace(":", "%3A")
+
+
+def joined(prefix: str, key: Key) -> Key:
+    """A key behind a prefix, of the key's type."""
+    return prefix + key if isinstance(key, str) else prefix.encode() + key
+
+
+def checked(keys: Iterable[Key]) -> Iterator[Key]:
+    """The keys themselves; raises InvalidKey when it comes to one that is none."""
+    for key in keys:
+        check_key(key)
+        yield key
+
+
+def hashed(text: bytes) -> str:
+    """32 bytes that stand for any number of them, as text."""
+    return _HASHED + hashlib.blake2b(text, digest_size=32).hexdigest()
+
+
+def _fitting(prefix: str, key: Key) -> Key:
+    # What cannot be encoded is no key, which the client will say.
+    raw = key.encode(errors="surrogatepass") if isinstance(key, str) else key
+    # What looks like a hash is hashed as well, or somebody could choose another one's key.
+    if len(prefix) + len(raw) > KEY_BYTES_MAX or raw.startswith(_HASHED.encode()):
+        return prefix + hashed(raw)
+    return joined(prefix, key)

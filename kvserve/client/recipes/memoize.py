@@ -1,0 +1,136 @@
+"""memoize: a function whose results are kept in the cache, for all processes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+
+from kvserve.client.operations import Key
+from kvserve.client.recipes import layout, single_flight
+from kvserve.client.recipes.arguments import canonical_call
+from kvserve.client.recipes.single_flight import Terms
+from kvserve.errors import InvalidArgument
+from kvserve.table._core import check_key
+
+if TYPE_CHECKING:
+    from kvserve.client.recipes.offer import Recipes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_READABLE_BYTES_MAX = 256  # of a key; a longer one is hashed, which also leaves namespaces room
+
+
+class Memoized(Protocol[P, R]):
+    """A memoized function: a function like the one it stands for, with three more attributes."""
+
+    __wrapped__: Callable[P, R]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The kept result of this call, or the result, which is kept."""
+
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Callable[..., R]:
+        """It binds to objects as functions do."""
+
+    def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> Key:
+        """The key of this call's result."""
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Forgets this call's result; says whether there was one. A coroutine, if the function is.
+
+        A computation that is under way does not store its result.
+        """
+
+
+class CallKeys:
+    """Makes the key of each call of a function.
+
+    Args:
+        function: whose calls.
+        key: makes it of the call's arguments; None: of module, name and arguments.
+        typed: whether 1 and 1.0 differ.
+
+    Raises:
+        InvalidArgument: the function has no name of its own.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], key: Callable[..., Key] | None, *, typed: bool
+    ) -> None:
+        self._custom = key
+        self._typed = typed
+        if key is None:
+            self._name = full_name(function)
+            self._signature = inspect.signature(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Key:
+        """The key of a call.
+
+        Raises:
+            InvalidArgument: an argument cannot be part of a key.
+            InvalidKey: `key=` made no key.
+        """
+        if self._custom is not None:
+            key = self._custom(*args, **kwargs)
+            check_key(key)
+            return key
+        arguments = canonical_call(self._signature, args, kwargs, typed=self._typed)
+        whole = f"kvserve:memo:{self._name}({arguments})"
+        if len(whole.encode()) > _READABLE_BYTES_MAX:
+            whole = f"kvserve:memo:{self._name}({layout.hashed(arguments.encode())})"
+        if len(whole.encode()) > _READABLE_BYTES_MAX:
+            whole = f"kvserve:memo:{layout.hashed(f'{self._name}({arguments})'.encode())}"
+        return whole
+
+
+def full_name(function: Callable[..., Any]) -> str:
+    """Module and qualified name of a function; of one in a script, the script's path.
+
+    Raises:
+        InvalidArgument: it has none, or one that it shares, as all lambdas do.
+    """
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", None)
+    if not module or not name or "<lambda>" in name:
+        raise InvalidArgument(f"memoize: {function!r} has no name of its own; give key=")
+    if module in ("__main__", "__mp_main__"):  # the second is what multiprocessing makes of it
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        module = str(Path(code.co_filename).absolute()) if code else module
+    return f"{module}.{name}"
+
+
+def memoize(
+    owner: Recipes, function: Callable[P, R], keys: CallKeys, terms: Terms
+) -> Memoized[P, R]:
+    """The blocking way; see `Recipes.memoize`."""
+    if inspect.iscoroutinefunction(function):
+        raise InvalidArgument(
+            f"{function.__qualname__} is a coroutine function: memoize it with an asyncio client, "
+            "kvserve.connect_async()"
+        )
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = owner._place(keys(*args, **kwargs))
+        compute = functools.partial(function, *args, **kwargs)
+        result: R = single_flight.get_or_set(owner._root, key, compute, terms)
+        return result
+
+    def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
+        key = owner._place(keys(*args, **kwargs))
+        owner._root.delete(layout.lease(key))
+        return owner._root.delete(key)
+
+    return with_attributes(call, keys, invalidate)
+
+
+def with_attributes(
+    call: Callable[P, R], keys: CallKeys, invalidate: Callable[..., Any]
+) -> Memoized[P, R]:
+    memoized = cast("Any", call)
+    memoized.cache_key = keys
+    memoized.invalidate = invalidate
+    return cast("Memoized[P, R]", memoized)

@@ -1,0 +1,188 @@
+"""A part of the cache with keys of its own, which can be cleared at once: the blocking kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping
+from kvserve.client.pipeline import Pipeline
+from kvserve.client.recipes import layout
+from kvserve.client.recipes.generations import Place, begin, moved, new_generation
+from kvserve.client.recipes.offer import Recipes
+from kvserve.client.recipes.ports import Port, finish
+from kvserve.protocol.codec import Value
+from kvserve.table._core import check_key
+
+if TYPE_CHECKING:
+    from kvserve.client.blocking import Client
+
+
+class Namespaces(Recipes):
+    """All recipes, as methods of a blocking client or a namespace."""
+
+    def namespace(self, name: str) -> Namespace:
+        """A part of the cache with keys of its own, which `clear` empties at once.
+
+        It has the client's methods that take keys, and the recipes. Its keys are records of the
+        same table, under longer keys: the name and 26 bytes come before each.
+
+        Args:
+            name: any str but the empty one.
+
+        Example:
+            >>> eu = cache.namespace("eu")
+            >>> eu.set("capital", "Paris") > 0, eu.get("capital"), cache.get("capital")
+            (True, 'Paris', None)
+            >>> eu.clear()
+            >>> "capital" in eu
+            False
+        """
+        return Namespace(self._root, (*self._path, name))
+
+
+class Namespace(Namespaces):
+    """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
+
+    Locks and limiters have the namespace in their names, and are not touched by `clear`.
+    """
+
+    def __init__(self, client: Client, path: tuple[str, ...]) -> None:
+        self._client = client
+        self._operations = client._operations
+        self._level = Place(path)
+
+    @property
+    def _root(self) -> Client:
+        return self._client
+
+    @property
+    def _path(self) -> tuple[str, ...]:
+        return self._level.path
+
+    def _prefix(self) -> str:
+        """What stands before the keys now. Read anew each time: another process may clear it."""
+        generations = []
+        for key in self._level.generation_keys:
+            generation = self._client.get(key)
+            if generation is None:
+                generation = finish(begin(Port.of(self._client), key))
+            generations.append(generation)
+        return self._level.prefix(generations)
+
+    def _place(self, key: Key) -> Key:
+        check_key(key)
+        return layout.joined(self._prefix(), key)
+
+    def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        return self._client._run_batch(moved(operations, self._prefix()))
+
+    def clear(self) -> None:
+        """Removes everything in it, at once, for all processes, however much it is.
+
+        What is being computed by `get_or_set` or `memoize` is stored out of reach.
+
+        Example:
+            >>> cache.namespace("eu").clear()
+        """
+        self._client.set(self._level.generation_keys[-1], new_generation(), math.inf)
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """See `Client.get`."""
+        return self._client.get(self._place(key), default)
+
+    def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
+        """See `Client.gets`."""
+        return self._client.gets(self._place(key), default)
+
+    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+        """See `Client.set`."""
+        return self._client.set(self._place(key), value, ttl)
+
+    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """See `Client.add`."""
+        return self._client.add(self._place(key), value, ttl)
+
+    def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """See `Client.replace`."""
+        return self._client.replace(self._place(key), value, ttl)
+
+    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
+        """See `Client.cas`."""
+        return self._client.cas(self._place(key), value, version, ttl)
+
+    def delete(self, key: Key, version: int | None = None) -> bool:
+        """See `Client.delete`."""
+        return self._client.delete(self._place(key), version)
+
+    def touch(self, key: Key, ttl: TTL = None) -> bool:
+        """See `Client.touch`."""
+        return self._client.touch(self._place(key), ttl)
+
+    def ttl(self, key: Key) -> float | None:
+        """See `Client.ttl`."""
+        return self._client.ttl(self._place(key))
+
+    def incr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """See `Client.incr`."""
+        return self._client.incr(self._place(key), delta, initial, ttl)
+
+    def decr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """See `Client.decr`."""
+        return self._client.decr(self._place(key), delta, initial, ttl)
+
+    def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """See `Client.get_many`."""
+        prefix = self._prefix()
+        own = {layout.joined(prefix, key): key for key in layout.checked(check_keys(keys))}
+        return {own[key]: value for key, value in self._client.get_many(own).items()}
+
+    def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+        """See `Client.set_many`."""
+        prefix = self._prefix()
+        keys = layout.checked(check_mapping(values))
+        self._client.set_many({layout.joined(prefix, key): values[key] for key in keys}, ttl)
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        """See `Client.delete_many`."""
+        prefix = self._prefix()
+        keys = layout.checked(check_keys(keys))
+        return self._client.delete_many([layout.joined(prefix, key) for key in keys])
+
+    def pipeline(self) -> Pipeline:
+        """See `Client.pipeline`."""
+        return Pipeline(self)
+
+    def contains(self, key: Key) -> bool:
+        """See `Client.contains`."""
+        return self._client.contains(self._place(key))
+
+    __contains__ = contains
+
+    def __getitem__(self, key: Key) -> Any:
+        """The value of a key; raises KeyError on a miss."""
+        missing = object()
+        value = self.get(key, missing)
+        if value is missing:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        """`set` without a time to live."""
+        self.set(key, value)
+
+    def __delitem__(self, key: Key) -> None:
+        """`delete`; raises KeyError on a miss."""
+        if not self.delete(key):
+            raise KeyError(key)
+
+    def scan(self, prefix: Key = "") -> Iterator[Key]:
+        """See `Client.scan`. The keys come without what stands before them."""
+        before = self._prefix()
+        for key in self._client.scan(layout.joined(before, prefix)):
+            yield key[len(before.encode() if isinstance(key, bytes) else before) :]

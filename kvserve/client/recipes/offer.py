@@ -1,0 +1,166 @@
+"""The recipes as methods: of the blocking client and of its namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from kvserve.client.operations import TTL, Key
+from kvserve.client.recipes import single_flight
+from kvserve.client.recipes.limiters import Limiter
+from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT, Lock
+from kvserve.client.recipes.memoize import CallKeys, Memoized, memoize
+from kvserve.client.recipes.single_flight import LEASE_SECONDS_DEFAULT, checked_terms
+
+if TYPE_CHECKING:
+    from kvserve.client.blocking import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Recipes:
+    """What is built of the cache's operations. docs/recipes.md tells more of each."""
+
+    @property
+    def _root(self) -> Client:
+        """The client that does the work."""
+        return cast("Client", self)
+
+    @property
+    def _path(self) -> tuple[str, ...]:
+        """The names of the namespaces around all that is made here."""
+        return ()
+
+    def _place(self, key: Key) -> Key:
+        """Where the record of a key is."""
+        return key
+
+    def get_or_set(
+        self,
+        key: Key,
+        factory: Callable[[], Any],
+        ttl: TTL = None,
+        *,
+        stale: TTL = None,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+    ) -> Any:
+        """The value of a key; on a miss it is computed, once for all processes, and stored.
+
+        Whoever misses it meanwhile waits. If the computing process dies, another takes its place
+        when the lease ends; if the factory raises, the next one in line computes.
+
+        Args:
+            factory: computes the value; on an asyncio client it may be a coroutine function. What
+                it raises is raised here.
+            ttl: as of `set`.
+            stale: seconds that a value is kept beyond its ttl. In that time one caller computes a
+                new one, and all others get the old one at once.
+            lease: seconds after which a computer that died is replaced. A living one renews it, up
+                to 60 times.
+            jitter: the part of the ttl, from 0 to below 1, by which it is shortened at random, so
+                that values that were stored together do not expire together.
+
+        Raises:
+            MisuseError: the factory asks for the value that it is to compute.
+            InvalidValue, ValueTooLarge: the computed value cannot be stored.
+            ServerUnavailable: on a miss, as any other call; the value is not computed.
+
+        Example:
+            >>> cache.get_or_set("answer", lambda: 6 * 7, ttl=60)
+            42
+        """
+        terms = checked_terms(ttl, stale, lease, jitter)
+        return single_flight.get_or_set(self._root, self._place(key), factory, terms)
+
+    def memoize(
+        self,
+        ttl: TTL = None,
+        *,
+        stale: TTL = None,
+        key: Callable[..., Key] | None = None,
+        typed: bool = False,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+    ) -> Callable[[Callable[P, R]], Memoized[P, R]]:
+        """Decorates a function: its results are kept, for all processes, as by `get_or_set`.
+
+        The key is made of the function's module and name and of all its arguments, which must be
+        None, str, bytes, bool, int, float, datetime, date, timedelta, UUID or Enum, or a list,
+        tuple, set, frozenset or dict of these. It is the same in every process and version of
+        Python. What else the function looks at, such as variables around it, is not part of it.
+
+        Args:
+            ttl, stale, lease, jitter: see `get_or_set`.
+            key: makes the key of a call, from the call's arguments: for other types, and for
+                methods, whose first argument is an object.
+            typed: whether 1 and 1.0 are different arguments, and a set and a frozenset.
+
+        Returns:
+            The decorator. The function it makes has also `cache_key(...)`, the key of such a call;
+            `invalidate(...)`, which forgets its result; and `__wrapped__`.
+
+        Raises:
+            InvalidArgument: a coroutine function (an asyncio client memoizes those, and only
+                those), or one without a name; when called, an argument of another type.
+
+        Example:
+            >>> @cache.memoize(ttl=60, stale=30)
+            ... def square(number):
+            ...     return number * number
+            >>> square(4), square.invalidate(4), square.invalidate(4)
+            (16, True, False)
+        """
+        terms = checked_terms(ttl, stale, lease, jitter)
+
+        def decorate(function: Callable[P, R]) -> Memoized[P, R]:
+            return memoize(self, function, CallKeys(function, key, typed=typed), terms)
+
+        return decorate
+
+    def lock(
+        self,
+        name: str,
+        ttl: TTL = LOCK_SECONDS_DEFAULT,
+        *,
+        timeout: float | None = None,
+        renew: bool = True,
+    ) -> Lock:
+        """A lock that one process at a time holds, in one thread; a context manager.
+
+        When its holder dies, it is free after the ttl. It is not reentrant. A forked child does not
+        hold its parent's. It is a record of a cache: when memory is short it may be evicted, which
+        its holder sees at the next renewal. So protect what must not be done twice with `fencing`.
+
+        Args:
+            name: the lock's; locks have names of their own, apart from keys.
+            ttl: seconds, or a timedelta, until it is over if it is not renewed.
+            timeout: seconds to wait for it, then LockTimeout; None: for ever.
+            renew: renew it every third of the ttl, as long as this process lives.
+
+        Example:
+            >>> with cache.lock("nightly-job", ttl=30, timeout=5) as lock:
+            ...     lock.held
+            True
+        """
+        return Lock(self._root, self._path, name, ttl=ttl, timeout=timeout, renew=renew)
+
+    def limiter(self, name: str, rate: int, per: TTL, *, sliding: bool = False) -> Limiter:
+        """A limit on how often something is done, exact over all processes.
+
+        A fixed window begins with the first hit, and its count is gone when it ends; so up to twice
+        the rate may pass within `per`, around the end of a window. A sliding window remembers when
+        each hit was: never more than `rate` pass within any `per`, at 8 bytes a hit.
+
+        Args:
+            name: what is limited; limiters have names of their own, apart from keys.
+            rate: hits that are allowed within a window; of a sliding one at most 10 000.
+            per: the window's length, in seconds or as a timedelta.
+            sliding: the kind of window.
+
+        Example:
+            >>> if not cache.limiter("signup", rate=5, per=60).hit("192.0.2.7"):
+            ...     raise SystemExit("too many attempts")
+        """
+        return Limiter(self._root, self._path, name, rate, per, sliding)

@@ -1,0 +1,79 @@
+"""A client as the recipes see it, so that what they decide is written once for both clients.
+
+The decisions are coroutines over a `Port`. Those over an asyncio client are awaited. A blocking
+client's port never suspends: each of its methods has ended when it returns, so that `finish` runs
+such a coroutine to its end in one step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kvserve.client.operations import Key, from_ttl_ms
+from kvserve.table._core import Elsewhere
+
+if TYPE_CHECKING:
+    from kvserve.client.aio import AsyncClient
+    from kvserve.client.blocking import Client
+
+T = TypeVar("T")
+Method = Callable[..., Awaitable[Any]]
+
+
+class Port:
+    """Some of a client's methods as coroutines, under their own names.
+
+    Args:
+        client: whose.
+        ttl_ms_here: its reader's `_ttl_ms`.
+        as_coroutine: makes a coroutine of each.
+        sleep: the coroutine that waits for some seconds.
+    """
+
+    def __init__(
+        self,
+        client: Client | AsyncClient,
+        ttl_ms_here: Callable[[Key], int | Elsewhere | None],
+        as_coroutine: Callable[[Callable[..., Any]], Method],
+        sleep: Method,
+    ) -> None:
+        self.get = as_coroutine(client.get)
+        self.gets = as_coroutine(client.gets)
+        self.ttl = as_coroutine(client.ttl)
+        self.set = as_coroutine(client.set)
+        self.add = as_coroutine(client.add)
+        self.cas = as_coroutine(client.cas)
+        self.delete = as_coroutine(client.delete)
+        self.sleep = sleep
+        self._ttl_ms_here = ttl_ms_here
+
+    @classmethod
+    def of(cls, client: Client) -> Port:
+        """The port of a blocking client."""
+        return cls(client, client._ttl_ms, at_once, at_once(time.sleep))
+
+    def is_seen(self, key: Key) -> bool:
+        """Whether this process sees a key in shared memory. Asks no worker; counts as no read."""
+        ttl_ms = self._ttl_ms_here(key)
+        return not isinstance(ttl_ms, Elsewhere) and from_ttl_ms(ttl_ms) is not None
+
+
+def at_once(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """The function as a coroutine that never suspends."""
+
+    async def call(*args: Any, **kwargs: Any) -> T:
+        return function(*args, **kwargs)
+
+    return call
+
+
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that never suspends, and returns what it returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("a coroutine over a blocking client suspended")

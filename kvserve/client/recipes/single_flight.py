@@ -1,0 +1,216 @@
+"""get_or_set: one computation on the host for any number of concurrent callers.
+
+A stored value lives for `ttl + stale` and is fresh while more than `stale` of that remains, so it
+needs no envelope, and a plain `get` returns it.
+
+Who finds no fresh value tries to claim the value's lease, a key beside it. The winner computes,
+stores, and gives the lease up; a computation that takes long renews it. The losers take the stale
+value if there is one, else they look at the table until value or lease has changed, which costs no
+system call but the sleep. When a computer dies its lease ends, and the first to see that takes its
+place. A computer stores only while it holds its lease: one that was stopped for longer, or whose
+result was invalidated meanwhile, returns what it has computed and leaves the cache alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kvserve.client.operations import TTL, Key, to_ttl_ms
+from kvserve.client.recipes import layout
+from kvserve.client.recipes.claims import Claim, KeepingThread, now_ms, pauses
+from kvserve.client.recipes.ports import Port, finish
+from kvserve.errors import InvalidArgument, KvserveError, MisuseError
+from kvserve.names import Names
+
+if TYPE_CHECKING:
+    from kvserve.client.blocking import Client
+
+LEASE_SECONDS_DEFAULT = 10.0
+# A computation that lasts longer is renewed no more, so that one that hangs, or waits for itself in
+# a way that we cannot see, is replaced at last.
+_LEASES_MAX = 60
+MISSING = object()
+
+
+class Terms(NamedTuple):
+    """For how long values are kept, and computations waited for; see `checked_terms`."""
+
+    ttl: TTL
+    stale_seconds: float
+    lease: TTL
+    jitter: float
+
+    def life(self) -> TTL:
+        """The time to live of a value that is stored now."""
+        if self.ttl is None or self.ttl == math.inf:
+            return self.ttl
+        seconds = to_ttl_ms(self.ttl) / 1000
+        return seconds * (1 - self.jitter * random.random()) + self.stale_seconds
+
+    def is_fresh(self, left: float | None) -> bool:
+        """Whether a value need not be computed yet, given the seconds that it has to live."""
+        return left is not None and left > self.stale_seconds
+
+
+def checked_terms(ttl: TTL, stale: TTL, lease: TTL, jitter: float) -> Terms:
+    """The arguments of `get_or_set`, if they make sense.
+
+    Raises:
+        InvalidTTL, InvalidArgument.
+    """
+    if (ttl is None or ttl == math.inf) and (stale is not None or jitter):
+        raise InvalidArgument("stale and jitter are counted from the ttl: give one")
+    stale_seconds = to_ttl_ms(stale) / 1000
+    # Together they are the time to live of a record, which has a bound.
+    to_ttl_ms(ttl if stale is None else to_ttl_ms(ttl) / 1000 + stale_seconds)
+    to_ttl_ms(lease)
+    if lease is None or lease == math.inf:
+        raise InvalidArgument(f"lease = {lease}: use seconds, after which a dead one is replaced")
+    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter < 1:
+        raise InvalidArgument(f"jitter = {jitter!r}: use a part of the ttl, from 0 to below 1")
+    return Terms(ttl, stale_seconds, lease, jitter)
+
+
+class Turn:
+    """The right, and the duty, to compute the value of a key.
+
+    Args:
+        port: the client's.
+        names: the client's instance.
+        key: whose value.
+        terms: how it is kept.
+    """
+
+    def __init__(self, port: Port, names: Names, key: Key, terms: Terms) -> None:
+        self.port = port
+        self.key = key
+        self.identity = (names, key.encode() if isinstance(key, str) else key)
+        self.is_computing = False
+        self._terms = terms
+        self.claim = Claim(layout.lease(key), terms.lease)
+
+    @property
+    def keep_until_ms(self) -> int:
+        """The moment from which on the lease of a computation that begins now is left to end."""
+        return now_ms() + _LEASES_MAX * self.claim.ttl_ms
+
+    async def is_fresh(self) -> bool:
+        """Whether the key's value, which was just seen, need not be computed yet."""
+        terms = self._terms
+        return not terms.stale_seconds or terms.is_fresh(await self.port.ttl(self.key))
+
+    async def complete(self, value: Any) -> None:
+        """Stores what was computed, for all, and ends the turn."""
+        version = None
+        try:
+            if await self.claim.is_ours(self.port):
+                version = await self.port.set(self.key, value, self._terms.life())
+        finally:
+            released = await self.claim.release(self.port)
+        if version is not None and not released:
+            await self.port.delete(self.key, version)  # it was invalidated in between
+
+    async def abandon(self) -> None:
+        """Ends the turn without a value, so that the next one may try."""
+        with suppress(KvserveError):  # what went wrong before matters more, and the lease will end
+            await self.claim.release(self.port)
+
+
+_turns: ContextVar[tuple[Turn, ...]] = ContextVar("kvserve_turns", default=())
+
+
+@contextmanager
+def taken(turn: Turn) -> Iterator[None]:
+    """Marks what is computed here, so that a factory that waits for itself is found out."""
+    before = _turns.set((*_turns.get(), turn))
+    turn.is_computing = True
+    try:
+        yield
+    finally:
+        turn.is_computing = False  # a task that the factory began may outlive it, and keep _turns
+        _turns.reset(before)
+
+
+async def seek(turn: Turn, value: Any) -> Any:
+    """The value, or `MISSING` when the turn is ours and it must be computed.
+
+    Args:
+        value: what a get has just found.
+
+    Raises:
+        MisuseError: the one to wait for is ourselves.
+    """
+    port = turn.port
+    while value is MISSING or not await turn.is_fresh():
+        if any(outer.identity == turn.identity and outer.is_computing for outer in _turns.get()):
+            if value is not MISSING:
+                return value
+            raise MisuseError(f"the factory of {turn.key!r} waits for the value of the same key")
+        if not port.is_seen(turn.claim.key) and await turn.claim.take(port):
+            return await _look_again(turn)
+        if value is not MISSING:
+            return value
+        await _wait(turn)
+        value = await port.get(turn.key, MISSING)
+    return value
+
+
+async def _look_again(turn: Turn) -> Any:
+    """The value that another one stored between our look and our claim, else `MISSING`."""
+    found = MISSING
+    try:
+        value = await turn.port.get(turn.key, MISSING)
+        if value is not MISSING and await turn.is_fresh():
+            found = value
+    except BaseException:
+        await turn.abandon()
+        raise
+    if found is not MISSING:
+        await turn.claim.release(turn.port)
+    return found
+
+
+async def _wait(turn: Turn) -> None:
+    """Until there is a value, or nobody computes one."""
+    for pause in pauses():
+        left = await turn.port.ttl(turn.claim.key)
+        if left is None or turn.port.is_seen(turn.key):
+            return
+        await turn.port.sleep(min(pause, left))
+
+
+def get_or_set(client: Client, key: Key, factory: Callable[[], Any], terms: Terms) -> Any:
+    """The blocking way; see `Recipes.get_or_set`."""
+    value = client.get(key, MISSING)
+    if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
+        return value
+    turn = Turn(Port.of(client), client._names, key, terms)
+    value = finish(seek(turn, value))
+    if value is not MISSING:
+        return value
+    keeping = KeepingThread(turn.claim, turn.port, turn.keep_until_ms)
+    try:
+        with taken(turn):
+            value = factory()
+        _require_value(value)
+    except BaseException:
+        keeping.stop()
+        finish(turn.abandon())
+        raise
+    keeping.stop()
+    finish(turn.complete(value))
+    return value
+
+
+def _require_value(value: Any) -> None:
+    """Raises InvalidArgument for a coroutine, which only an asyncio client can await."""
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise InvalidArgument("this factory is for an asyncio client: it makes an awaitable")

@@ -1,0 +1,167 @@
+"""Reading the change feed: all rings as one stream of events, which outlives the server.
+
+Nothing here waits. A watcher that has read all looks again a little later: the producers know
+nothing of it, so nobody could wake it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import mmap
+import time
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Literal, NamedTuple
+
+from kvserve.errors import InvalidArgument
+from kvserve.table._core import FeedReader, feed_rings
+
+Key = str | bytes
+Since = Literal["now", "oldest"]
+Find = Callable[[], mmap.mmap | None]
+
+_BATCH_EVENTS = 1024  # of one ring, then the others have their turn
+PAUSE_SECONDS_MIN = 0.001  # how soon a watcher looks again after it saw something
+PAUSE_SECONDS_MAX = 0.02  # and when nothing has happened for a while
+FIND_SECONDS = 0.1  # how often it looks for a server
+
+
+class Event(NamedTuple):
+    """A change of the cache, or the news that some were missed.
+
+    Args:
+        kind: `set` (add, replace, cas and incr, too), `touch`, `delete`, `expire` (the server
+            found it expired, up to 10 s later), `evict` (room was needed), `flush` (of a
+            worker's part of the cache: a flush of all is told once or several times), or `lost`.
+        key: as str or bytes, as it was stored; None of a `flush` or `lost`.
+        version: what `gets` gives; of a key that is gone, its last; None of a `flush` or `lost`.
+        time: Unix time in seconds.
+        lost: of a `lost`, how many events were overwritten before they were read, whatever their
+            keys; 0 if there may be some that were never written, because a worker was killed or
+            the server started anew. Of any other kind 0.
+
+    Example:
+        >>> Event("set", "user:1", 7, 1700000000.0).key
+        'user:1'
+    """
+
+    kind: str
+    key: Key | None
+    version: int | None
+    time: float
+    lost: int = 0
+
+
+class Pace:
+    """How long to wait before looking again: twice as long each time that nothing was there.
+
+    Example:
+        >>> pace = Pace()
+        >>> pace.after(0), pace.after(0), pace.after(5), pace.after(0)
+        (0.001, 0.002, 0.0, 0.001)
+    """
+
+    def __init__(self) -> None:
+        self._pause = PAUSE_SECONDS_MIN
+
+    def after(self, events: int) -> float:
+        """The seconds to wait after so many events were read."""
+        if events:
+            self._pause = PAUSE_SECONDS_MIN
+            return 0.0
+        pause = self._pause
+        self._pause = min(2 * pause, PAUSE_SECONDS_MAX)
+        return pause
+
+
+class Watcher:
+    """Reads the events of all rings, and follows the feed from server to server.
+
+    One key's events come in the order of its changes, for they are all in one ring. Those of
+    different rings are put in the order of their times, as far as they are read together.
+
+    Args:
+        memory: the feed.
+        find: gives the feed of the server that runs; None if none does.
+        prefix: what the keys must begin with.
+        since: `now` for what comes, `oldest` for what the rings still hold as well.
+
+    Raises:
+        InvalidArgument: a prefix or a beginning that cannot be.
+        ForeignObject: it is no feed.
+    """
+
+    def __init__(
+        self, memory: mmap.mmap, find: Find, prefix: Key = "", since: Since = "now"
+    ) -> None:
+        if not isinstance(prefix, (str, bytes)):
+            raise InvalidArgument(f"a prefix is str or bytes, not {type(prefix).__name__}")
+        if since not in ("now", "oldest"):
+            raise InvalidArgument(f"since = {since!r}: use 'now' or 'oldest'")
+        self._find = find
+        self._find_at = 0.0
+        self._prefix = prefix.encode() if isinstance(prefix, str) else prefix
+        self._readers: list[FeedReader] = []
+        self._attach(memory, from_oldest=since == "oldest")
+
+    def _attach(self, memory: mmap.mmap, *, from_oldest: bool) -> None:
+        self._memory = memory
+        self._readers = [
+            FeedReader(memory, ring, from_oldest, self._prefix)
+            for ring in range(feed_rings(memory))
+        ]
+
+    def read(self) -> list[Event]:
+        """What has happened since the last call; nothing if nothing has."""
+        retired = self._readers[0].retired  # before reading: what comes after that is the last
+        events = self._read_rings()
+        return events if events or not retired else self._follow()
+
+    def _read_rings(self) -> list[Event]:
+        batches = [_batch(reader) for reader in self._readers]
+        if not any(batches):
+            return []
+        merged = heapq.merge(*batches, key=attrgetter("time"))
+        return list(_flushes_once(merged))
+
+    def _follow(self) -> list[Event]:
+        """Goes on with the feed of the next server, from its beginning, if there is one by now."""
+        if time.monotonic() < self._find_at:
+            return []
+        self._find_at = time.monotonic() + FIND_SECONDS
+        memory = self._find()
+        if memory is None:
+            return []
+        self.close()
+        self._attach(memory, from_oldest=True)
+        return [Event("lost", None, None, time.time())]
+
+    def close(self) -> None:
+        """Lets go of the feed."""
+        for reader in self._readers:
+            reader.close()
+        self._memory.close()
+
+
+def _batch(reader: FeedReader) -> list[Event]:
+    rows, lost = reader.read(_BATCH_EVENTS)
+    events = [_event(*row) for row in rows]
+    if lost:
+        at = events[0].time if events else time.time()
+        events.insert(0, Event("lost", None, None, at, lost))
+    return events
+
+
+def _event(kind: str, key: Key | None, version: int, unix_ms: int) -> Event:
+    if key is None:
+        return Event("flush" if kind == "flush" else "lost", None, None, unix_ms / 1000)
+    return Event(kind, key, version, unix_ms / 1000)
+
+
+def _flushes_once(events: Iterable[Event]) -> Iterator[Event]:
+    """Each shard tells of its flush; of those in a row the first is enough."""
+    before = ""
+    for event in events:
+        if event.kind != "flush" or before != "flush":
+            yield event
+        before = event.kind

@@ -1,0 +1,239 @@
+"""The page of live settings: made by the parent, written by its owner, polled by everybody else.
+
+It knows how the settings travel, and not what they mean. One page of shared memory:
+
+       0  magic    8 bytes, the layout's version among them
+       8  version  u64, which settings are in force; slot `version % 2` holds them
+      64  slot 0   2016 bytes
+    2080  slot 1   2016 bytes
+
+    a slot: version u64, length u32, CRC-32 of these two and the map u32, the map in msgpack
+
+A writer fills the slot that is not in force and then publishes it by one store of the version. If
+it is killed before that store, nobody ever looks at what it wrote, and the next writer writes over
+it. A flock on a file keeps two writers apart; the kernel frees it when its holder dies.
+
+A reader takes the version, copies that slot, and takes the version again. To touch the slot
+meanwhile, writers must have published once more, which the second look shows. Nothing rests on
+the order in which a processor carries loads and stores out (x86 keeps it, ARM need not), nor on
+the version being stored in one piece (CPython copies a memoryview's item by a memcpy of 8 bytes,
+which compilers make one store): the checksum covers the version, so whatever arrives in part or
+too early does not fit, and the reader tries again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgpack
+
+from kvserve.errors import ForeignObject, InternalError, ServerBusy
+from kvserve.names import Names
+from kvserve.objects import taken_over
+from kvserve.table import segment
+
+PAGE_BYTES = 4096
+LOCK_SECONDS = 2.0  # a writer holds the lock for far less than a millisecond
+_LOCK_RETRY_SECONDS = 0.01
+_MAGIC = b"kvset\0\0\1"
+_VERSION_AT = 8
+_SLOTS_AT = 64
+_SLOT_BYTES = (PAGE_BYTES - _SLOTS_AT) // 2
+_VERSION_AND_LENGTH = struct.Struct("=QI")
+_CHECKSUM = struct.Struct("=I")
+_HEADER_BYTES = _VERSION_AND_LENGTH.size + _CHECKSUM.size
+_PATHS = "surrogateescape"  # as Python holds file names that are not UTF-8
+_READS_MAX = 100  # each repeated only because somebody published meanwhile
+
+Value = str | int | float | bool
+
+
+class Snapshot(NamedTuple):
+    """All settings as they were in force together.
+
+    Args:
+        version: 1 of those that the server started with, one more with each change.
+        values: by name.
+    """
+
+    version: int
+    values: dict[str, Value]
+
+
+class SettingsPage:
+    """The page, mapped read-only; made by `attach`.
+
+    Args:
+        memory: the mapped page; closed with this.
+
+    Raises:
+        ForeignObject: it is no page of ours.
+    """
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        if len(memory) != PAGE_BYTES or memory[: len(_MAGIC)] != _MAGIC:
+            memory.close()
+            raise ForeignObject(
+                "the settings page is of another version of kvserve; restart the server"
+            )
+        self._memory = memory
+        self._version = memoryview(memory)[_VERSION_AT : _VERSION_AT + 8].cast("Q")
+
+    @property
+    def version(self) -> int:
+        """Which settings are in force: one load from memory, for who polls."""
+        return self._version[0]
+
+    def read(self) -> Snapshot:
+        """The settings in force.
+
+        Raises:
+            ForeignObject: somebody wrote something else into the page.
+        """
+        for _ in range(_READS_MAX):
+            version = self.version
+            start = _slot_at(version)
+            slot = self._memory[start : start + _SLOT_BYTES]
+            if self.version == version and (values := _parse(slot, version)) is not None:
+                return Snapshot(version, values)
+        raise ForeignObject("the settings page is damaged; restart the server")
+
+    def close(self) -> None:
+        """Lets go of the page."""
+        self._version.release()
+        self._memory.close()
+
+
+class SettingsWriter(SettingsPage):
+    """The page, mapped for writing, while no other process writes; given by `writing`."""
+
+    def publish(self, values: Mapping[str, Value]) -> int:
+        """Puts settings in force, all of them at once; returns their version."""
+        version = self.version + 1
+        self._fill(version, values)
+        self._version[0] = version
+        return version
+
+    def _fill(self, version: int, values: Mapping[str, Value]) -> None:
+        payload = msgpack.packb(dict(values), unicode_errors=_PATHS)
+        if len(payload) > _SLOT_BYTES - _HEADER_BYTES:
+            raise InternalError(f"settings of {len(payload)} bytes do not fit into their page")
+        head = _VERSION_AND_LENGTH.pack(version, len(payload))
+        slot = head + _CHECKSUM.pack(zlib.crc32(head + payload)) + payload
+        start = _slot_at(version)
+        self._memory[start : start + len(slot)] = slot
+
+
+def create(names: Names, values: Mapping[str, Value], group_id: int | None) -> None:
+    """Makes the page with its first settings. Nothing may be left of a former one.
+
+    Args:
+        names: whose.
+        values: by name.
+        group_id: who may read it beside its owner; None: nobody.
+
+    Raises:
+        ForeignObject: the name is taken.
+        LimitError: no room in /dev/shm.
+    """
+    mode = 0o600 if group_id is None else 0o640
+    memory = segment.create(names.settings, PAGE_BYTES, mode, group_id)
+    memory[: len(_MAGIC)] = _MAGIC
+    with closing(SettingsWriter(memory)) as writer:
+        writer.publish(values)
+
+
+def attach(names: Names, owner_uid: int) -> SettingsPage:
+    """Maps the page read-only.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ForeignObject: it is another user's, open to everybody, or no page of ours.
+    """
+    return SettingsPage(segment.attach(names.settings, owner_uid, writable=False))
+
+
+@contextmanager
+def writing(names: Names, wait_seconds: float = LOCK_SECONDS) -> Iterator[SettingsWriter]:
+    """The page for a block of code in which nobody else changes it.
+
+    Args:
+        names: whose; the page must be this user's.
+        wait_seconds: how long to wait for another writer.
+
+    Raises:
+        FileNotFoundError: there is no page.
+        ForeignObject: it is another user's, open to everybody, or no page of ours.
+        ServerBusy: another process kept the lock.
+
+    Example:
+        >>> with writing(names) as page:  # doctest: +SKIP
+        ...     page.publish(page.read().values | {"spin": 0})
+        2
+    """
+    memory = segment.attach(names.settings, os.geteuid(), writable=True)
+    with closing(SettingsWriter(memory)) as writer, _locked(names.settings_lock, wait_seconds):
+        yield writer
+
+
+def remove(names: Names) -> list[str]:
+    """Unlinks the page and its lock; returns the names of what was there."""
+    removed = []
+    with taken_over(names.settings):
+        if segment.unlink(names.settings):
+            removed.append(names.settings)
+    if names.settings_lock.exists():
+        names.settings_lock.unlink()
+        removed.append(str(names.settings_lock))
+    return removed
+
+
+def _slot_at(version: int) -> int:
+    return _SLOTS_AT + version % 2 * _SLOT_BYTES
+
+
+def _parse(slot: bytes, version: int) -> dict[str, Value] | None:
+    """The map in a slot; None if it is not whole, or of another version."""
+    found_version, length = _VERSION_AND_LENGTH.unpack_from(slot)
+    (checksum,) = _CHECKSUM.unpack_from(slot, _VERSION_AND_LENGTH.size)
+    payload = slot[_HEADER_BYTES : _HEADER_BYTES + length]
+    if found_version != version or len(payload) != length:
+        return None
+    if zlib.crc32(slot[: _VERSION_AND_LENGTH.size] + payload) != checksum:
+        return None
+    try:
+        values = msgpack.unpackb(payload, unicode_errors=_PATHS)
+    except (ValueError, msgpack.UnpackException):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+@contextmanager
+def _locked(path: Path, wait_seconds: float) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    # For its owner alone: whoever could open it could keep all writers out.
+    descriptor = os.open(path, flags, 0o600)
+    give_up = time.monotonic() + wait_seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    raise ServerBusy(
+                        f"another process is changing the settings; see which: fuser {path}"
+                    ) from None
+            time.sleep(_LOCK_RETRY_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,128 @@
+"""What a store is: the contract between a worker and the database behind the cache.
+
+It must not know which database that is, nor when it is asked: single flight, write-behind and the
+circuit breaker are the worker's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
+
+Key = str | bytes
+
+
+class Record(NamedTuple):
+    """What a store keeps of a key.
+
+    Args:
+        key: as it was given; a str and its UTF-8 bytes are the same key.
+        codec: a number of `kvserve.protocol.codec`.
+        payload: as that codec encodes.
+        expires_at_ms: Unix time in milliseconds; 0: never.
+        stamp: what the store itself marks a write with; empty in a record that is to be stored.
+    """
+
+    key: Key
+    codec: int
+    payload: bytes
+    expires_at_ms: int
+    stamp: bytes = b""
+
+
+class Store(ABC):
+    """A database, used by one worker on its event loop, and opened after the fork.
+
+    No call blocks the loop. Calls may overlap; what one call changes is in the database when it
+    returns, and is seen by every call that begins later.
+
+    Every method may raise:
+        StoreUnavailable: the store does not answer in time, or refuses; nothing was changed.
+        OutcomeUnknown: a write was sent and no answer came; it may have been done or not.
+    """
+
+    # Whether other hosts write there too, so that conditions must be decided there.
+    is_shared: ClassVar[bool]
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connects. To be called once, before everything else."""
+
+    @abstractmethod
+    async def load_many(self, keys: Sequence[Key]) -> list[Record | None]:
+        """What is stored under each key, in their order; None where nothing is, or it expired."""
+
+    @abstractmethod
+    async def save_many(self, records: Sequence[Record]) -> None:
+        """Stores the records, over what is there; the last wins where a key comes twice."""
+
+    @abstractmethod
+    async def delete_many(self, keys: Sequence[Key]) -> list[bool]:
+        """Removes the keys, and says of each, in their order, whether it was there."""
+
+    def tune(self, timeout_seconds: float, staleness_seconds: float) -> None:
+        """Takes new limits, from the next call on."""
+        del timeout_seconds, staleness_seconds  # the caller's limit will do
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Sends out what the store itself still buffers. Removes nothing."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finishes what was begun and disconnects. A second call does nothing."""
+
+
+class SharedStore(Store):
+    """A store that other hosts write to: it decides conditions itself, atomically."""
+
+    is_shared: ClassVar[bool] = True
+
+    @abstractmethod
+    async def add(self, record: Record) -> bool:
+        """Stores the record if nothing is there under its key; returns whether it did."""
+
+    @abstractmethod
+    async def replace(self, record: Record) -> bool:
+        """Stores the record if something is there under its key; returns whether it did."""
+
+    @abstractmethod
+    async def compare_and_set(self, seen: Record, record: Record) -> bool:
+        """Stores the record if the key still holds exactly `seen`, of that very write."""
+
+    @abstractmethod
+    async def compare_and_delete(self, seen: Record) -> bool:
+        """Removes the key if it still holds exactly `seen`, of that very write."""
+
+    @abstractmethod
+    async def increment(
+        self, key: Key, delta: int, initial: int | None, expires_at_ms: int
+    ) -> Record | None:
+        """Adds `delta` to a counter, and returns its new record.
+
+        A counter that is not there begins at `initial + delta` and expires at `expires_at_ms`; if
+        `initial` is None it is not made, and None is returned.
+
+        Raises:
+            NotACounter: what is there is something else.
+            CounterOverflow: the sum would leave 64 bits.
+        """
+
+    @abstractmethod
+    async def touch(self, key: Key, expires_at_ms: int) -> bool:
+        """Lets the key expire at another time, 0: never; returns whether it was there."""
+
+    @abstractmethod
+    def follow(
+        self,
+        on_invalid: Callable[[Sequence[Key] | None], None],
+        on_fresh: Callable[[int], None],
+    ) -> None:
+        """Starts to listen to what others change.
+
+        Args:
+            on_invalid: is told the keys that changed elsewhere; None: any may have.
+            on_fresh: is told that everything changed so far was reported, so that what the table
+                holds may be served until this moment, in monotonic milliseconds.
+        """

@@ -1,0 +1,125 @@
+"""Write-behind: writes are acknowledged at once and reach the store some time later, together.
+
+What was acknowledged and is not in the store yet is lost when the worker is killed: that is the
+bargain, and its window is the interval. Until then what waits here is the truth of its key, also
+where the table has evicted it. A key that is written again while it waits is saved once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from kvserve.errors import KvserveError, StoreUnavailable
+from kvserve.store.base import Key, Record
+from kvserve.store.guard import GuardedStore
+
+_log = logging.getLogger(__name__)
+KEYS_MAX = 65_536  # that wait; then whoever writes waits for the store
+BYTES_MAX = 64 * 1024 * 1024
+_SAVED_AT_ONCE = 512
+_RETRY_SECONDS = 0.5
+
+
+class WriteBehind:
+    """The writes of one worker that the store has not got yet.
+
+    Args:
+        store: where they go.
+        loop: the worker's.
+        seconds: how long the first of them waits.
+    """
+
+    def __init__(
+        self, store: GuardedStore, loop: asyncio.AbstractEventLoop, seconds: float
+    ) -> None:
+        self._store = store
+        self._loop = loop
+        self._seconds = seconds
+        self._waiting: dict[bytes, tuple[Key, Record | None]] = {}  # None: to be deleted
+        self._leaving: dict[bytes, tuple[Key, Record | None]] = {}  # on their way just now
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._leaving)
+
+    def find(self, key: bytes) -> tuple[bool, Record | None]:
+        """Whether a write of this key waits, and what it wrote; None: it was deleted."""
+        found = self._waiting.get(key) or self._leaving.get(key)
+        return found is not None, found[1] if found else None
+
+    async def put(self, name: bytes, key: Key, record: Record | None) -> None:
+        """Takes a write, `None` for a delete; waits only where too much waits already.
+
+        Raises:
+            StoreUnavailable: too much waits, and the store does not take it.
+        """
+        while len(self._waiting) >= KEYS_MAX or self._bytes >= BYTES_MAX:
+            await self._make_room()
+        self._forget(name)
+        self._waiting[name] = key, record
+        self._bytes += _size_bytes(record)
+        if self._timer is None and self._sending is None:
+            self._timer = self._loop.call_later(self._seconds, self._send)
+
+    async def _make_room(self) -> None:
+        self._send()
+        if self._sending is not None:
+            await asyncio.shield(self._sending)
+        if len(self._waiting) >= KEYS_MAX or self._bytes >= BYTES_MAX:
+            raise StoreUnavailable("too many writes wait for the store, which does not take them")
+
+    def _forget(self, name: bytes) -> None:
+        if (former := self._waiting.pop(name, None)) is not None:
+            self._bytes -= _size_bytes(former[1])
+
+    def _send(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._sending is None:
+            self._sending = self._loop.create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._send_some()
+        except KvserveError as error:
+            _log.warning("%d writes wait for the store: %s", len(self), error)
+        finally:
+            self._sending = None
+            if self._waiting and self._timer is None:
+                self._timer = self._loop.call_later(_RETRY_SECONDS, self._send)
+
+    async def _send_some(self) -> None:
+        for name in list(self._waiting)[:_SAVED_AT_ONCE]:
+            self._leaving[name] = self._waiting[name]
+            self._forget(name)
+        try:
+            records = [record for _, record in self._leaving.values() if record is not None]
+            deleted = [key for key, record in self._leaving.values() if record is None]
+            if records:
+                await self._store.save_many(records)
+            if deleted:
+                await self._store.delete_many(deleted)
+        except BaseException:
+            # Again, unless the key was written anew meanwhile; both writes may be done twice.
+            for name, (key, record) in self._leaving.items():
+                if name not in self._waiting:
+                    self._waiting[name] = key, record
+                    self._bytes += _size_bytes(record)
+            raise
+        finally:
+            self._leaving = {}
+
+    async def flush(self) -> None:
+        """Sends everything out now; what the store does not take stays, and the log says so."""
+        self._send()
+        while self._sending is not None:
+            await asyncio.shield(self._sending)
+
+
+def _size_bytes(record: Record | None) -> int:
+    return 128 if record is None else 256 + len(record.key) + len(record.payload)

@@ -1,0 +1,96 @@
+"""Records to rows of the table `items` and back, as docs/stores.md describes them.
+
+People read and edit the rows with the sqlite3 shell, so that what can be text or a number there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvserve.protocol import codec
+from kvserve.store.base import Key, Record
+
+Row = tuple[str | bytes, bool, int, str | bytes | int, int | None]
+
+
+def to_key(key: Key) -> str | bytes:
+    """A key's column: one and the same for a str and for its UTF-8 bytes.
+
+    Example:
+        >>> to_key("é") == to_key("é".encode()), to_key(b"\\xff"), to_key("a\\0b")
+        (True, b'\\xff', b'a\\x00b')
+    """
+    return _text_or_bytes(key.encode() if isinstance(key, str) else key)
+
+
+def to_row(record: Record) -> Row:
+    """The columns key, is_text, codec, value, expires_at."""
+    return (
+        to_key(record.key),
+        isinstance(record.key, str),
+        record.codec,
+        _to_value(record.codec, record.payload),
+        record.expires_at_ms or None,
+    )
+
+
+def to_record(key: Key, row: tuple[Any, ...]) -> Record:
+    """The record of a key that was looked for.
+
+    Args:
+        key: a str or its UTF-8 bytes.
+        row: the columns is_text, codec, typeof(value), value, expires_at; text comes as bytes.
+    """
+    is_text, number, kind, value, expires_at_ms = row
+    number, payload = _from_value(number, kind, value)
+    return Record(_as_given(key, is_text), number, payload, expires_at_ms or 0)
+
+
+def _as_given(key: Key, is_text: int) -> Key:
+    name = key.encode() if isinstance(key, str) else key
+    if not is_text:
+        return name
+    try:
+        return name.decode()
+    except UnicodeDecodeError:  # a row made by hand
+        return name
+
+
+def _to_value(number: int, payload: bytes) -> str | bytes | int:
+    if number == codec.TEXT:
+        return _text_or_bytes(payload)
+    if number == codec.COUNTER and len(payload) == codec.COUNTER_BYTES:
+        return int.from_bytes(payload, "little", signed=True)
+    return payload
+
+
+def _from_value(number: int | None, kind: bytes, value: Any) -> tuple[int, bytes]:
+    """Codec and payload. Where they do not fit, somebody edited the value: its type decides."""
+    if kind == b"text":
+        return (codec.TEXT if _is_utf8(value) else codec.BYTES), value
+    if kind != b"blob":  # an integer; a real or NULL, which only people write
+        return codec.encode(value)
+    if number is None or number == codec.COUNTER or (number == codec.TEXT and not _is_utf8(value)):
+        return codec.BYTES, value
+    return number, value
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _text_or_bytes(text: bytes) -> str | bytes:
+    """What SQLite can keep as TEXT, or else the bytes, for a BLOB.
+
+    TEXT may contain NUL, but length(), the shell and many a program would end it there.
+    """
+    if b"\0" in text:
+        return text
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text

@@ -1,0 +1,58 @@
+"""What a key holds, its version, and its two ways to tell when it expires."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import NamedTuple
+
+from kvserve.store.base import Key, Record
+
+_NOT_CACHED = 1 << 63  # no version of the table is so high
+
+
+class Held(NamedTuple):
+    """What a key holds: as the table has it, or as it came from the store."""
+
+    codec: int
+    payload: bytes
+    version: int
+
+
+def name_of(key: Key) -> bytes:
+    """What keys are compared by."""
+    return key.encode() if isinstance(key, str) else key
+
+
+def expiry_of(ttl_ms: int) -> int:
+    """Unix time in milliseconds of a time to live from now; 0 for 0, which is never."""
+    return _now_ms() + ttl_ms if ttl_ms else 0
+
+
+def ttl_ms_of(record: Record) -> int:
+    """A record's time to live from now in milliseconds; 0: it never expires."""
+    return max(1, record.expires_at_ms - _now_ms()) if record.expires_at_ms else 0
+
+
+def alive(record: Record | None) -> Record | None:
+    """The record, unless it has expired."""
+    if record is None or not record.expires_at_ms or record.expires_at_ms > _now_ms():
+        return record
+    return None
+
+
+def content_version(codec: int, payload: bytes) -> int:
+    """The version of a value that is not in the table: it changes when the value does."""
+    digest = hashlib.blake2b(payload, digest_size=8, salt=bytes([codec])).digest()
+    return int.from_bytes(digest, "little") | _NOT_CACHED
+
+
+def is_version(held: Held, version: int) -> bool:
+    """Whether what a key holds has the version that `gets` told."""
+    if version & _NOT_CACHED:
+        return content_version(held.codec, held.payload) == version
+    return held.version == version
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,230 @@
+"""Requests over a store against a dictionary: any order, many at once, a slow store, little memory.
+
+The table is far smaller than what is stored, so that most keys are evicted and loaded again. Each
+key's requests have an order, that of their coming; what the dictionary says of it must be said by
+every answer, and in the end the store must hold exactly the dictionary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conformance.ways import own_table
+from unit.memory_store import MemoryStore
+
+from kvserve.errors import StoreUnavailable
+from kvserve.names import Names
+from kvserve.protocol import codec, commands
+from kvserve.protocol.commands import Command
+from kvserve.protocol.messages import Reply, Request
+from kvserve.store.absences import Absences
+from kvserve.store.base import Key, Record
+from kvserve.store.behind import WriteBehind
+from kvserve.store.guard import GuardedStore
+from kvserve.table.geometry import plan
+from kvserve.table.table import Table
+from kvserve.worker.coherence import Coherence
+from kvserve.worker.executor import Executor
+from kvserve.worker.stored import StoredExecutor
+
+CRAMPED = plan(memory=24 * 1024, item_size=64, max_value=1024, shards=2, workers=1)
+ROOMY = plan(memory=1024 * 1024, item_size=64, max_value=1024, shards=2, workers=1)
+KEYS = [f"key-{n}" for n in range(12)]
+KINDS = ("get", "get", "get", "set", "add", "replace", "delete", "incr", "touch")
+FILLERS = 400  # more than the cramped table holds
+
+
+class Rig:
+    """A stored executor over a table of its own and a store in memory."""
+
+    def __init__(self, table: Table, store: MemoryStore, behind_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        guarded = GuardedStore(store, loop, 5.0)
+        self._opening = loop.create_task(guarded.open())
+        shards = range(table.shards)
+        absences = Absences(0.0, loop.time)
+        coherence = Coherence(table, shards, 0, absences, is_shared=False)
+        self.behind = WriteBehind(guarded, loop, behind_seconds) if behind_seconds else None
+        self.absences = absences
+        self.executor = StoredExecutor(
+            table, Executor(table, shards, dict), guarded, self.behind, absences, coherence,
+            loop, 1024,
+        )  # fmt: skip
+
+    def submit(self, command: Command, *arguments: Any) -> asyncio.Future[Reply]:
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.executor.submit(Request(1, 2, command, 0, arguments), reply.set_result)
+        return reply
+
+    async def ask(self, command: Command, *arguments: Any) -> Any:
+        return (await self.submit(command, *arguments)).result()
+
+
+Expectation = Callable[[Any], bool]
+
+
+class Truth:
+    """What each key holds, as (codec, payload), and what each operation must answer."""
+
+    def __init__(self) -> None:
+        self.held: dict[Key, tuple[int, bytes]] = {}
+
+    def operation(self, dice: random.Random) -> tuple[Command, tuple[Any, ...], Expectation]:
+        """A random operation, done here at once; its answer must satisfy the expectation."""
+        key = dice.choice(KEYS)
+        there = self.held.get(key)
+        kind = dice.choice(
+            ("get", "get", "get", "set", "add", "replace", "delete", "incr", "touch")
+        )
+        value = codec.encode(dice.choice((b"x" * dice.randrange(300), "text", dice.randrange(99))))
+        if kind == "get":
+            return commands.GET, (key,), lambda got: _payload(got) == there
+        if kind == "set":
+            self.held[key] = value
+            return commands.SET, (key, *value, 0), lambda version: version > 0
+        if kind == "add":
+            self.held.setdefault(key, value)
+            return commands.ADD, (key, *value, 0), lambda done: bool(done) == (there is None)
+        if kind == "replace":
+            if there is not None:
+                self.held[key] = value
+            return commands.REPLACE, (key, *value, 0), lambda done: bool(done) == bool(there)
+        if kind == "delete":
+            self.held.pop(key, None)
+            return commands.DELETE, (key,), lambda done: done == (there is not None)
+        if kind == "touch":
+            return commands.TOUCH, (key, 0), lambda done: done == (there is not None)
+        return self._incr(key, there)
+
+    def _incr(
+        self, key: Key, there: tuple[int, bytes] | None
+    ) -> tuple[Command, tuple[Any, ...], Expectation]:
+        if there is not None and there[0] != codec.COUNTER:
+            return commands.GET, (key,), lambda got: _payload(got) == there
+        total = 5 if there is None else codec.decode(*there) + 2
+        self.held[key] = codec.encode(total)
+        return commands.INCR, (key, 2, 3, 0), lambda answer: answer == total
+
+
+def _payload(got: Any) -> tuple[int, bytes] | None:
+    return None if got is None else (got[0], got[1])
+
+
+@pytest.mark.parametrize("behind_seconds", [0.0, 0.02], ids=["through", "behind"])
+@pytest.mark.parametrize("geometry", [CRAMPED, ROOMY], ids=["cramped", "roomy"])
+def test_every_answer_is_the_dictionarys(
+    names: Names, geometry: Any, behind_seconds: float
+) -> None:
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+
+    async def main(table: Table) -> None:
+        store = MemoryStore()
+        rig = Rig(table, store, behind_seconds)
+        truth = Truth()
+        for round_ in range(60):
+            store.pause_seconds = dice.choice((0.0, 0.0, 0.003))
+            rig.absences.seconds = dice.choice((0.0, 60.0))
+            await asyncio.gather(
+                *[
+                    rig.ask(commands.SET, f"filler-{dice.randrange(FILLERS)}", 0, b"f" * 60, 0)
+                    for _ in range(20)
+                ]
+            )
+            asked = [truth.operation(dice) for _ in range(30)]
+            replies = [rig.submit(command, *arguments) for command, arguments, _ in asked]
+            for (command, arguments, expects), reply in zip(asked, replies, strict=True):
+                answer = (await reply).result()
+                assert expects(answer), f"round {round_}: {command.name} {arguments}: {answer}"
+        if rig.behind is not None:
+            await rig.behind.flush()
+        assert rig.executor.is_idle
+        kept = {key: store.records.get(key.encode()) for key in KEYS}
+        assert {
+            key: (record.codec, record.payload) for key, record in kept.items() if record
+        } == truth.held
+
+    with own_table(names, geometry, seed) as table:
+        asyncio.run(main(table))
+
+
+def test_a_batch_is_answered_in_its_order_and_waits_for_the_store_together(names: Names) -> None:
+    async def main(table: Table) -> None:
+        store = MemoryStore()
+        rig = Rig(table, store, 0.0)
+        sets = [[commands.SET.code, str(n), 0, b"%d" % n, 0] for n in range(100)]
+        gets = [[commands.GET.code, str(n)] for n in range(100)]
+        answers = await rig.ask(commands.BATCH, [*sets, *gets])
+        assert [status for status, _ in answers] == [0] * 200
+        assert [answer[1] for _, answer in answers[100:]] == [b"%d" % n for n in range(100)]
+        assert store.calls == [("save", 100)]
+        for shard in range(table.shards):
+            table.flush(shard)
+        answers = await rig.ask(commands.BATCH, gets)
+        assert [answer[1] for _, answer in answers] == [b"%d" % n for n in range(100)]
+        assert store.calls[1:] == [("load", 100)]
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_one_load_for_all_who_miss_a_key_and_others_do_not_wait(names: Names) -> None:
+    async def main(table: Table) -> None:
+        store = MemoryStore(0.05)
+        rig = Rig(table, store, 0.0)
+        store.records[b"there"] = Record("there", 0, b"v", 0)
+        missed = [rig.submit(commands.GET, "there") for _ in range(50)]
+        table.set("hit", 0, b"h", 0)
+        assert (await rig.ask(commands.GET, "hit"))[1] == b"h"
+        assert not any(reply.done() for reply in missed)
+        assert {(await reply).result()[1] for reply in missed} == {b"v"}
+        assert store.calls == [("load", 1)]
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_a_write_that_fails_is_done_nowhere_and_hits_go_on(names: Names) -> None:
+    async def main(table: Table) -> None:
+        store = MemoryStore()
+        rig = Rig(table, store, 0.0)
+        await asyncio.gather(rig.ask(commands.SET, "a", 0, b"1", 0))
+        await rig.ask(commands.SET, "b", 0, b"1", 0)
+        store.is_broken = True
+        for _ in range(20):  # until the breaker opens, and beyond
+            with pytest.raises(StoreUnavailable):
+                await rig.ask(commands.SET, "a", 0, b"2", 0)
+        assert (await rig.ask(commands.GET, "b"))[1] == b"1"
+        with pytest.raises(StoreUnavailable):
+            await rig.ask(commands.GET, "a")  # not known any more, and never the new value
+        assert store.records[b"a"].payload == b"1"
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_a_key_that_is_being_written_is_not_in_the_table(names: Names) -> None:
+    """Else a worker that is killed just then leaves a value there which the store has not."""
+
+    async def main(table: Table) -> None:
+        store = MemoryStore()
+        rig = Rig(table, store, 0.0)
+        await rig.ask(commands.SET, "a", 0, b"old", 0)
+        store.pause_seconds = 0.05
+        writing = rig.submit(commands.SET, "a", 0, b"new", 0)
+        reading = rig.submit(commands.GET, "a")
+        await asyncio.sleep(0.02)
+        assert table.read("a") is None
+        assert not reading.done()
+        await writing
+        assert (await reading).result()[1] == b"new"
+        assert table.read("a")[1] == b"new"
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))

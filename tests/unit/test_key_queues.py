@@ -1,0 +1,92 @@
+"""The order of jobs: one a key at a time, keys side by side, reads shared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kvserve.errors import ServerBusy
+from kvserve.worker import key_queues
+from kvserve.worker.key_queues import Job, KeyQueues
+
+Log = list[str]
+
+
+def run(test: Callable[[KeyQueues, Log], Awaitable[None]]) -> None:
+    async def main() -> None:
+        log: Log = []
+        queues = KeyQueues(asyncio.get_running_loop(), lambda name: log.append(f"idle {name!r}"))
+        await test(queues, log)
+        await asyncio.sleep(0.05)
+        assert len(queues) == 0
+
+    asyncio.run(main())
+
+
+def job(log: Log, title: str, seconds: float = 0.01, error: Exception | None = None) -> Job:
+    async def work() -> str:
+        log.append(f"begin {title}")
+        await asyncio.sleep(seconds)
+        log.append(f"end {title}")
+        if error:
+            raise error
+        return title
+
+    return work
+
+
+def test_one_key_in_order_other_keys_beside_it() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        results = [
+            queues.submit(b"a", job(log, "a1", 0.03)),
+            queues.submit(b"a", job(log, "a2")),
+            queues.submit(b"b", job(log, "b1")),
+        ]
+        assert queues.is_busy(b"a")
+        assert await asyncio.gather(*results) == ["a1", "a2", "b1"]
+        assert log.index("end b1") < log.index("end a1") < log.index("begin a2")
+        await asyncio.sleep(0)
+        assert not queues.is_busy(b"a")
+        assert sorted(line for line in log if "idle" in line) == ["idle b'a'", "idle b'b'"]
+
+    run(test)
+
+
+def test_a_job_that_fails_holds_up_nobody() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        first = queues.submit(b"a", job(log, "a1", error=ValueError("x")))
+        second = queues.submit(b"a", job(log, "a2"))
+        with pytest.raises(ValueError, match="x"):
+            await first
+        assert await second == "a2"
+
+    run(test)
+
+
+def test_reads_are_shared_but_not_over_a_change() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        first = queues.read(b"a", job(log, "r1"))
+        assert queues.read(b"a", job(log, "r2")) is first
+        change = queues.submit(b"a", job(log, "w"))
+        third = queues.read(b"a", job(log, "r3"))
+        assert third is not first
+        assert await asyncio.gather(first, change, third) == ["r1", "w", "r3"]
+        assert "begin r2" not in log
+        # One that has ended is not shared: it may be out of date.
+        assert await queues.read(b"a", job(log, "r4")) == "r4"
+
+    run(test)
+
+
+def test_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        results = [queues.submit(b"%d" % n, job(log, str(n))) for n in range(2)]
+        with pytest.raises(ServerBusy):
+            queues.submit(b"3", job(log, "3"))
+        await asyncio.gather(*results)
+        assert await queues.submit(b"3", job(log, "3")) == "3"
+
+    monkeypatch.setattr(key_queues, "JOBS_MAX", 2)
+    run(test)

@@ -1,0 +1,182 @@
+"""What stands between a worker and its store: turns, limits, absences, write-behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from unit.memory_store import MemoryStore
+
+from kvserve.errors import OutcomeUnknown, StoreUnavailable
+from kvserve.store import absences, behind
+from kvserve.store.absences import Absences
+from kvserve.store.base import Record
+from kvserve.store.behind import WriteBehind
+from kvserve.store.breaker import FAILURES_MAX
+from kvserve.store.guard import GuardedStore
+from kvserve.store.turns import ITEMS_MAX
+
+
+def record(key: str, payload: bytes = b"v") -> Record:
+    return Record(key, 0, payload, 0)
+
+
+def run(test: Callable[[MemoryStore, GuardedStore], Awaitable[None]], pause: float = 0.0) -> None:
+    async def main() -> None:
+        store = MemoryStore(pause)
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 0.2)
+        await guarded.open()
+        await test(store, guarded)
+
+    asyncio.run(main())
+
+
+def test_what_one_turn_asks_is_asked_at_once() -> None:
+    async def test(store: MemoryStore, guarded: GuardedStore) -> None:
+        await asyncio.gather(*[guarded.save(record(str(n))) for n in range(100)])
+        found = await asyncio.gather(*[guarded.load(str(n)) for n in range(101)])
+        assert found == [record(str(n)) for n in range(100)] + [None]
+        assert await asyncio.gather(guarded.delete("1"), guarded.delete("x")) == [True, False]
+        assert store.calls == [("save", 100), ("load", 101), ("delete", 2)]
+        assert (guarded.stats()["loads"], guarded.stats()["load_hits"]) == (101, 100)
+
+    run(test)
+
+
+def test_a_turn_has_a_bound() -> None:
+    async def test(store: MemoryStore, guarded: GuardedStore) -> None:
+        await asyncio.gather(*[guarded.load(str(n)) for n in range(ITEMS_MAX + 1)])
+        assert store.calls == [("load", ITEMS_MAX), ("load", 1)]
+
+    run(test)
+
+
+def test_a_failure_is_everybodys_of_that_turn() -> None:
+    async def test(store: MemoryStore, guarded: GuardedStore) -> None:
+        store.is_broken = True
+        outcomes = await asyncio.gather(
+            *[guarded.load(str(n)) for n in range(3)], return_exceptions=True
+        )
+        assert [type(each) for each in outcomes] == [StoreUnavailable] * 3
+        assert guarded.stats()["failures"] == 3
+
+    run(test)
+
+
+def test_a_store_that_hangs_is_given_up_and_a_write_is_then_of_unknown_outcome() -> None:
+    async def test(_: MemoryStore, guarded: GuardedStore) -> None:
+        with pytest.raises(StoreUnavailable):
+            await guarded.load("a")
+        with pytest.raises(OutcomeUnknown):
+            await guarded.save(record("a"))
+        with pytest.raises(OutcomeUnknown):
+            await guarded.delete("a")
+
+    run(test, pause=30.0)
+
+
+def test_calls_wait_for_a_store_that_is_being_opened() -> None:
+    async def main() -> None:
+        guarded = GuardedStore(MemoryStore(), asyncio.get_running_loop(), 0.2)
+        waiting = guarded.load("a")
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await guarded.open()
+        assert await waiting is None
+        never = GuardedStore(MemoryStore(), asyncio.get_running_loop(), 0.05)
+        with pytest.raises(StoreUnavailable):  # of known outcome: nothing was sent
+            await never.save(record("a"))
+
+    asyncio.run(main())
+
+
+def test_a_store_that_fails_again_and_again_is_left_alone() -> None:
+    async def test(store: MemoryStore, guarded: GuardedStore) -> None:
+        store.is_broken = True
+        for _ in range(FAILURES_MAX):
+            with pytest.raises(StoreUnavailable):
+                await guarded.load("a")
+        store.is_broken = False
+        with pytest.raises(StoreUnavailable):
+            await guarded.load("a")
+        with pytest.raises(StoreUnavailable):
+            guarded.check()
+        assert len(store.calls) == FAILURES_MAX
+        assert (guarded.stats()["breaker"], guarded.stats()["refused"]) == ("open", 2)
+
+    run(test)
+
+
+def test_absences_are_believed_for_a_while_and_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(absences, "KEYS_MAX", 2)
+    missing = Absences(1.0, lambda: now[0])
+    for name in (b"a", b"b", b"c"):
+        missing.note(name)
+    assert [name in missing for name in (b"a", b"b", b"c")] == [False, True, True]
+    missing.forget(b"b")
+    assert b"b" not in missing
+    now[0] = 1.0
+    assert b"c" not in missing
+    missing.seconds = 0.0
+    missing.note(b"d")
+    assert b"d" not in missing
+
+
+def test_writes_behind_go_together_and_each_key_once() -> None:
+    async def test(store: MemoryStore, guarded: GuardedStore) -> None:
+        writes = WriteBehind(guarded, asyncio.get_running_loop(), 0.05)
+        for n in range(10):
+            await writes.put(b"a", "a", record("a", b"%d" % n))
+        await writes.put(b"b", "b", None)
+        assert writes.find(b"a") == (True, record("a", b"9"))
+        assert writes.find(b"b") == (True, None)
+        assert writes.find(b"c") == (False, None)
+        assert store.calls == []
+        await asyncio.sleep(0.2)
+        assert store.calls == [("save", 1), ("delete", 1)]
+        assert len(writes) == 0
+        assert store.records == {b"a": record("a", b"9")}
+
+    run(test)
+
+
+def test_writes_behind_survive_a_store_that_fails_and_newer_ones_win() -> None:
+    async def test(store: MemoryStore, guarded: GuardedStore) -> None:
+        writes = WriteBehind(guarded, asyncio.get_running_loop(), 10.0)
+        store.is_broken = True
+        await writes.put(b"a", "a", record("a", b"old"))
+        flushing = asyncio.ensure_future(writes.flush())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert writes.find(b"a") == (True, record("a", b"old"))  # also on its way
+        await writes.put(b"a", "a", record("a", b"new"))
+        await flushing
+        assert writes.find(b"a") == (True, record("a", b"new"))
+        store.is_broken = False
+        await writes.flush()
+        assert store.records == {b"a": record("a", b"new")}
+
+    run(test)
+
+
+def test_writes_behind_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(store: MemoryStore, guarded: GuardedStore) -> None:
+        writes = WriteBehind(guarded, asyncio.get_running_loop(), 10.0)
+
+        async def put_many() -> None:
+            for n in range(25):
+                await writes.put(b"%d" % n, str(n), record(str(n)))
+
+        await put_many()
+        assert len(writes) <= 10
+        store.is_broken = True
+        with pytest.raises(StoreUnavailable):
+            await put_many()
+        assert len(writes) <= 10
+
+    monkeypatch.setattr(behind, "KEYS_MAX", 10)
+    run(test)
