@@ -61,11 +61,8 @@ def parts_table(output: Path) -> str:
     if result is None:
         return "Not measured yet."
     rows = [
-        [
-            part["name"].removeprefix("test_").replace("_", " "),
-            f"{part['stats']['median'] * 1e6:.3g}",
-        ]
-        for part in result["benchmarks"]
+        [part["name"].removeprefix("test_").replace("_", " "), f"{part['median'] * 1e6:.3g}"]
+        for part in result["parts"]
     ]
     return markdown(["part", "median, us"], rows)
 

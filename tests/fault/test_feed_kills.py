@@ -12,7 +12,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -35,6 +35,8 @@ FEED_SIZE = 16 * 1024
 MODE = 0o600
 WATCHERS = 2  # of each ring; the last is stopped now and then
 BATCH = 64
+
+Spawn = Callable[..., BaseProcess]
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def watch(names: Names, worker: int, over: Any, counts: Any) -> None:
     highest = missing = read = lost = gaps = 0
     repeats = False  # whether the next number may be one that was told already
     while True:
-        is_over = over.is_set()
+        is_over = over.value
         rows, missed = reader.read(BATCH)
         lost += missed
         missing += missed
@@ -102,26 +104,37 @@ def watch(names: Names, worker: int, over: Any, counts: Any) -> None:
     reader.close()
 
 
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Starts processes, and ends those that still run when the test is over or has failed."""
+    started: list[BaseProcess] = []
+
+    def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+        started.append(FORK.Process(target=target, args=arguments))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
 @pytest.mark.watchdog(120 + KILLS)
-def test_workers_are_killed_while_they_tell(names: Names) -> None:
+def test_workers_are_killed_while_they_tell(names: Names, spawn: Spawn) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     chance = random.Random(seed)
     # Raw: a lock of multiprocessing has no owner, and would be held for ever by the first killed.
     done = [FORK.RawValue("Q", 0) for _ in range(WORKERS)]
     counts = [[FORK.RawArray("Q", 4) for _ in range(WATCHERS)] for _ in range(WORKERS)]
-    over = FORK.Event()
-
-    def spawn(target: Any, *arguments: Any) -> BaseProcess:
-        process = FORK.Process(target=target, args=(names, *arguments))
-        process.start()
-        return process
+    over = FORK.RawValue("b", False)
 
     def spawn_worker(worker: int) -> BaseProcess:
-        return spawn(work, worker, chance.getrandbits(32), done[worker])
+        return spawn(work, names, worker, chance.getrandbits(32), done[worker])
 
     watchers = [
-        [spawn(watch, worker, over, counts[worker][n]) for n in range(WATCHERS)]
+        [spawn(watch, names, worker, over, counts[worker][n]) for n in range(WATCHERS)]
         for worker in range(WORKERS)
     ]
     workers = [spawn_worker(worker) for worker in range(WORKERS)]
@@ -141,7 +154,7 @@ def test_workers_are_killed_while_they_tell(names: Names) -> None:
     for process in workers:
         process.kill()
         process.join()
-    over.set()
+    over.value = True
     for worker, row in enumerate(watchers):
         for process in row:
             process.join()

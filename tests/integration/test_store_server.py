@@ -97,6 +97,18 @@ def test_times_to_live_are_the_databases_too(server: Server) -> None:
         assert cache.add("short", 2)
 
 
+def test_counting_keeps_the_time_to_live(server: Server) -> None:
+    with server.connect() as cache:
+        cache.incr("n", ttl=60)
+        cache.incr("n")
+        assert 58 < cache.ttl("n") <= 60
+        cache.flush()
+        cache.incr("n")
+        assert 58 < cache.ttl("n") <= 60
+        cache.flush()
+        assert 58 < cache.ttl("n") <= 60
+
+
 def test_a_restart_finds_what_the_table_lost(
     make_server: StartServer, names: Names, file: Path
 ) -> None:

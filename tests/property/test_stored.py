@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,12 @@ KINDS = ("get", "get", "get", "set", "add", "replace", "delete", "incr", "touch"
 FILLERS = 400  # more than the cramped table holds
 
 
+class SharedMemory(MemoryStore):
+    """As if other hosts wrote there, too."""
+
+    is_shared = True
+
+
 class Rig:
     """A stored executor over a table of its own and a store in memory."""
 
@@ -48,11 +55,11 @@ class Rig:
         self._opening = loop.create_task(guarded.open())
         shards = range(table.shards)
         absences = Absences(0.0, loop.time)
-        coherence = Coherence(table, shards, 0, absences, is_shared=False)
+        self.coherence = Coherence(table, shards, 0, absences, is_shared=store.is_shared)
         self.behind = WriteBehind(guarded, loop, behind_seconds) if behind_seconds else None
         self.absences = absences
         self.executor = StoredExecutor(
-            table, Executor(table, shards, dict), guarded, self.behind, absences, coherence,
+            table, Executor(table, shards, dict), guarded, self.behind, absences, self.coherence,
             loop, 1024,
         )  # fmt: skip
 
@@ -225,6 +232,45 @@ def test_a_key_that_is_being_written_is_not_in_the_table(names: Names) -> None:
         await writing
         assert (await reading).result()[1] == b"new"
         assert table.read("a")[1] == b"new"
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_what_was_named_while_it_was_loaded_is_answered_and_not_kept(names: Names) -> None:
+    """The load may have been answered before the change, of which the message came first."""
+
+    async def main(table: Table) -> None:
+        store = SharedMemory(0.05)
+        store.records = {key: Record(key.decode(), 0, b"v", 0) for key in (b"a", b"b")}
+        rig = Rig(table, store, 0.0)
+        rig.coherence.on_fresh(time.monotonic_ns() // 1_000_000 + 60_000)
+        loading = [rig.submit(commands.GET, key) for key in ("a", "b")]
+        await asyncio.sleep(0.02)
+        rig.coherence.on_invalid([b"a"])
+        assert [(await reply).result()[1] for reply in loading] == [b"v", b"v"]
+        assert table.read("a") is None
+        assert table.read("b") is not None
+        # And not for ever: the next load is kept.
+        await rig.ask(commands.GET, "a")
+        assert table.read("a") is not None
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_without_a_lease_nothing_is_kept_and_nothing_served(names: Names) -> None:
+    async def main(table: Table) -> None:
+        store = SharedMemory()
+        store.records[b"a"] = Record("a", 0, b"v", 0)
+        rig = Rig(table, store, 0.0)
+        table.set("a", 0, b"stale", 0)
+        assert (await rig.ask(commands.GET, "a"))[1] == b"v"
+        rig.coherence.on_fresh(time.monotonic_ns() // 1_000_000 + 60_000)
+        rig.coherence.on_invalid(None)
+        assert table.read("a") is None
+        assert (await rig.ask(commands.GET, "a"))[1] == b"v"
+        assert table.read("a") is None
 
     with own_table(names, ROOMY, 1) as table:
         asyncio.run(main(table))

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hiredis", reason="the extra `valkey` is not installed")
-
 from kvserve.errors import ConfigError
 from kvserve.store.valkey_address import Address, Node, parse
 
