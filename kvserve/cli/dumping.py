@@ -17,7 +17,7 @@ import click
 
 from kvserve import names
 from kvserve.cli import output
-from kvserve.cli.main import REFUSED
+from kvserve.cli.main import REFUSED, USAGE
 from kvserve.cli.options import client_options, connect, json_option, parse_key
 from kvserve.client import dumping
 from kvserve.client.dumping import Tally
@@ -94,8 +94,7 @@ def load_command(file: str, keep: bool, as_json: bool, name: str | None, timeout
     dump stay. What has expired since is left out. Damaged records are skipped, and what the
     server refuses, such as a value too large for it, is left out; the rest is loaded.
 
-    Exits with 1 if a record was damaged or refused or the dump was cut short, and with 2 if it
-    is no dump.
+    Exits with 1 if a record was damaged or refused, and with 2 if it is no dump or was cut short.
 
     \b
     Example:
@@ -116,7 +115,9 @@ def load_command(file: str, keep: bool, as_json: bool, name: str | None, timeout
                 _report(reader, tally, as_json)
             raise
     _report(reader, tally, as_json)
-    if reader.skipped or tally.refused or not reader.is_whole:
+    if not reader.is_whole:
+        raise click.exceptions.Exit(USAGE)
+    if reader.skipped or tally.refused:
         raise click.exceptions.Exit(REFUSED)
 
 

@@ -13,6 +13,7 @@ from kvserve.store.breaker import Breaker
 from kvserve.store.turns import Turn
 
 Answer = TypeVar("Answer")
+_GRACE = 1.1
 
 
 class GuardedStore:
@@ -89,7 +90,8 @@ class GuardedStore:
             raise _left_alone()
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            # The store keeps the limit, too, and knows better what was sent: let it speak first.
+            async with asyncio.timeout(self._timeout_seconds * _GRACE):
                 await self._is_open.wait()
                 answer = await call()
         except MisuseError:  # an answer, though no pleasant one

@@ -34,7 +34,7 @@ WORKERS = 2
 FEED_SIZE = 16 * 1024
 MODE = 0o600
 WATCHERS = 2  # of each ring; the last is stopped now and then
-BATCH = 64
+BATCH = 10_000  # more than the ring holds, so that it is lapped in the middle of a batch, too
 
 Spawn = Callable[..., BaseProcess]
 
