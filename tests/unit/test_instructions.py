@@ -1,0 +1,62 @@
+"""How many instructions an operation of the core takes: a guard that depends on no machine.
+
+callgrind counts them exactly, whatever else runs; the difference between many operations and none
+leaves out the filling of the table. The bounds are what was counted with gcc 12 on x86-64, and a
+margin of a half for other compilers. A change that needs more must say why it is worth it.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fault.core_build import CORE, compile_objects, link
+
+from kvserve.table.geometry import as_fields, plan
+
+OPERATIONS = 2000
+MARGIN = 1.5
+COUNTED = {"hit": 353, "miss": 255, "set": 3755}
+
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="counted on x86-64"),
+    pytest.mark.skipif(
+        not shutil.which("valgrind"), reason="needs valgrind: apt-get install valgrind"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("instructions")
+    sources = [*sorted(CORE.glob("*.c")), Path(__file__).parent / "count_instructions.c"]
+    compile_objects(sources, [CORE], directory, strict=True)
+    return link(sorted(directory.glob("*.o")), directory / "count")
+
+
+def instructions(program: Path, operation: str, count: int) -> int:
+    """How many the program executed in all."""
+    geometry = plan(memory=1024 * 1024, item_size=112, max_value=4096, shards=1, workers=1)
+    fields = [str(number) for number in as_fields(geometry).values()]
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program), *fields,
+         operation, str(count)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    assert found, done.stderr
+    return int(found[1])
+
+
+@pytest.mark.parametrize("operation", COUNTED)
+def test_an_operation_takes_no_more_than_it_did(program: Path, operation: str) -> None:
+    many = instructions(program, operation, OPERATIONS)
+    each = (many - instructions(program, operation, 0)) / OPERATIONS
+    print(f"{operation}: {each:.0f} instructions")
+    assert COUNTED[operation] / MARGIN < each < COUNTED[operation] * MARGIN
