@@ -126,7 +126,8 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_stale(
     file = tmp_path / "cache.db"
     server = make_server("--store", f"sqlite:///{file}", "--workers", "1")
     dice = random.Random(secrets.randbits(32))
-    with server.connect(timeout=5.0) as cache:
+    # Longer than the pause before the successor of one that died young.
+    with server.connect(timeout=60.0) as cache:
         for n in range(6):
             for key in range(30):
                 with contextlib.suppress(kvserve.OutcomeUnknown):
