@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ settings.load_profile(PROFILE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What a script starts with `&` ignores Ctrl-C, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     """Declares our markers, and keeps a way to the terminal for the watchdog."""
     config.addinivalue_line("markers", "watchdog(seconds): how long this test may take at most")
     config.addinivalue_line("markers", "ways(*names): the ways of access a behaviour applies to")
