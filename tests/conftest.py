@@ -49,9 +49,9 @@ settings.load_profile(PROFILE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Declares our markers, and keeps a way to the terminal for the watchdog."""
     # What a script starts with `&` ignores Ctrl-C, and so would all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    """Declares our markers, and keeps a way to the terminal for the watchdog."""
     config.addinivalue_line("markers", "watchdog(seconds): how long this test may take at most")
     config.addinivalue_line("markers", "ways(*names): the ways of access a behaviour applies to")
     config.stash[_TERMINAL] = os.dup(2)  # capturing is suspended during this hook

@@ -62,7 +62,10 @@ class Gunicorn:
         command += [f"--config={directory / 'configuration.py'}", *flags, "service:app"]
         environment = os.environ | {"HOME": str(directory)}  # there it puts its control socket
         with self._log_file.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            # It looks for modules in its working directory, which must not hold our sources.
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, cwd=directory
+            )
 
     @property
     def log(self) -> str:

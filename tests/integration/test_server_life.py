@@ -106,7 +106,7 @@ from kvserve.config import Config
 from kvserve.parent import child
 from kvserve.parent.parent import serve
 
-def run(names, index, control, ready):
+def run(names, index, store_url, control, ready):
     print("<4>I am worker", index, file=sys.stderr)
     if sys.argv[2] == "crash":
         raise RuntimeError("by design")
