@@ -264,6 +264,7 @@ class StoredExecutor:
             await self._behind.put(name, key, None)
             self._table.delete(key)
             return there
+        self._store.check()  # as in write
         self._coherence.begin(name)
         was_here = self._table.delete(key)
         return await self._store.delete(key) or was_here

@@ -207,7 +207,10 @@ def test_a_write_that_fails_is_done_nowhere_and_hits_go_on(names: Names) -> None
         for _ in range(20):  # until the breaker opens, and beyond
             with pytest.raises(StoreUnavailable):
                 await rig.ask(commands.SET, "a", 0, b"2", 0)
-        assert (await rig.ask(commands.GET, "b"))[1] == b"1"
+        for change in ((commands.SET, "b", 0, b"2", 0), (commands.DELETE, "b")):
+            with pytest.raises(StoreUnavailable):
+                await rig.ask(*change)
+            assert (await rig.ask(commands.GET, "b"))[1] == b"1"
         with pytest.raises(StoreUnavailable):
             await rig.ask(commands.GET, "a")  # not known any more, and never the new value
         assert store.records[b"a"].payload == b"1"
