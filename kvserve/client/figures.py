@@ -141,7 +141,7 @@ def collect(
         "hit_ratio": round(hits / (hits + misses), 6) if hits + misses else 0.0,
         "items": items,
         "live_bytes": live_bytes,
-        "capacity_bytes": geometry["shards"] * (ring_bytes - geometry["largest_record"]),
+        "capacity_bytes": geometry["shards"] * ring_bytes,
         "memory_bytes": geometry["table_bytes"] + geometry["hints_bytes"],
         "value_bytes_max": geometry["value_bytes_max"],
         "shards": geometry["shards"],

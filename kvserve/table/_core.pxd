@@ -17,6 +17,7 @@ cdef extern from "core/layout.h" nogil:
         KV_HINTS_HEADER_BYTES
         KV_SHARD_HEADER_BYTES
         KV_RECORD_HEADER_BYTES
+        KV_EXPIRY_BYTES
         KV_LINE
         KV_BUCKET_BYTES
         KV_BUCKET_ENTRIES

@@ -50,6 +50,7 @@ LAYOUT = {
     "hints_header_bytes": KV_HINTS_HEADER_BYTES,
     "shard_header_bytes": KV_SHARD_HEADER_BYTES,
     "record_header_bytes": KV_RECORD_HEADER_BYTES,
+    "expiry_bytes": KV_EXPIRY_BYTES,
     "line_bytes": KV_LINE,
     "bucket_bytes": KV_BUCKET_BYTES,
     "bucket_entries": KV_BUCKET_ENTRIES,

@@ -11,9 +11,9 @@ from kvserve.table._core import LAYOUT
 
 _ALIGNMENT_BYTES = 8
 _SMALL_SHARE = 10  # S takes a tenth of the logs, as S3-FIFO found best
-_LOAD_PERCENT = 60  # of the home buckets' entries; with an eighth more buckets for overflow
-_OVERFLOW_SHARE = 8
-_OVERFLOW_MIN = 4  # chance is less kind to few buckets
+_LOAD_PERCENT = 65  # of the home buckets' entries; with a sixth more buckets for overflow
+_OVERFLOW_SHARE = 6
+_OVERFLOW_MIN = 8  # chance is less kind to few buckets
 _LARGEST_SHARE = 8  # the largest record may take this part of log M
 _OPTIMISM = 64  # how many buckets an estimate of the index may be off, see _fill
 
@@ -23,21 +23,24 @@ def _round_up(size_bytes: int, unit_bytes: int) -> int:
 
 
 def record_bytes(key_and_value_bytes: int) -> int:
-    """The bytes of a log that an item of this size takes.
+    """The bytes of a log that an item of this size takes, if it never expires; 8 more if it does.
 
     Example:
         >>> record_bytes(112)
-        136
+        128
     """
     return _round_up(LAYOUT["record_header_bytes"] + key_and_value_bytes, _ALIGNMENT_BYTES)
+
+
+def _expiring_record_bytes(key_and_value_bytes: int) -> int:
+    return record_bytes(key_and_value_bytes) + LAYOUT["expiry_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """The sizes that decide where everything lies; the fields of the C structure.
 
-    All are bytes, or numbers of things in one shard. `largest_record` is also the reserve that
-    log M keeps free.
+    All are bytes, or numbers of things in one shard.
     """
 
     table_bytes: int
@@ -60,15 +63,20 @@ class Geometry:
 
     @property
     def log_bytes(self) -> int:
-        """What all records together can take."""
-        return self.shards * (self.small_capacity + self.main_capacity - self.largest_record)
+        """What all records together can take, if none is longer than an expected one."""
+        return self.shards * (self.small_capacity + self._main_bytes)
+
+    @property
+    def _main_bytes(self) -> int:
+        """What log M can hold: it keeps room for two records as long as its longest."""
+        reserve = min(2 * record_bytes(self.item_bytes), self.largest_record)
+        return self.main_capacity - reserve
 
     @property
     def capacity_items(self) -> int:
         """How many items of the expected size fit."""
         record = record_bytes(self.item_bytes)
-        main_bytes = self.main_capacity - self.largest_record
-        return self.shards * (self.small_capacity // record + main_bytes // record)
+        return self.shards * (self.small_capacity // record + self._main_bytes // record)
 
 
 def plan(memory: int, item_size: int, max_value: int, shards: int, workers: int) -> Geometry:
@@ -103,7 +111,7 @@ def plan(memory: int, item_size: int, max_value: int, shards: int, workers: int)
 
 def _choose_shards(memory: int, item_size: int, max_value: int, workers: int) -> int:
     """A power of two: small enough shards to recover quickly, large enough to evict well."""
-    largest = record_bytes(limits.KEY_BYTES_MAX + max_value)
+    largest = _expiring_record_bytes(limits.KEY_BYTES_MAX + max_value)
     comfortable_bytes = max(
         limits.SHARD_LARGEST_RECORDS_MIN * largest,
         limits.SHARD_RECORDS_MIN * record_bytes(item_size),
@@ -145,8 +153,8 @@ def _fill(memory: int, item_size: int, max_value: int, shards: int) -> Geometry 
     small = max(line, log_bytes // _SMALL_SHARE // line * line)
     main = (log_bytes - small) // line * line
     largest = main // _LARGEST_SHARE // _ALIGNMENT_BYTES * _ALIGNMENT_BYTES
-    largest = min(largest, record_bytes(limits.KEY_BYTES_MAX + max_value))
-    value_bytes_max = min(max_value, largest - record_bytes(0) - _key_allowance(largest))
+    largest = min(largest, _expiring_record_bytes(limits.KEY_BYTES_MAX + max_value))
+    value_bytes_max = min(max_value, largest - _expiring_record_bytes(0) - _key_allowance(largest))
     if value_bytes_max < 1 or main <= 0:
         return None
     hints = shards * (buckets + overflow) * LAYOUT["hints_a_bucket"]

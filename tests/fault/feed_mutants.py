@@ -8,7 +8,7 @@ PUBLISH = "    STORE_RELEASE(feed->ring->newest, position);\n"
 KEY = "    if (key_bytes != 0)\n        memcpy(event->key, key, key_bytes);\n"
 ROOM = "    free_until(feed, position + pad + length);\n"
 INSERTED = "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n"
-TOLD = "    tell(op, KV_EVENT_SET, record);\n"
+TOLD = "    tell(op, kind, record);\n"
 
 FEED_MUTANTS = (
     Mutant(
@@ -66,7 +66,7 @@ FEED_MUTANTS = (
         "evict-to-ghost",
         (
             Edit(
-                "evict.c",
+                "chain.c",
                 "        tell(op, event_for(reason), place->record);\n",
                 "        if (reason != KV_EVICTIONS)\n"
                 "            tell(op, event_for(reason), place->record);\n",

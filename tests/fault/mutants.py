@@ -22,12 +22,12 @@ MUTANTS = (
         (
             Edit(
                 "store.c",
-                "    write_record(record, key, value, cas);\n"
+                "    write_record(record, shape, key->bytes, value, cas);\n"
                 "    publish_head(&ring, position, length);\n"
                 "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n",
                 "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n"
                 "    atomic_signal_fence(memory_order_seq_cst);\n"
-                "    write_record(record, key, value, cas);\n"
+                "    write_record(record, shape, key->bytes, value, cas);\n"
                 "    publish_head(&ring, position, length);\n",
             ),
         ),
@@ -51,11 +51,11 @@ MUTANTS = (
         (
             Edit(
                 "store.c",
-                "    write_record(record, key, value, cas);\n"
+                "    write_record(record, shape, key->bytes, value, cas);\n"
                 "    publish_head(&ring, position, length);\n",
                 "    publish_head(&ring, position, length);\n"
                 "    atomic_signal_fence(memory_order_seq_cst);\n"
-                "    write_record(record, key, value, cas);\n",
+                "    write_record(record, shape, key->bytes, value, cas);\n",
             ),
         ),
     ),
@@ -109,6 +109,16 @@ MUTANTS = (
                 "(void)make_shape;",
             ),
         ),
+    ),
+    Mutant(
+        "touch-as-a-new-version",
+        "touch-first",
+        (Edit("store.c", "LOAD(old.record->cas), KV", "next_cas(op->header), KV"),),
+    ),
+    Mutant(
+        "longest-not-noted",
+        "promote",
+        (Edit("evict.c", "STORE(op->header->main_longest, length);", "(void)0;"),),
     ),
     Mutant(
         "no-counter-repair",
@@ -166,7 +176,7 @@ MUTANTS = (
         (
             NO_OVERFLOW_REBUILD,
             Edit(
-                "evict.c",
+                "chain.c",
                 "        STORE_RELEASE(h->overflow_used, next);\n",
                 "        STORE_RELEASE(bucket_at(op->t, op->shard, last)->next, next);\n"
                 "        atomic_signal_fence(memory_order_seq_cst);\n"
@@ -180,7 +190,7 @@ MUTANTS = (
         (
             NO_OVERFLOW_REBUILD,
             Edit(
-                "evict.c",
+                "chain.c",
                 "        STORE_RELEASE(h->overflow_free, LOAD(freed->next_free));\n",
                 "        STORE_RELEASE(bucket_at(op->t, op->shard, last)->next, next);\n"
                 "        atomic_signal_fence(memory_order_seq_cst);\n"
@@ -200,7 +210,7 @@ MUTANTS = (
         (
             NO_OVERFLOW_REBUILD,
             Edit(
-                "evict.c",
+                "chain.c",
                 "        STORE_RELEASE(before->next, 0);\n"
                 "        STORE(last->next_free, LOAD(h->overflow_free));\n"
                 "        STORE(h->overflow_free, number);\n",
@@ -264,7 +274,7 @@ MUTANTS = (
         "overflow-bump",
         (
             Edit(
-                "evict.c",
+                "chain.c",
                 "    } while (next_slot(op, &chain));\n    trim_chain(op, bucket);\n",
                 "    } while (next_slot(op, &chain));\n",
             ),

@@ -32,7 +32,7 @@ READER_MUTANTS = (
         "reader-empty-middle",
         (
             Edit(
-                "evict.c",
+                "chain.c",
                 "    struct kv_shard *h = op->header;\n    for (;;) {\n",
                 "    struct kv_shard *h = op->header;\n"
                 "    struct kv_bucket *first = bucket_at(op->t, op->shard, home);\n"

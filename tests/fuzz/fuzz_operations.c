@@ -41,7 +41,7 @@ static bool read_key(struct run *r, uint32_t n, struct item *seen) {
     if (kv_view_flushed(&r->s.t, key.shard, &view) ||
         (view.expiry_ms != 0 && view.expiry_ms <= r->now_ms))
         return false;
-    CHECK(view.flags == key.flags, "key %u: flags %x", n, view.flags);
+    CHECK((view.flags & ~KV_FLAG_EXPIRY) == key.flags, "key %u: flags %x", n, view.flags);
     const struct item *item = &r->items[n];
     *seen = (struct item){.here = true, .expiry_ms = view.expiry_ms, .version = view.cas,
                           .counter = view.codec == KV_CODEC_COUNTER};
@@ -95,7 +95,7 @@ static void store(struct run *r, uint32_t n, uint32_t length, uint32_t seed, uin
     uint64_t expected = right_version ? item->version : item->version ^ 1, version = 0;
     enum kv_status status =
         kv_store(&r->s.t, &key, &value, condition, expected, r->now_ms, &version);
-    uint64_t record = align_up(KV_RECORD_HEADER_BYTES + key.length + length);
+    uint64_t record = align_up(KV_RECORD_HEADER_BYTES + KV_EXPIRY_BYTES + key.length + length);
     enum kv_status wanted = KV_DONE;
     if (length > r->s.t.geometry.value_bytes_max || record > r->s.t.geometry.largest_record)
         wanted = KV_TOO_LARGE;
@@ -122,7 +122,8 @@ static void increment(struct run *r, uint32_t n, int64_t delta, bool create, uin
     bool here = look(r, n);
     int64_t initial = (int64_t)n, result = 0, sum;
     bool over = __builtin_add_overflow(here ? item->number : initial, delta, &sum);
-    uint64_t record = align_up(KV_RECORD_HEADER_BYTES + align_up(key.length) + KV_COUNTER_BYTES);
+    uint64_t record = align_up(KV_RECORD_HEADER_BYTES + KV_EXPIRY_BYTES + align_up(key.length) +
+                               KV_COUNTER_BYTES);
     enum kv_status status = kv_increment(&r->s.t, &key, delta, create ? &initial : NULL,
                                          expiry_ms, r->now_ms, &result);
     enum kv_status wanted = KV_DONE;

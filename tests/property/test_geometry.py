@@ -35,7 +35,7 @@ def test_plan_keeps_its_promises(
     assert 1 <= geometry.shards <= limits.SHARDS_MAX
     assert shards == 0 or geometry.shards <= shards
     assert 1 <= geometry.value_bytes_max <= max_value
-    assert record_bytes(1 + geometry.value_bytes_max) <= geometry.largest_record
+    assert record_bytes(1 + geometry.value_bytes_max) + 8 <= geometry.largest_record
     assert 8 * geometry.largest_record <= geometry.main_capacity
     assert geometry.buckets >= 1
     assert geometry.overflow >= 1
@@ -61,8 +61,7 @@ def test_more_memory_never_holds_less(mebibytes: int, item_size: int) -> None:
 
 @given(st.integers(16, 512), st.sampled_from([32, 64, 100, 128, 256, 1024]))
 def test_overhead_of_an_item_is_bounded(mebibytes: int, item_size: int) -> None:
-    """Header, index, ghost, hint and padding together: at most 48 bytes an item."""
+    """Header, index, ghost, hint, padding and reserve together: at most 40 bytes an item."""
     geometry = plan(mebibytes * limits.MIB, item_size, 4096, 0, 1)
-    reserved = geometry.shards * geometry.largest_record
-    overhead = (geometry.memory_bytes - reserved) / geometry.capacity_items - item_size
-    assert overhead <= 48
+    overhead = geometry.memory_bytes / geometry.capacity_items - item_size
+    assert overhead <= 40

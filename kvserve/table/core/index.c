@@ -76,19 +76,19 @@ static inline enum kv_status look(const struct kv_table *t, uint32_t shard, uint
     if (ring.capacity - place < KV_RECORD_HEADER_BYTES || place % KV_ALIGNMENT != 0)
         return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
     struct shape shape = shape_of(LOAD(record->shape));
-    uint64_t offset = value_offset(shape.key_bytes, shape.codec);
+    uint64_t offset = value_offset(shape);
     if (ring.capacity - place < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes ||
         shape.flags & KV_FLAG_PAD || shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
         (shape.codec == KV_CODEC_COUNTER && shape.value_bytes != KV_COUNTER_BYTES))
         return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
     view->record = record;
-    view->key = record->bytes;
+    view->key = key_in(record, shape);
     view->value = record->bytes + offset;
     view->key_bytes = shape.key_bytes;
     view->value_bytes = shape.value_bytes;
     view->codec = shape.codec;
     view->flags = shape.flags;
-    view->expiry_ms = LOAD(record->expiry_ms);
+    view->expiry_ms = expiry_of(record, shape);
     view->cas = LOAD(record->cas);
     return KV_DONE;
 }
@@ -164,7 +164,8 @@ void kv_count_read(const struct kv_table *t, bool hit) {
 }
 
 int64_t kv_view_counter(const struct kv_view *view) {
-    return (int64_t)LOAD_ACQUIRE(*counter_cell(view->record, view->key_bytes));
+    const _Atomic uint64_t *cell = (const _Atomic uint64_t *)(const void *)view->value;
+    return (int64_t)LOAD_ACQUIRE(*cell);
 }
 
 bool kv_next_in_bucket(const struct kv_table *t, uint32_t shard, uint32_t home,

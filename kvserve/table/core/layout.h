@@ -31,7 +31,7 @@
 #endif
 
 #define KV_MAGIC UINT64_C(0x004556524553564b) /* "KVSERVE\0" as little-endian bytes */
-#define KV_LAYOUT_VERSION 1u
+#define KV_LAYOUT_VERSION 2u
 #define KV_SUPERBLOCK_BYTES 4096u
 #define KV_HINTS_HEADER_BYTES 4096u
 #define KV_SHARD_HEADER_BYTES 512u
@@ -59,7 +59,7 @@ struct kv_geometry {
     uint64_t shard_bytes;
     uint64_t small_capacity; /* bytes of log S */
     uint64_t main_capacity;  /* bytes of log M */
-    uint64_t largest_record; /* bytes; also the reserve that log M keeps free */
+    uint64_t largest_record; /* bytes, with an expiry; log M never keeps more in reserve */
     uint64_t value_bytes_max;
     uint64_t item_bytes; /* the average that the index was sized for */
     uint32_t shards;
@@ -132,7 +132,7 @@ struct kv_shard {
     _Atomic uint64_t items;           /* derived: the number of these records */
     _Atomic uint32_t overflow_used;   /* derived: overflow buckets from here on are untouched */
     _Atomic uint32_t overflow_free;   /* derived: number + 1 of the first given back, 0: none */
-    uint8_t padding3[KV_LINE - 56];
+    _Atomic uint64_t main_longest;    /* no record that ever was in M is longer */
     _Atomic uint64_t statistics[KV_STATISTICS];
     uint8_t padding4[KV_SHARD_HEADER_BYTES - 192 - 8 * KV_STATISTICS];
 };
@@ -172,23 +172,26 @@ struct kv_ghost_line {
 };
 static_assert(sizeof(struct kv_ghost_line) == KV_LINE, "layout");
 
-/* record: header, key, value. A counter's value is an aligned 8-byte cell.
+/* record: header, expiry if it has that flag, key, value. A counter's value is an aligned 8-byte
+ * cell.
  *
  * shape: | flags 8 | codec 8 | key bytes 16 | value bytes 32 |
- * Immutable once an entry points at it, but for expiry (touch), a counter's cell, and its cas,
+ * expiry: milliseconds on the clock that counts through suspend; 0: never
+ * Immutable once an entry points at it, but for the expiry (touch), a counter's cell, and its cas,
  * each changed by one aligned store. A record never crosses the ring's end: a PAD fills it, of
  * which only the shape exists, its value bytes being the pad's whole length. */
 struct kv_record {
     _Atomic uint64_t shape;
-    _Atomic uint64_t expiry_ms; /* on the clock that counts through suspend; 0: never */
     _Atomic uint64_t cas;
     uint8_t bytes[];
 };
-#define KV_RECORD_HEADER_BYTES 24u
+#define KV_RECORD_HEADER_BYTES 16u
+#define KV_EXPIRY_BYTES 8u
 static_assert(sizeof(struct kv_record) == KV_RECORD_HEADER_BYTES, "layout");
 
 #define KV_FLAG_PAD 0x80u
 #define KV_FLAG_TEXT_KEY 0x01u /* the key was given as str */
+#define KV_FLAG_EXPIRY 0x02u /* the record has an expiry */
 #define KV_CODEC_BYTES 0u /* the other codecs are known to Python alone */
 #define KV_CODEC_TEXT 1u
 #define KV_CODEC_COUNTER 2u

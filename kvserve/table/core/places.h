@@ -147,18 +147,37 @@ static inline uint64_t align_up(uint64_t bytes) {
     return (bytes + KV_ALIGNMENT - 1) & ~(uint64_t)(KV_ALIGNMENT - 1);
 }
 
-static inline uint64_t value_offset(uint32_t key_bytes, uint32_t codec) {
-    return codec == KV_CODEC_COUNTER ? align_up(key_bytes) : key_bytes;
+/* Where key and value lie in a record's bytes. */
+static inline uint64_t key_offset(struct shape s) {
+    return s.flags & KV_FLAG_EXPIRY ? KV_EXPIRY_BYTES : 0;
+}
+
+static inline uint64_t value_offset(struct shape s) {
+    return key_offset(s) + (s.codec == KV_CODEC_COUNTER ? align_up(s.key_bytes) : s.key_bytes);
 }
 
 static inline uint64_t record_length(struct shape s) {
     if (s.flags & KV_FLAG_PAD)
         return s.value_bytes;
-    return align_up(KV_RECORD_HEADER_BYTES + value_offset(s.key_bytes, s.codec) + s.value_bytes);
+    return align_up(KV_RECORD_HEADER_BYTES + value_offset(s) + s.value_bytes);
 }
 
-static inline _Atomic uint64_t *counter_cell(const struct kv_record *record, uint32_t key_bytes) {
-    return (_Atomic uint64_t *)(uintptr_t)(record->bytes + align_up(key_bytes));
+static inline const uint8_t *key_in(const struct kv_record *record, struct shape s) {
+    return record->bytes + key_offset(s);
+}
+
+/* Of a record that has one. */
+static inline _Atomic uint64_t *expiry_cell(const struct kv_record *record) {
+    return (_Atomic uint64_t *)(uintptr_t)record->bytes;
+}
+
+static inline uint64_t expiry_of(const struct kv_record *record, struct shape s) {
+    return s.flags & KV_FLAG_EXPIRY ? LOAD(*expiry_cell(record)) : 0;
+}
+
+/* Of a counter. */
+static inline _Atomic uint64_t *counter_cell(const struct kv_record *record, struct shape s) {
+    return (_Atomic uint64_t *)(uintptr_t)(record->bytes + value_offset(s));
 }
 
 static inline bool gone(uint64_t expiry_ms, uint64_t cas, uint64_t flush_mark, uint64_t now_ms) {
@@ -169,7 +188,7 @@ static inline void count(struct kv_shard *shard, enum kv_statistic statistic) {
     STORE(shard->statistics[statistic], LOAD(shard->statistics[statistic]) + 1);
 }
 
-/* Inside the lock: what store.c, evict.c and log.c share. */
+/* Inside the lock: what store.c, chain.c, evict.c and log.c share. */
 
 /* An entry and the record that it leads to. */
 struct place {
@@ -198,6 +217,7 @@ struct operation {
     uint64_t now_ms;
     struct budget budget;
     const _Atomic uint64_t *spared; /* an entry that must not be evicted: it is being overwritten */
+    uint64_t ending; /* bytes of its record, if that is in M: they die when the new one is there */
 };
 
 /* log.c */
@@ -207,16 +227,20 @@ struct kv_record *append(const struct ring *ring, uint64_t length, uint64_t *pos
 void publish_head(const struct ring *ring, uint64_t position, uint64_t length);
 void publish_tail(const struct ring *ring, uint64_t position);
 
-/* evict.c */
-struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms);
-void tell(const struct operation *op, enum kv_event_kind kind, const struct kv_record *record);
+/* chain.c */
 bool is_gone(const struct operation *op, const struct kv_record *record);
+void tell(const struct operation *op, enum kv_event_kind kind, const struct kv_record *record);
 struct place find_place(const struct operation *op, const struct kv_key *key);
+struct place find_exact(const struct operation *op, bool main_log, uint64_t position,
+                        const struct kv_record *record);
 struct place claim_slot(struct operation *op, const struct kv_key *key);
 void unlink_place(struct operation *op, const struct place *place, enum kv_statistic reason);
 void account(struct operation *op, bool main_log, int64_t bytes, int items);
+void sweep_chain(struct operation *op, uint32_t bucket);
+
+/* evict.c */
+struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms);
 void make_room(struct operation *op, bool main_log, uint64_t length);
 bool ghost_take(const struct operation *op, uint64_t hash);
-void sweep_chain(struct operation *op, uint32_t bucket);
 
 #endif

@@ -10,7 +10,7 @@
  * V6 one entry a key.
  * V7 chains end; each overflow bucket below the pointer is linked once or free once; the free ones
  *    and those beyond the pointer are empty.
- * V8 live bytes and items equal a recount.
+ * V8 live bytes and items equal a recount; no record of M is longer than the longest.
  * V9 no cas and not the flush mark is above the sequence, which is far from running over. */
 #include "places.h"
 
@@ -106,7 +106,7 @@ static bool key_again(struct kv_table *t, uint32_t shard, uint32_t number, uint3
             struct kv_record *other = record_at(&ring, tail + distance);
             struct shape second = shape_of(LOAD(other->shape));
             if (second.key_bytes == shape.key_bytes &&
-                memcmp(other->bytes, record->bytes, shape.key_bytes) == 0)
+                memcmp(key_in(other, second), key_in(record, shape), shape.key_bytes) == 0)
                 return true;
         }
         uint32_t next = LOAD(bucket->next);
@@ -140,12 +140,14 @@ static void verify_entry(struct kv_table *t, uint32_t shard, uint32_t home, uint
     struct shape shape = shape_of(LOAD(record->shape));
     if (shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX)
         return; /* V5 told */
-    struct kv_key key = {.bytes = record->bytes, .length = shape.key_bytes};
+    struct kv_key key = {.bytes = key_in(record, shape), .length = shape.key_bytes};
     kv_locate(t, &key);
     if (tag_of(key.hash) != entry >> 48 || home_of(t, key.hash) != home || key.shard != shard)
         violate(report, 4, where);
     if (key_again(t, shard, number, slot, starts, record))
         violate(report, 6, where);
+    if (main_log && record_length(shape) > LOAD(shard_header(t, shard)->main_longest))
+        violate(report, 8, where);
     if (LOAD(record->cas) > LOAD(shard_header(t, shard)->flush_mark)) {
         tally->live[main_log] += record_length(shape);
         tally->items++;

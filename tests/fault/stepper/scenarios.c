@@ -89,6 +89,11 @@ static bool deletes(effects e) { return done(e) && e->linked == 0; }
 static bool trims(effects e) { return done(e) && e->linked == -1; }
 static bool trims_two(effects e) { return done(e) && e->linked == -2; }
 static bool any(effects e) { return done(e); }
+static uint64_t written(effects e) { return e->small_written + e->main_written; }
+static bool in_place(effects e) { return done(e) && written(e) == 0; }
+static bool written_anew(effects e) {
+    return calm(e) && e->before.version > 150 && written(e) > 0;
+}
 static bool increments(effects e) { return done(e) && e->before.found; }
 static bool starts_counter(effects e) { return done(e) && !e->before.found; }
 static bool refused(effects e) { return e->status == KV_REFUSED; }
@@ -124,7 +129,9 @@ const struct scenario scenarios[] = {
     {"delete", &roomy, &fill, ACT_DELETE, 8, 90, deletes, LOCK_FREE, false},
     {"delete-trims", &narrow, &coming_and_going, ACT_DELETE, 8, 24, trims, LOCK_FREE, true},
     {"delete-trims-two", &narrow, &emptying, ACT_DELETE, 8, 24, trims_two, LOCK_FREE, false},
-    {"touch", &roomy, &fill, ACT_TOUCH, 8, 90, any, LOCK_FREE, false},
+    {"touch", &roomy, &expiring, ACT_TOUCH, 8, 90, in_place, LOCK_FREE, false},
+    {"touch-first", &roomy, &fill, ACT_TOUCH, 8, 90, written_anew, LOCK_FREE, true},
+    {"touch-own-promoted", &roomy, &few, ACT_TOUCH, 8, 90, own_promoted, LOCK_FREE, false},
     {"incr", &roomy, &fill, ACT_INCR, 8, 90, increments, LOCK_FREE, false},
     {"incr-new", &roomy, &fill, ACT_INCR, 8, 90, starts_counter, LOCK_FREE, false},
     {"add", &roomy, &fill, ACT_ADD, 8, 90, any, LOCK_FREE, false},
