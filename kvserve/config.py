@@ -52,9 +52,9 @@ def format_size(size_bytes: int) -> str:
     """
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
+        if size < 1023.5:
             return f"{size:.4g} {unit}"
-        size /= 1024
+        size = max(1.0, size / 1024)  # what would be rounded to 1024 is one of the next unit
     return f"{size:.4g} TiB"
 
 

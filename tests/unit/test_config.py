@@ -67,6 +67,11 @@ def test_sizes_for_people(size_bytes: int, text: str) -> None:
     assert parse_size(text) == size_bytes
 
 
+def test_a_size_is_not_rounded_to_1024_of_a_unit() -> None:
+    assert format_size(2**20 - 100) == "1 MiB"
+    assert format_size(2**20 - 1024) == "1023 KiB"
+
+
 def test_modes() -> None:
     assert parse_mode("0600") == parse_mode("600") == parse_mode("0o600") == 0o600
     assert parse_mode(0o660) == 0o660
