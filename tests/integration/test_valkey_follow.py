@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import hiredis
 import pytest
 import uvloop
-from valkeys import Heard, Valkey, serve, wait_until
+from stores import record
+from valkeys import Heard, Valkey, following, serve, wait_until
 
-from kvserve.protocol import codec
-from kvserve.store.base import Record
 from kvserve.store.valkey import ValkeyStore
 
 STALENESS_SECONDS = 0.4
@@ -39,32 +37,14 @@ def valkey(shared_valkey: Valkey) -> Valkey:
     return shared_valkey
 
 
-@asynccontextmanager
-async def following(url: str) -> AsyncIterator[tuple[ValkeyStore, Heard]]:
-    """A store that follows, and is fresh."""
-    store = ValkeyStore(url, TIMEOUT_SECONDS, STALENESS_SECONDS)
-    await store.open()
-    heard = Heard(store)
-    try:
-        await heard.until(lambda: heard.is_fresh)
-        yield store, heard
-    finally:
-        await store.close()
-
-
 def working(url: str, work: Work) -> None:
     """Does some work with a store that follows."""
 
     async def main() -> None:
-        async with following(url) as (store, heard):
+        async with following(url, TIMEOUT_SECONDS, STALENESS_SECONDS) as (store, heard):
             await work(store, heard)
 
     uvloop.run(main())
-
-
-def record(key: str, value: object) -> Record:
-    """A record to be stored."""
-    return Record(key, *codec.encode(value), 0)
 
 
 async def stays_stale(heard: Heard) -> None:
@@ -128,7 +108,10 @@ def test_every_kind_of_change_is_told(valkey: Valkey) -> None:
 
 def test_changes_by_this_store_and_by_another_are_told(valkey: Valkey) -> None:
     async def work(store: ValkeyStore, heard: Heard) -> None:
-        async with following(valkey.url) as (other, heard_by_other):
+        async with following(valkey.url, TIMEOUT_SECONDS, STALENESS_SECONDS) as (
+            other,
+            heard_by_other,
+        ):
             await store.save_many([record("mine", 1)])
             await other.increment("other's", 1, 0, 0)
             for each in (heard, heard_by_other):
@@ -175,7 +158,7 @@ def test_a_change_during_the_first_question_is_told_before_it_is_fresh(tmp_path:
         path = f"{tmp_path}/s"
         async with (
             await asyncio.start_unix_server(serve_one, path),
-            following(f"unix://{path}") as (_, heard),
+            following(f"unix://{path}", TIMEOUT_SECONDS, STALENESS_SECONDS) as (_, heard),
         ):
             assert heard.events[:2] == [None, [b"key"]]
             fresh_until_ms = heard.events[2]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from stores import record
 from valkeys import Cluster, Valkey, serve, serve_cluster
 
 from kvserve.errors import CounterOverflow, NotACounter
@@ -70,11 +71,6 @@ def working(url: str, work: Work) -> None:
             await work(store)
 
     uvloop.run(main())
-
-
-def record(key: str | bytes, value: object, expires_at_ms: int = 0) -> Record:
-    """A record to be stored."""
-    return Record(key, *codec.encode(value), expires_at_ms)
 
 
 def value(found: Record | None) -> object:

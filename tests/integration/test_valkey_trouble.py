@@ -12,11 +12,11 @@ from pathlib import Path
 import hiredis
 import pytest
 import uvloop
+from stores import record
 from valkeys import Valkey, free_ports, relay, serve
 
 from kvserve.errors import OutcomeUnknown, StoreUnavailable
 from kvserve.protocol import codec
-from kvserve.store.base import Record
 from kvserve.store.valkey import ValkeyStore
 
 Work = Callable[[ValkeyStore], Awaitable[None]]
@@ -56,11 +56,6 @@ def working(url: str, work: Work, timeout_seconds: float = 20.0) -> None:
             await work(store)
 
     uvloop.run(main())
-
-
-def record(key: str, value: object) -> Record:
-    """A record to be stored."""
-    return Record(key, *codec.encode(value), 0)
 
 
 async def refuses_all_changes(store: ValkeyStore, text: str) -> None:

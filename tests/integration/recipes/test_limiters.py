@@ -7,34 +7,17 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from crews import together
-from servers import Server, StartServer
+from crews import KINDS, TIMEOUT, together
+from servers import Server
 
 import kvserve
 from kvserve.errors import InvalidArgument, InvalidTTL, NotACounter
 
-KINDS = ("blocking", "asyncio")
-TIMEOUT = 20.0
 TICK = 0.001  # seconds: the table's clock counts whole milliseconds
-
-
-@pytest.fixture(scope="module")
-def served(make_module_server: StartServer) -> Server:
-    """The module's server."""
-    return make_module_server()
-
-
-@pytest.fixture(autouse=True)
-def cache(served: Server) -> Iterator[kvserve.Client]:
-    """A client of an empty cache."""
-    with served.connect(timeout=TIMEOUT) as client:
-        client.flush()
-        yield client
 
 
 @pytest.mark.parametrize("sliding", [False, True])

@@ -7,34 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
-from crews import Member, together
+from crews import KINDS, TIMEOUT, Member, together
 from servers import Server, StartServer
 
 import kvserve
 from kvserve.errors import InvalidArgument, InvalidKey
 
-KINDS = ("blocking", "asyncio")
-TIMEOUT = 20.0
 PROCESSES = 6
-
-
-@pytest.fixture(scope="module")
-def served(make_module_server: StartServer) -> Server:
-    """The module's server."""
-    return make_module_server()
-
-
-@pytest.fixture(autouse=True)
-def cache(served: Server) -> Iterator[kvserve.Client]:
-    """A client of an empty cache."""
-    with served.connect(timeout=TIMEOUT) as client:
-        client.flush()
-        yield client
 
 
 def follow(kind: str, name: str, pipe: Connection) -> None:

@@ -6,15 +6,14 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import Journal, Member, together
-from servers import Server, StartServer
+from crews import KINDS, TIMEOUT, Journal, Member, together
+from servers import Server
 
 import kvserve
 from kvserve.errors import (
@@ -27,31 +26,9 @@ from kvserve.errors import (
     ServerUnavailable,
 )
 
-KINDS = ("blocking", "asyncio")
 LOCK_KEY = "kvserve:lock:job"
-TIMEOUT = 20.0
 SHORT = 0.5  # seconds that a lock lasts
 TURNS = 15
-
-
-@pytest.fixture(scope="module")
-def served(make_module_server: StartServer) -> Server:
-    """The module's server."""
-    return make_module_server()
-
-
-@pytest.fixture(autouse=True)
-def cache(served: Server) -> Iterator[kvserve.Client]:
-    """A client of an empty cache."""
-    with served.connect(timeout=TIMEOUT) as client:
-        client.flush()
-        yield client
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    """Where holders note their fencing numbers."""
-    return Journal(tmp_path / "journal")
 
 
 def enter(path: Path, journal: Journal, fencing: int) -> None:

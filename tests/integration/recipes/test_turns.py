@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Eventually
 from crews import Journal, noting
-from servers import Server, StartServer
+from servers import Server
 
 import kvserve
 from kvserve.client.recipes import single_flight
@@ -26,27 +24,6 @@ from kvserve.errors import (
 )
 
 LEASE_KEY = "kvserve:lease:key"
-TIMEOUT = 20.0
-
-
-@pytest.fixture(scope="module")
-def served(make_module_server: StartServer) -> Server:
-    """The module's server."""
-    return make_module_server()
-
-
-@pytest.fixture(autouse=True)
-def cache(served: Server) -> Iterator[kvserve.Client]:
-    """A client of an empty cache."""
-    with served.connect(timeout=TIMEOUT) as client:
-        client.flush()
-        yield client
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    """Where computations are noted."""
-    return Journal(tmp_path / "journal")
 
 
 def test_value_that_came_between_the_look_and_the_lease_is_taken(

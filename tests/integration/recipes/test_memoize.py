@@ -8,19 +8,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from crews import Journal, Member, together
-from servers import Server, StartServer
+from crews import TIMEOUT, Journal, Member, together
+from servers import Server
 
 import kvserve
 from kvserve.errors import InvalidArgument, InvalidKey, InvalidTTL
 
-TIMEOUT = 20.0
 KEYS_OF_A_MODULE = '''
 """A module with functions whose keys are printed."""
 import datetime, enum, json, sys, uuid, zoneinfo
@@ -59,26 +57,6 @@ if __name__ == "__main__":
     with kvserve.connect(sys.argv[1]) as cache:
         print(json.dumps(shop.keys(cache)))
 '''
-
-
-@pytest.fixture(scope="module")
-def served(make_module_server: StartServer) -> Server:
-    """The module's server."""
-    return make_module_server()
-
-
-@pytest.fixture(autouse=True)
-def cache(served: Server) -> Iterator[kvserve.Client]:
-    """A client of an empty cache."""
-    with served.connect(timeout=TIMEOUT) as client:
-        client.flush()
-        yield client
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    """Where calls are noted."""
-    return Journal(tmp_path / "journal")
 
 
 def keys_in_a_process(served: Server, module: Path, hash_seed: str) -> list[str]:

@@ -6,41 +6,19 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import Journal, Member, crew, noting, together
-from servers import Server, StartServer
+from crews import KINDS, TIMEOUT, Journal, Member, crew, noting, together
+from servers import Server
 
 import kvserve
 
-KINDS = ("blocking", "asyncio")
 LEASE_KEY = "kvserve:lease:key"
-TIMEOUT = 20.0  # seconds for each request: two cores run all of a crew
-
-
-@pytest.fixture(scope="module")
-def served(make_module_server: StartServer) -> Server:
-    """The module's server."""
-    return make_module_server()
-
-
-@pytest.fixture(autouse=True)
-def cache(served: Server) -> Iterator[kvserve.Client]:
-    """A client of an empty cache."""
-    with served.connect(timeout=TIMEOUT) as client:
-        client.flush()
-        yield client
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    """Where computations are noted."""
-    return Journal(tmp_path / "journal")
 
 
 def ask(
