@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import kvserve
 from benchmarks.instance import running
@@ -31,16 +31,19 @@ class Opened:
 
 
 Open = Callable[[], Opened]  # called in the process that will use it
+Write = Literal["worker", "direct"]
 
 
 @contextmanager
-def kvserve_direct(memory_mib: int, item_bytes: int) -> Iterator[Open]:
-    """Hits from shared memory, writes through a worker."""
+def kvserve_direct(
+    memory_mib: int, item_bytes: int, write: Write = "worker", writers: int = 0
+) -> Iterator[Open]:
+    """Hits from shared memory; writes through a worker, or by so many trusted writers."""
     flags = f"--memory {memory_mib}MiB --item-size {item_bytes} --max-value {max(item_bytes, 1024)}"
-    with running(*flags.split()) as name:
+    with running(*flags.split(), "--writers", str(writers)) as name:
 
         def opened() -> Opened:
-            cache = kvserve.connect(name)
+            cache = kvserve.connect(name, write=write)
             return Opened(cache.get, cache.set, cache.set_many)
 
         yield opened
@@ -155,13 +158,19 @@ def manager_dict(memory_mib: int) -> Iterator[Open]:
         yield lambda: Opened(shared.get, shared.__setitem__, shared.update)
 
 
-def all_caches(memory_mib: int, item_bytes: int) -> dict[str, AbstractContextManager[Open]]:
-    """Every cache by the name that the tables give it, kvserve first.
+OURS = ("kvserve", "kvserve, writers")
+
+
+def all_caches(
+    memory_mib: int, item_bytes: int, processes: int
+) -> dict[str, AbstractContextManager[Open]]:
+    """Every cache by the name that the tables give it, ours first, for so many processes.
 
     Valkey is asked by redis-py; pymemcache and pylibmc ask a memcached of their own each.
     """
     return {
         "kvserve": kvserve_direct(memory_mib, item_bytes),
+        "kvserve, writers": kvserve_direct(memory_mib, item_bytes, "direct", processes),
         "Valkey": valkey_by_redis(memory_mib),
         "pymemcache": memcached_by_pymemcache(memory_mib),
         "pylibmc": memcached_by_pylibmc(memory_mib),

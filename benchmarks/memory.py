@@ -94,6 +94,7 @@ def measure(effort: Effort) -> Report:
         "Valkey, allkeys-lru": valkey_items,
     }
     counts: dict[str, int] = {}
+    densities: dict[str, float] = {}  # items a MiB that it really takes
     rows: list[list[Any]] = []
     for name, vessel in vessels.items():
         with ExitStack() as stack:
@@ -107,14 +108,19 @@ def measure(effort: Effort) -> Report:
                 filled.put_many({b"key:%08d" % number: VALUE for number in numbers})
             counts[name] = filled.count()
             overhead = LIMIT_BYTES / counts[name] - ITEM_BYTES
-            rows.append([name, counts[name], overhead, filled.taken_bytes() / 2**20])
+            taken_mib = filled.taken_bytes() / 2**20
+            densities[name] = counts[name] / taken_mib
+            rows.append([name, counts[name], overhead, taken_mib])
     columns = ["", "items", "bytes of overhead an item", "taken, MiB"]
     answer.tables.append(Table(f"items of {ITEM_BYTES} bytes in {LIMIT_MIB} MiB", columns, rows))
     if len(counts) > 1:
-        best = max(set(counts) - {"kvserve"}, key=counts.__getitem__)
-        ahead = counts["kvserve"] / counts[best]
-        what = f"items that fit / {best}"
-        answer.goals.append(Goal(7, what, _once(ahead), AHEAD_BOUND, at_most=False))
+        for what, figures in (
+            ("items at the same limit", counts),
+            ("items a MiB taken", densities),
+        ):
+            best = max(set(figures) - {"kvserve"}, key=figures.__getitem__)
+            ahead = _once(figures["kvserve"] / figures[best])
+            answer.goals.append(Goal(7, f"{what} / {best}", ahead, AHEAD_BOUND, at_most=False))
     overhead = rows[0][2]
     answer.goals.append(
         Goal(7, "overhead of an item", _once(overhead), OVERHEAD_BOUND_BYTES, unit="bytes")

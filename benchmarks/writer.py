@@ -13,7 +13,7 @@ from benchmarks.caches import SHARED_MEMORY
 from benchmarks.effort import Effort
 from benchmarks.instance import running
 from benchmarks.measuring import alternate, loop_turn
-from benchmarks.peers import Missing, enter, package
+from benchmarks.peers import enter, package
 from benchmarks.report import Goal, Report, Table
 
 KEYS = [b"key:%08d" % number for number in range(10_000)]
@@ -23,23 +23,6 @@ WORKER = "set, through a worker"
 LMDB = "py-lmdb put, one transaction each, no sync"
 
 Put = Callable[[bytes, bytes], Any]
-
-
-@contextmanager
-def direct_writer(name: str) -> Iterator[Put]:
-    """The set of a trusted writer.
-
-    Raises:
-        Missing: this kvserve has none, or does not let us.
-    """
-    try:
-        cache = kvserve.connect(name, write="direct")
-    except TypeError:
-        raise Missing('this kvserve has no connect(write="direct")') from None
-    except kvserve.KvserveError as error:
-        raise Missing(f'connect(write="direct") is refused: {error}') from None
-    with cache:
-        yield cache.set
 
 
 @contextmanager
@@ -75,9 +58,9 @@ def loop(put: Put) -> Callable[[int], None]:
 def measure(effort: Effort) -> Report:
     answer = Report()
     with ExitStack() as stack:
-        name = stack.enter_context(running("--memory", "64MiB"))
+        name = stack.enter_context(running("--memory", "64MiB", "--writers", "1"))
         puts = {
-            DIRECT: enter(stack, direct_writer(name), answer.missing),
+            DIRECT: stack.enter_context(kvserve.connect(name, write="direct")).set,
             WORKER: stack.enter_context(kvserve.connect(name)).set,
             LMDB: enter(stack, lmdb_put(), answer.missing),
         }
@@ -87,7 +70,7 @@ def measure(effort: Effort) -> Report:
             if put is not None
         }
         rounds = alternate(turns, effort.rounds, "writer")
-    if DIRECT in turns and LMDB in turns:
+    if LMDB in turns:
         ratio = rounds.ratio(DIRECT, LMDB, "ns")
         answer.goals.append(Goal(4, f"{DIRECT} / {LMDB}", ratio, 0.5))
     rows = [[what, rounds.median(what, "ns")] for what in turns]

@@ -21,7 +21,7 @@ import numpy as np
 from rich.progress import Progress
 
 from benchmarks import loads, report
-from benchmarks.caches import Open, Opened, all_caches
+from benchmarks.caches import OURS, Open, Opened, all_caches
 from benchmarks.effort import Effort
 from benchmarks.measuring import STDERR, Figures, Rounds, Spread, latencies
 from benchmarks.peers import enter
@@ -174,7 +174,7 @@ def measure(effort: Effort) -> Report:
     answer = Report()
     with ExitStack() as stack:
         teams = []
-        for name, cache in all_caches(MEMORY_MIB, VALUE_BYTES + 12).items():
+        for name, cache in all_caches(MEMORY_MIB, VALUE_BYTES + 12, max(PROCESSES)).items():
             opens = enter(stack, cache, answer.missing)
             if opens is not None:
                 team = Team(name, opens)
@@ -218,7 +218,7 @@ def _try(work: Callable[[], T], team: Team, teams: list[Team], answer: Report) -
     try:
         return work()
     except Failed as sentence:
-        if team.name == "kvserve":
+        if team.name in OURS:
             raise
         teams.remove(team)
         answer.missing.append(f"{sentence}; it has no figures from there on")
@@ -228,19 +228,21 @@ def _try(work: Callable[[], T], team: Team, teams: list[Team], answer: Report) -
 def _conclude(measured: dict[tuple[str, int], Rounds], answer: Report) -> None:
     names = list(dict.fromkeys(name for rounds in measured.values() for name in rounds.figures))
     rows: dict[str, list[list[Any]]] = {"operations": [], "p50_us": [], "p99_us": []}
-    ratios: dict[str, Spread] = {}
+    ratios: dict[str, dict[str, Spread]] = {ours: {} for ours in OURS}
     for (workload, processes), rounds in measured.items():
         medians = rounds.medians()
         for figure, lines in rows.items():
             cells = [medians[name][figure] if name in medians else None for name in names]
             lines.append([f"{workload} x {processes}", *cells])
-        others = [name for name in medians if name != "kvserve"]
+        others = [name for name in medians if name not in OURS]
         if not others:
             continue
         best = max(others, key=lambda name: medians[name]["operations"])
-        ratio = rounds.ratio("kvserve", best, "operations")
-        rows["operations"][-1] += [ratio.median, best]
-        ratios[f"{workload} x {processes} against {best}"] = ratio
+        for ours in OURS:
+            ratio = rounds.ratio(ours, best, "operations")
+            rows["operations"][-1].append(ratio.median)
+            ratios[ours][f"{workload} x {processes} against {best}"] = ratio
+        rows["operations"][-1].append(best)
     titles = {
         "operations": "operations a second",
         "p50_us": "median latency, us",
@@ -249,13 +251,14 @@ def _conclude(measured: dict[tuple[str, int], Rounds], answer: Report) -> None:
     for figure, lines in rows.items():
         columns = ["workload x processes", *names]
         if figure == "operations":
-            columns += ["kvserve / best other", "best other"]
+            columns += [*(f"{ours} / best other" for ours in OURS), "best other"]
         answer.tables.append(Table(titles[figure], columns, lines))
-    if ratios:
-        worst = min(ratios, key=lambda row: ratios[row].median)
-        ahead = sum(ratio.median > 1 for ratio in ratios.values())
-        what = f"ahead in {ahead} of {len(ratios)} rows; the worst: {worst}"
-        answer.goals.append(Goal(5, what, ratios[worst], 1.0, at_most=False))
+    for ours, against in ratios.items():
+        if against:
+            worst = min(against, key=lambda row: against[row].median)
+            ahead = sum(ratio.median > 1 for ratio in against.values())
+            what = f"{ours}: ahead in {ahead} of {len(against)} rows; the worst: {worst}"
+            answer.goals.append(Goal(5, what, against[worst], 1.0, at_most=False))
     if missed := {name: count for name, count in _misses(measured).items() if count}:
         answer.notes.append(f"reads that found nothing, per turn: {missed}")
     answer.data["cells"] = [
