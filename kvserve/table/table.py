@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import secrets
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ class Table(Writer):
         every = [names.shard_semaphore(shard) for shard in range(self.shards)]
         self._join(lease.descriptor, lease.slot, every)
 
+    def _join_alone(self) -> None:
+        """Takes the locks' other owners for dead; the table's semaphores may be gone with them."""
+        self._lease = Lease.alone()
+        with semaphores.nameless() as name:  # on which nobody ever waits
+            self._join(self._lease.descriptor, self._lease.slot, [name] * self.shards)
+
     @property
     def shards(self) -> int:
         """How many shards it has."""
@@ -70,9 +77,28 @@ class PrivateCopy(Table):
 
     def __init__(self, names: Names) -> None:
         self._maps = _attach_maps(self, names, private=True)
-        self._lease = Lease.alone()
-        with semaphores.nameless() as name:  # the table's own may be gone, and nobody waits
-            self._join(self._lease.descriptor, self._lease.slot, [name] * self.shards)
+        self._join_alone()
+
+
+class PrivateTable(Table):
+    """An empty table in memory of this process alone, which is given back when it is closed.
+
+    Keys lie at the same places in each of the same geometry, so that what was done to one can be
+    repeated. Memory is taken page by page, as it is used.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = mmap.mmap(-1, geometry.table_bytes, flags=flags)
+        hints = mmap.mmap(-1, geometry.hints_bytes, flags=flags)
+        boot = boot_id()
+        fields = as_fields(geometry)
+        seed = random.Random(0)  # a hash key of zeros would mix badly
+        instance_id, hash_key = seed.randbytes(_ID_BYTES), seed.randbytes(_HASH_KEY_BYTES)
+        format_segment(memory, fields, boot, instance_id, hash_key)
+        self._attach(memory, hints, boot)
+        self._maps = (memory, hints)
+        self._join_alone()
 
 
 def _attach_maps(writer: Writer, names: Names, *, private: bool = False) -> tuple[mmap.mmap, ...]:
