@@ -9,12 +9,12 @@ many objects as the memory would hold without any overhead.
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rich.progress import track
 
 from benchmarks import report
@@ -26,12 +26,12 @@ from benchmarks.caches import (
     valkey_by_redis,
 )
 from benchmarks.effort import Effort
-from benchmarks.loads import scattered
 from benchmarks.measuring import STDERR, Spread, on_cores, one_core
 from benchmarks.peers import enter
 from benchmarks.replay import S3_FIFO, TRACE, load, replay
 from benchmarks.report import Goal, Report, Table
 from benchmarks.simulation import S3Fifo
+from kvserve.cli.measuring.operations import scattered, zipf_bounds
 
 VALUE = b"v" * 4_000
 ITEM_BYTES = 8 + len(VALUE)
@@ -65,9 +65,10 @@ def traced() -> Load:
 
 
 def zipfian(skew: float, set_share: float, count: int, requests: int, seed: int) -> Load:
-    generator = np.random.default_rng(seed)
-    objects = scattered(count, skew, requests, generator).tolist()
-    sets = (generator.random(requests) < set_share).tolist()
+    source = random.Random(seed)
+    popular = scattered(range(count))
+    objects = source.choices(popular, cum_weights=zipf_bounds(count, skew), k=requests)
+    sets = [source.random() < set_share for _ in range(requests)]
     return Load(f"zipf {skew:g}, {set_share:.0%} sets", objects, sets, requests // 2)
 
 

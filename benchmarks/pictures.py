@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from benchmarks import machine
-from benchmarks.loads import WORKLOADS
 from benchmarks.measuring import STDERR
 from benchmarks.report import load, output_option
+from kvserve.cli.measuring.operations import YCSB
 
 Result = dict[str, Any]
 PANEL_INCHES = (4.2, 3.6)
@@ -83,9 +83,9 @@ def _round_trip(result: Result) -> Any:
 def _ycsb(result: Result) -> Any:
     """Operations a second over the number of processes."""
     cells = result["data"]["cells"]
-    figure, panels = _panels([f"YCSB {workload}" for workload in WORKLOADS], 3)
+    figure, panels = _panels([f"YCSB {workload}" for workload in YCSB], 3)
     names = list(dict.fromkeys(name for cell in cells for name in cell["figures"]))
-    for panel, workload in zip(panels, WORKLOADS, strict=False):
+    for panel, workload in zip(panels, YCSB, strict=False):
         for index, name in enumerate(names):
             points = [
                 (cell["processes"], cell["figures"][name]["operations"])
@@ -100,7 +100,7 @@ def _ycsb(result: Result) -> Any:
         panel.minorticks_off()
         panel.set_xlabel("processes")
         panel.set_ylabel("operations a second")
-    panels[len(WORKLOADS)].legend(*panels[0].get_legend_handles_labels(), loc="center")
+    panels[len(YCSB)].legend(*panels[0].get_legend_handles_labels(), loc="center")
     return figure
 
 

@@ -20,16 +20,16 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.progress import Progress
 
-from benchmarks import loads, report
+from benchmarks import report
 from benchmarks.caches import OURS, Open, Opened, all_caches
 from benchmarks.effort import Effort
 from benchmarks.measuring import STDERR, Figures, Rounds, Spread, latencies
 from benchmarks.peers import enter
 from benchmarks.report import Goal, Report, Table
+from kvserve.cli.measuring.operations import INSERTS_MAX, MODIFY, WRITE, YCSB, Draws
 
 RECORDS = 100_000
 VALUE_BYTES = 1_000
-SKEW = 0.99
 MEMORY_MIB = 512
 PROCESSES = (1, 2, 4, 8)
 DRAWS = 50_000  # operations of a process, which it then repeats
@@ -39,6 +39,7 @@ LOAD_BATCH = 100
 VALUE = b"v" * VALUE_BYTES
 
 T = TypeVar("T")
+Plan = list[tuple[int, bytes]]  # READ, WRITE or MODIFY, and the key
 
 
 class Failed(Exception):
@@ -115,7 +116,7 @@ def _live(
 
 def _answer_all(pipe: Connection[Any, Any], opens: Open, number: int) -> None:
     opened: Opened | None = None
-    plans: dict[str, list[loads.Operation]] = {}
+    plans: dict[str, Plan] = {}
     while True:
         task, seconds = pipe.recv()
         answer: Any
@@ -125,15 +126,25 @@ def _answer_all(pipe: Connection[Any, Any], opens: Open, number: int) -> None:
                 answer = _load(opened)
             else:
                 if task not in plans:
-                    plans[task] = loads.ycsb(task, RECORDS, SKEW, DRAWS, number)
+                    plans[task] = _plan(task, number)
                 answer = _drive(opened, plans[task], seconds)
         except Exception as error:  # whatever a peer raises is that peer's result
             answer = f"{type(error).__name__}: {error}"
         pipe.send(answer)
 
 
+def _plan(workload: str, number: int) -> Plan:
+    """What the process of this number does, the same at every run."""
+    new_keys = [b"new%02d%07d" % (number, inserted) for inserted in range(INSERTS_MAX)]
+    return Draws(YCSB[workload], _record_keys()).operations(DRAWS, new_keys, str(number))
+
+
+def _record_keys() -> list[bytes]:
+    return [b"user%08d" % number for number in range(RECORDS)]
+
+
 def _load(opened: Opened) -> int:
-    keys = [loads.record_key(number) for number in range(RECORDS)]
+    keys = _record_keys()
     for start in range(0, RECORDS, LOAD_BATCH):
         opened.put_many(dict.fromkeys(keys[start : start + LOAD_BATCH], VALUE))
     for key in keys[:: RECORDS // 100]:
@@ -143,7 +154,7 @@ def _load(opened: Opened) -> int:
     return RECORDS
 
 
-def _drive(opened: Opened, plan: list[loads.Operation], seconds: float) -> dict[str, Any]:
+def _drive(opened: Opened, plan: Plan, seconds: float) -> dict[str, Any]:
     """Repeats the plan for so many seconds, and takes the time of every operation."""
     clock, get, put = time.perf_counter_ns, opened.get, opened.put
     spent = array("q")
@@ -152,11 +163,11 @@ def _drive(opened: Opened, plan: list[loads.Operation], seconds: float) -> dict[
     end = begin + int(seconds * 1e9)
     for kind, key in itertools.cycle(plan):
         started = now
-        if kind == loads.WRITE:
+        if kind == WRITE:
             put(key, VALUE)
         else:
             misses += get(key) is None
-            if kind == loads.MODIFY:
+            if kind == MODIFY:
                 put(key, VALUE)
         now = clock()
         spent.append(now - started)
@@ -180,7 +191,7 @@ def measure(effort: Effort) -> Report:
                 team = Team(name, opens)
                 stack.callback(team.dismiss)
                 teams.append(team)
-        cells = list(itertools.product(loads.WORKLOADS, PROCESSES))
+        cells = list(itertools.product(YCSB, PROCESSES))
         with Progress(console=STDERR, transient=True) as progress:
             task = progress.add_task("YCSB", total=len(teams) + len(cells) * effort.rounds)
             for team in list(teams):
@@ -267,7 +278,7 @@ def _conclude(measured: dict[tuple[str, int], Rounds], answer: Report) -> None:
     ]
     answer.notes.append(
         "in D a process reads what it inserted itself last, then what was loaded; it inserts "
-        f"{loads.INSERTS_MAX:,} keys, then writes these again"
+        "some 2,500 keys, then writes these again"
     )
 
 
