@@ -12,6 +12,7 @@ from benchmarks import machine
 from benchmarks.measuring import STDERR
 from benchmarks.report import load, output_option
 from kvserve.cli.measuring.operations import YCSB
+from kvserve.cli.measuring.plot import STYLE
 
 Result = dict[str, Any]
 PANEL_INCHES = (4.2, 3.6)
@@ -25,15 +26,7 @@ def draw_all(output: Path) -> None:
         STDERR.print("no pictures: matplotlib is not installed: pip install matplotlib")
         return
     matplotlib.use("svg")
-    matplotlib.rcParams |= {
-        "svg.hashsalt": "kvserve",  # the same figures give the same file
-        "svg.fonttype": "none",
-        "axes.grid": True,
-        "grid.alpha": 0.3,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
+    matplotlib.rcParams |= STYLE
     for question, draw in PICTURES.items():
         result = load(output, question)
         if result is None or not result["data"]:

@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvserve import errors
-from kvserve.cli import output, workload
+from kvserve.cli import output
 from kvserve.cli.main import MODULES, cli
+from kvserve.cli.measuring import samples
 from kvserve.config import Config
 from kvserve.names import Names
 from kvserve.parent.inspection import Inspection
@@ -93,6 +94,15 @@ def test_serve_has_a_flag_for_every_setting() -> None:
         ["keys", "--limit", "-1"],
         ["bench", "--processes", "0"],
         ["bench", "--write-share", "1.5"],
+        ["bench", "--workload", "e"],
+        ["bench", "--workload", "a", "--write-share", "0.5"],
+        ["bench", "--memory", "1MiB"],
+        ["bench", "--trace", "/dev/null", "--memory", "1KiB"],
+        ["bench", "--trace", "/dev/null", "--memory", "big"],
+        ["bench", "--trace", "/dev/null"],
+        ["bench", "--trace", "/nonexistent.trace"],
+        ["bench", "--plot", "picture.txt"],
+        ["bench", "--plot", "/nonexistent/picture.svg"],
         ["serve", "--workers", "many"],
         ["serve", "--memory", "big"],
         ["serve", "--mode", "0999"],
@@ -270,19 +280,19 @@ def test_verify_tells_what_is_wrong_with_a_kept_table(
 
 
 def test_samples_are_bounded_and_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workload, "_SAMPLES_MAX", 100)
-    samples = workload.Samples()
+    monkeypatch.setattr(samples, "_SAMPLES_MAX", 100)
+    taken = samples.Samples()
     for start in range(0, 1000, 7):
-        samples.add(array("q", range(start, min(start + 7, 1000))))
-    assert (samples.count, samples.max_ns) == (1000, 999)
-    assert len(samples.latencies_ns) <= 100
-    assert list(samples.latencies_ns) == list(range(0, 1000, samples.stride))
+        taken.add(array("q", range(start, min(start + 7, 1000))))
+    assert (taken.count, taken.max_ns) == (1000, 999)
+    assert len(taken.latencies_ns) <= 100
+    assert list(taken.latencies_ns) == list(range(0, 1000, taken.stride))
 
 
 def test_merge_weighs_every_process_alike() -> None:
-    fine = workload.Samples(array("q", range(8)), 8, 7, 1)
-    coarse = workload.Samples(array("q", range(0, 8, 4)), 8, 7, 4)
-    assert workload.merge([fine, coarse]) == [0, 0, 4, 4]
+    fine = samples.Samples(array("q", range(8)), 8, 7, 1)
+    coarse = samples.Samples(array("q", range(0, 8, 4)), 8, 7, 4)
+    assert samples.merge([fine, coarse]) == [0, 0, 4, 4]
 
 
 def test_json_of_what_json_lacks() -> None:
