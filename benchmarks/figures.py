@@ -1,7 +1,7 @@
-"""Prints the tables of README.md and docs/ipc.md from the results: `python -m benchmarks.figures`.
+"""Prints the tables of both README.md and of docs/ipc.md: `python -m benchmarks.figures`.
 
-With --write it puts them in their places, between the marks `<!-- figures NAME -->` and `<!-- end
--->`, and the picture of the means of communication into docs/.
+They are made of the results. With --write it puts them in their places, between the marks
+`<!-- figures NAME -->` and `<!-- end -->`, and the picture of the means of communication into docs/.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from benchmarks.report import cell, goals_of, load, output_option, wide_console
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
+FRONT_PAGE = HERE.parent / "README.md"
 IPC_PAGE = HERE.parent / "docs" / "ipc.md"
 BY_GOAL = (
     *("hit", "round_trip", "batches", "writer", "ycsb", "items", "memory", "hit_ratio", "start"),
@@ -53,6 +54,12 @@ def goals(output: Path) -> Rows:
 def goals_table(output: Path) -> str:
     columns = ["goal", "question", "what", "bound", "measured (spread)", ""]
     return f"{_machine(output, BY_GOAL)}\n\n{markdown(columns, goals(output), words=6)}"
+
+
+def front_table(output: Path) -> str:
+    """The goals without their numbers, for those who only want to know what it costs."""
+    rows = [row[2:] for row in goals(output) if row[0]]
+    return markdown(["what", "goal", "measured (spread)", ""], rows, words=4)
 
 
 def parts_table(output: Path) -> str:
@@ -136,6 +143,7 @@ def main(output: Path, write: bool) -> None:
         return
     fill(README, "goals", goals_table(output))
     fill(README, "parts", parts_table(output))
+    fill(FRONT_PAGE, "front", front_table(output))
     fill(IPC_PAGE, "ipc", ipc_tables(output))
     if (picture := output / "ipc.svg").exists():
         shutil.copy(picture, IPC_PAGE.parent)
