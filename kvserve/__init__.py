@@ -42,6 +42,7 @@ from kvserve.errors import (
     StoreUnavailable,
     TableCorrupt,
     ValueTooLarge,
+    WriteRefused,
 )
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ __all__ = [
     "StoreUnavailable",
     "TableCorrupt",
     "ValueTooLarge",
+    "WriteRefused",
     "connect",
     "connect_async",
 ]

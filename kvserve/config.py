@@ -102,6 +102,11 @@ class Config:
     workers: int = _setting(
         0, "Worker processes; 0 takes one a core, at most 4.", fixed="each worker has its shards"
     )
+    writers: int = _setting(
+        0,
+        "Processes that may write into the table themselves at once; 0: only the workers.",
+        fixed="the feed was laid out for it",
+    )
     shards: int = _setting(0, "Parts of the table, each with a lock; 0 chooses.", fixed=_LAID_OUT)
     item_size: int = _setting(
         limits.ITEM_BYTES_DEFAULT,
@@ -151,7 +156,7 @@ class Config:
     )
     feed_size: int = _setting(
         limits.FEED_BYTES_DEFAULT,
-        "Memory for the change feed, for each worker; 0: no feed.",
+        "Memory for the change feed, for each worker and writer; 0: no feed.",
         fixed="the feed was laid out for it",
     )
     store: str = _setting(
@@ -177,6 +182,7 @@ class Config:
             object.__setattr__(self, "mode", 0o660)
         self._check_range("memory", limits.MEMORY_BYTES_MIN, limits.MEMORY_BYTES_MAX)
         self._check_range("workers", 0, limits.WORKERS_MAX)
+        self._check_range("writers", 0, limits.WRITERS_MAX)
         self._check_range("shards", 0, limits.SHARDS_MAX)
         self._check_range("item_size", limits.ITEM_BYTES_MIN, limits.VALUE_BYTES_MAX)
         self._check_range("max_value", 1, limits.VALUE_BYTES_MAX)
@@ -203,6 +209,10 @@ class Config:
             raise ConfigError(
                 f"store has {size_bytes} bytes: use a URL of at most "
                 f"{limits.STORE_URL_BYTES_MAX}, or none"
+            )
+        if self.writers and self.store != "none":
+            raise ConfigError(
+                f"writers = {self.writers}: with a store all writes go through the workers; use 0"
             )
         self._check_range("write_behind", 0.0, limits.WRITE_BEHIND_SECONDS_MAX)
         self._check_range("absence_ttl", 0.0, limits.ABSENCE_SECONDS_MAX)

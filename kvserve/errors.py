@@ -162,6 +162,15 @@ class LockLost(ServerError):
     wire_code = 40
 
 
+class WriteRefused(ServerError, PermissionError):
+    """This process may not write into the table itself; the text says what would let it.
+
+    Through the workers it may: `connect()` without `write="direct"`.
+    """
+
+    wire_code = 41
+
+
 class InternalError(KvserveError):
     """kvserve has a bug, or memory was corrupted. Please report it."""
 

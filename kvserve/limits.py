@@ -35,6 +35,8 @@ WORKERS_DEFAULT_MAX = 4  # more only pays when most requests miss
 SESSIONS_MAX = 4096  # a worker's clients; each costs it two descriptors
 STOP_SECONDS = 10.0  # term, wait, kill
 
+WRITERS_MAX = 64  # each costs a ring of the change feed, and they fight for the shards' locks
+
 # Requests.
 QUEUE_MESSAGE_BYTES = 8 * KIB  # fs.mqueue.msgsize_max's default
 QUEUE_MESSAGE_BYTES_MIN = KIB  # a frame with the longest key must fit, see below
@@ -79,7 +81,8 @@ def frame_bytes_max(value_bytes_max: int) -> int:
     return max(FRAME_BYTES_MIN, value_bytes_max + KEY_BYTES_MAX + FRAME_OVERHEAD_BYTES)
 
 
-assert LEASE_SLOT_WORKER_FIRST + WORKERS_MAX <= LEASE_SLOT_WRITER_FIRST < LEASE_SLOTS
+assert LEASE_SLOT_WORKER_FIRST + WORKERS_MAX <= LEASE_SLOT_WRITER_FIRST
+assert LEASE_SLOT_WRITER_FIRST + WRITERS_MAX <= LEASE_SLOTS
 assert WORKERS_MAX <= SHARDS_MAX
 assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX
 assert BATCH_REPLY_BYTES < FRAME_BYTES_MIN

@@ -65,7 +65,8 @@ class Names:
 
     @property
     def lease_file(self) -> Path:
-        return self.runtime_directory / "lease"
+        """Beside the table, whose locks it tells of, and not where a server may clean up."""
+        return Path(f"/dev/shm/kvserve.{self.name}.lease")
 
     @property
     def settings_lock(self) -> Path:

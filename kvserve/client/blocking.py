@@ -9,15 +9,9 @@ from typing import Any, Self
 from kvserve import names as naming
 from kvserve.client import figures
 from kvserve.client.cursor import Cursor
-from kvserve.client.direct import Read
+from kvserve.client.direct import Read, Write, check_write
 from kvserve.client.dispatch import Dispatcher
-from kvserve.client.operations import (
-    TTL,
-    Key,
-    check_keys,
-    check_mapping,
-    from_ttl_ms,
-)
+from kvserve.client.operations import TTL, Key, check_keys, check_mapping, from_ttl_ms
 from kvserve.client.pipeline import Pipeline, first_error
 from kvserve.client.questions import Question
 from kvserve.client.recipes.namespaces import Namespaces
@@ -34,6 +28,7 @@ def connect(
     *,
     timeout: float = TIMEOUT_SECONDS_DEFAULT,
     read: Read = "direct",
+    write: Write = "worker",
     queue_bytes: int | None = None,
 ) -> Client:
     """A client of a running server.
@@ -42,6 +37,8 @@ def connect(
         name: the instance's name; default: $KVSERVE_NAME, else `default`.
         timeout: seconds within which each request ends, in an answer or an error.
         read: `direct` reads hits from shared memory; `worker` sends every read to a worker.
+        write: `worker` sends every change to a worker; `direct` makes it here, in the table, if the
+            server was started with `--writers` and is this user's, or this user is root.
         queue_bytes: the longest request that goes through a message queue, longer ones through a
             FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
 
@@ -50,6 +47,7 @@ def connect(
 
     Raises:
         ServerUnavailable: no server of this name runs.
+        WriteRefused, ServerBusy: `write` cannot be `direct`, as the text says.
         ForeignObject: its objects are not what they should be.
         InvalidName, InvalidArgument: an argument is out of its range.
 
@@ -60,7 +58,12 @@ def connect(
         >>> cache.get("greeting")
         'hello'
     """
-    return Client(naming.instance(name), timeout=timeout, read=read, queue_bytes=queue_bytes)
+    names = naming.instance(name)
+    if check_write(write) == "worker":
+        return Client(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+    from kvserve.client.writing import DirectClient  # only here: few processes are trusted
+
+    return DirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
 
 
 class Client(Namespaces, Watching, Dispatcher):

@@ -17,6 +17,14 @@ from kvserve.table._core import Reader
 from kvserve.table.table import boot_id
 
 Read = Literal["direct", "worker"]
+Write = Literal["worker", "direct"]
+
+
+def check_write(write: Write) -> Write:
+    """The way to write itself; raises InvalidArgument if it is none."""
+    if write not in ("worker", "direct"):
+        raise InvalidArgument(f"write = {write!r}: use 'worker' or 'direct'")
+    return write
 
 
 def require_server(names: Names) -> Manifest:

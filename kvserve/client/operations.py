@@ -116,25 +116,25 @@ class Operations:
         return Operation(commands.REPLACE, (key, *self._payload(value), to_ttl_ms(ttl)), bool)
 
     def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Operation:
-        arguments = (key, *self._payload(value), to_ttl_ms(ttl), _check_version(version))
+        arguments = (key, *self._payload(value), to_ttl_ms(ttl), check_version(version))
         return Operation(commands.CAS, arguments, bool)
 
     def delete(self, key: Key, version: int | None = None) -> Operation:
         if version is None:
             return Operation(commands.DELETE, (key,), bool)
-        return Operation(commands.DELETE_VERSION, (key, _check_version(version)), bool)
+        return Operation(commands.DELETE_VERSION, (key, check_version(version)), bool)
 
     def touch(self, key: Key, ttl: TTL = None) -> Operation:
         return Operation(commands.TOUCH, (key, to_ttl_ms(ttl)), bool)
 
     def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Operation:
-        _check_counter("delta", delta)
+        check_counter("delta", delta)
         if initial is not None:
-            _check_counter("initial", initial)
+            check_counter("initial", initial)
         return Operation(commands.INCR, (key, delta, initial, to_ttl_ms(ttl)), _same)
 
     def decr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Operation:
-        _check_counter("delta", delta)
+        check_counter("delta", delta)
         return self.incr(key, -delta, initial, ttl)
 
     def limit(self, key: Key, rate: int, per_ms: int, cost: int, sliding: bool) -> Operation:
@@ -149,12 +149,14 @@ class Operations:
         return number, payload
 
 
-def _check_counter(name: str, number: int) -> None:
+def check_counter(name: str, number: int) -> None:
+    """Raises InvalidArgument unless this is an int of 64 bits."""
     if type(number) is not int or not limits.COUNTER_MIN <= number <= limits.COUNTER_MAX:
         raise InvalidArgument(f"{name} = {number!r}: use an int of at most 64 bits with its sign")
 
 
-def _check_version(version: int) -> int:
+def check_version(version: int) -> int:
+    """The version itself; raises InvalidArgument if it can be none."""
     if type(version) is not int or not 0 <= version < 2**64:
         raise InvalidArgument(f"version = {version!r}: use what gets() returned")
     return version

@@ -1,4 +1,4 @@
-"""The change feed's segment: made and removed by the parent, written by workers, read by anyone.
+"""The change feed's segment: made and removed by the parent, written by those who change the table.
 
 It never outlives its server: what a former one told of is over, and its watchers must learn that
 they missed whatever happened between.
@@ -34,22 +34,22 @@ def ring_capacity(feed_size: int) -> int:
     return feed_size // _LINE_BYTES * _LINE_BYTES
 
 
-def size_bytes(workers: int, feed_size: int) -> int:
+def size_bytes(rings: int, feed_size: int) -> int:
     """The size of the whole segment.
 
     Example:
-        >>> size_bytes(workers=2, feed_size=4096)
+        >>> size_bytes(rings=2, feed_size=4096)
         12544
     """
-    return feed_bytes(workers, ring_capacity(feed_size))
+    return feed_bytes(rings, ring_capacity(feed_size))
 
 
-def create(names: Names, workers: int, feed_size: int, mode: int, group_id: int | None) -> None:
+def create(names: Names, rings: int, feed_size: int, mode: int, group_id: int | None) -> None:
     """Makes the feed of a server that starts; remove the former one's first.
 
     Args:
         names: whose.
-        workers: how many, each of whom gets a ring.
+        rings: one for each worker, then one for each trusted writer.
         feed_size: bytes a ring.
         mode: permission bits, such as 0o600. A group never gets to write, whatever they say.
         group_id: who may read, beside the owner; None: nobody.
@@ -61,11 +61,11 @@ def create(names: Names, workers: int, feed_size: int, mode: int, group_id: int 
     """
     capacity = ring_capacity(feed_size)
     try:
-        memory = segment.create(names.feed, feed_bytes(workers, capacity), mode & ~0o020, group_id)
+        memory = segment.create(names.feed, feed_bytes(rings, capacity), mode & ~0o020, group_id)
     except LimitError as error:
         raise LimitError(f"the change feed does not fit: {error}; or lower --feed-size") from None
     with memory:
-        format_feed(memory, workers, capacity)
+        format_feed(memory, rings, capacity)
 
 
 def attach(names: Names, owner_uid: int) -> mmap.mmap:
@@ -78,20 +78,21 @@ def attach(names: Names, owner_uid: int) -> mmap.mmap:
     return segment.attach(names.feed, owner_uid, writable=False)
 
 
-def produce(names: Names, table: Writer, worker: int) -> None:
-    """Lets a worker's table tell of its changes, until it is closed.
+def produce(names: Names, table: Writer, ring: int, owner_uid: int) -> None:
+    """Lets a process's table tell of its changes, until it is closed.
 
     Args:
         names: whose feed.
-        table: the worker's.
-        worker: its number, which is its ring's.
+        table: the process's.
+        ring: a worker's number, or that of a trusted writer behind those.
+        owner_uid: who owns the instance.
 
     Raises:
         FileNotFoundError: there is no feed.
         ForeignObject: it is not ours, or not whole.
     """
     # Never closed here: the table holds it as long as it writes there.
-    table._attach_feed(segment.attach(names.feed, os.geteuid(), writable=True), worker)
+    table._attach_feed(segment.attach(names.feed, owner_uid, writable=True), ring)
 
 
 def remove(names: Names) -> list[str]:

@@ -30,7 +30,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,12 +45,13 @@ PAGE_BYTES = 4096
 LOCK_SECONDS = 2.0  # a writer holds the lock for far less than a millisecond
 _LOCK_RETRY_SECONDS = 0.01
 _MAGIC = b"kvset\0\0\1"
-_VERSION_AT = 8
+VERSION_AT = 8
 _SLOTS_AT = 64
 _SLOT_BYTES = (PAGE_BYTES - _SLOTS_AT) // 2
 _VERSION_AND_LENGTH = struct.Struct("=QI")
 _CHECKSUM = struct.Struct("=I")
 _HEADER_BYTES = _VERSION_AND_LENGTH.size + _CHECKSUM.size
+_RETIRED = 2**64 - 1  # the version of a page whose server has ended; nothing follows it
 _PATHS = "surrogateescape"  # as Python holds file names that are not UTF-8
 _READS_MAX = 100  # each repeated only because somebody published meanwhile
 
@@ -86,12 +87,22 @@ class SettingsPage:
                 "the settings page is of another version of kvserve; restart the server"
             )
         self._memory = memory
-        self._version = memoryview(memory)[_VERSION_AT : _VERSION_AT + 8].cast("Q")
+        self._version = memoryview(memory)[VERSION_AT : VERSION_AT + 8].cast("Q")
 
     @property
     def version(self) -> int:
         """Which settings are in force: one load from memory, for who polls."""
         return self._version[0]
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its server has ended, or another one has begun."""
+        return self.version == _RETIRED
+
+    @property
+    def memory(self) -> mmap.mmap:
+        """The page itself, for who looks at the version, at VERSION_AT, before each write."""
+        return self._memory
 
     def read(self) -> Snapshot:
         """The settings in force.
@@ -122,6 +133,10 @@ class SettingsWriter(SettingsPage):
         self._fill(version, values)
         self._version[0] = version
         return version
+
+    def retire(self) -> None:
+        """Tells who writes into the table itself that this server is no more."""
+        self._version[0] = _RETIRED
 
     def _fill(self, version: int, values: Mapping[str, Value]) -> None:
         payload = msgpack.packb(dict(values), unicode_errors=_PATHS)
@@ -186,8 +201,12 @@ def writing(names: Names, wait_seconds: float = LOCK_SECONDS) -> Iterator[Settin
 
 
 def remove(names: Names) -> list[str]:
-    """Unlinks the page and its lock; returns the names of what was there."""
+    """Retires the page, then unlinks it and its lock; returns the names of what was there."""
     removed = []
+    with suppress(FileNotFoundError, ForeignObject):  # then nobody follows it, or it is not ours
+        memory = segment.attach(names.settings, os.geteuid(), writable=True)
+        with closing(SettingsWriter(memory)) as page:
+            page.retire()
     with taken_over(names.settings):
         if segment.unlink(names.settings):
             removed.append(names.settings)

@@ -15,10 +15,14 @@ from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.logs import Log
 from kvserve.store import urls
+from kvserve.table import lease
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, kept, remove
 
+# Of what only those need who may own a shard's lock. A client that could hold a byte of the lease
+# file could hold up everybody.
+_OWNER_ONLY = 0o600
 _VIOLATIONS_LOGGED = 5  # the first ones tell the story
 
 
@@ -49,8 +53,8 @@ def held_table(
     """Adopts or creates the table; at the end lets go of it, and removes it if it is not kept.
 
     A new table is kept only if somebody sets `is_kept`, so that a failed start leaves nothing;
-    one that was found is kept unless somebody resets it. The lease file and the semaphores must
-    be there, and the claim taken if there is a segment.
+    one that was found is kept unless somebody resets it. The semaphores must be there, and the
+    claim taken if there is a segment.
 
     Raises:
         ForeignObject: something of its name is not ours.
@@ -99,6 +103,7 @@ def _create(
 ) -> HeldTable:
     create(names, geometry, config.mode, group_id)
     try:
+        lease.create(names.lease_file, _OWNER_ONLY, None)
         _grant(names, config, group_id)
         if not claim.take():
             raise ForeignObject(f"{memory_path(names.table)} was removed as soon as it was made")
@@ -121,11 +126,11 @@ def count_items(table: Table) -> int:
 
 def _attach(names: Names) -> Table:
     """The table, with a lease of this process, which it gives back when it is closed."""
-    lease = Lease.join(names.lease_file, limits.LEASE_SLOT_PARENT)
+    held = Lease.join(names.lease_file, limits.LEASE_SLOT_PARENT)
     try:
-        return Table(names, lease)
+        return Table(names, held)
     except BaseException:
-        lease.leave()
+        held.leave()
         raise
 
 

@@ -103,7 +103,7 @@ def _remove_queues(names: Names) -> list[str]:
 
 
 def _remove_files(names: Names) -> list[str]:
-    files = [names.lease_file, names.manifest, names.manifest.with_suffix(".new"), names.log_file]
+    files = [names.manifest, names.manifest.with_suffix(".new"), names.log_file]
     removed = []
     for file in files:
         with contextlib.suppress(FileNotFoundError):

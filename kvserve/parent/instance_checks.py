@@ -175,7 +175,7 @@ def _existing(paths: list[Path]) -> Iterator[Path]:
 
 
 def _memory_paths(names: Names) -> list[Path]:
-    return [memory_path(name) for name in (names.table, names.hints)]
+    return [*(memory_path(name) for name in (names.table, names.hints)), names.lease_file]
 
 
 def _mend_replacement(names: Names, config: Config, workers: int) -> str:

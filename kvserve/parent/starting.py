@@ -29,14 +29,14 @@ from kvserve.parent.logs import Log
 from kvserve.protocol.messages import PROTOCOL_VERSION
 from kvserve.runtime import Manifest
 from kvserve.store import urls
-from kvserve.table import lease, semaphores
+from kvserve.table import semaphores
 from kvserve.table._core import LAYOUT_VERSION
 from kvserve.table.geometry import Geometry
 from kvserve.table.table import Table
 from kvserve.transport.mqueue import create_queues, unlink_queue
 
-# What only those need who may own a shard's lock. A client that could wait on a semaphore, or hold
-# a byte of the lease file, could hold up everybody.
+# What only those need who may own a shard's lock. A client that could wait on a semaphore could
+# hold up everybody.
 _OWNER_ONLY = 0o600
 
 
@@ -81,8 +81,6 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         _unlink_objects(names, segment_claim)  # a killed server's; it may have had more of them
         depth, message_bytes = _make_queues(names, config, workers, group_id, log)
         semaphores.create(names, geometry.shards, _OWNER_ONLY, None)
-        undo.callback(names.lease_file.unlink, missing_ok=True)
-        lease.create(names.lease_file, _OWNER_ONLY, None)
         held = undo.enter_context(held_table(names, config, geometry, group_id, segment_claim, log))
         config = dataclasses.replace(config, workers=workers, max_value=geometry.value_bytes_max)
         _introduce_store(held.table, config)
@@ -101,6 +99,7 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
             memory_objects={
                 names.table: geometry.table_bytes,
                 names.hints: geometry.hints_bytes,
+                f"/{names.lease_file.name}": limits.LEASE_SLOTS,
                 **pages,
             },
             semaphores=[names.shard_semaphore(shard) for shard in range(geometry.shards)],
@@ -171,8 +170,9 @@ def _make_pages(names: Names, config: Config, group_id: int | None) -> dict[str,
     settings.create(names, to_page(config), group_id)
     pages = {names.settings: settings.PAGE_BYTES}
     if config.feed_size:
-        feed_segment.create(names, config.workers, config.feed_size, config.mode, group_id)
-        pages[names.feed] = feed_segment.size_bytes(config.workers, config.feed_size)
+        rings = config.workers + config.writers
+        feed_segment.create(names, rings, config.feed_size, config.mode, group_id)
+        pages[names.feed] = feed_segment.size_bytes(rings, config.feed_size)
     return pages
 
 

@@ -73,6 +73,7 @@ cdef extern from "core/feed.h" nogil:
 
 
 cdef extern from "core/table.h" nogil:
+    ctypedef bint kv_bool "bool"
     enum kv_status:
         KV_DONE, KV_MISSING, KV_REFUSED, KV_NOT_COUNTER, KV_OVERFLOW, KV_TOO_LARGE
         KV_CONTENDED, KV_BUSY
@@ -105,6 +106,8 @@ cdef extern from "core/table.h" nogil:
         uint64_t word
         int lease
         sem_t **semaphores
+        kv_bool (*sleep)(const kv_owner *, sem_t *, uint64_t) noexcept
+    void kv_sleep(sem_t *, uint64_t)
     struct kv_counts:
         uint64_t items, live_bytes, overflow_used
         uint64_t statistics[13]

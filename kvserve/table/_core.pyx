@@ -1,14 +1,23 @@
 """The thin skin over the C core: Python objects in, Python objects out, no decisions.
 
-`Reader` reads without a lock and needs the table mapped read-only. `Writer` changes it, inside the
-shard's lock. No Python code runs inside that lock: it could come back in (a finalizer, a signal
-handler) and wait for itself.
+`Reader` reads without a lock and needs the table mapped read-only. `Owner` may have the shards'
+locks, and `Writer` changes the table inside them. No Python code runs inside such a lock: it could
+come back in (a finalizer, a signal handler) and wait for itself. `TrustedWriter` is the quick way
+of a client that has a Writer: there alone are values more than payloads.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
+from libc.math cimport rint
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport clock_gettime
 
@@ -26,12 +35,13 @@ from kvserve.errors import (
     TableCorrupt,
     ValueTooLarge,
 )
-from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS, WORKERS_MAX
+from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS, TTL_MS_MAX, WORKERS_MAX
 from kvserve.protocol import codec
-from kvserve.protocol.codec import decode
+from kvserve.protocol.codec import decode, encode
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    bint PyUnicode_IS_ASCII(object text)
 
 cdef extern from "<time.h>" nogil:
     int CLOCK_BOOTTIME
@@ -70,6 +80,7 @@ ELSEWHERE = _elsewhere
 cdef int RETRIES_MAX = 64
 cdef uint32_t STACK_BYTES = 1024
 cdef uint32_t SCAN_KEYS = 512  # about how many keys one scan answers
+cdef uint64_t FEED_CLOCK_MS = 100  # somebody may set the machine's clock, which events tell
 cdef uint64_t COARSE_CLOCK_LAG_MS = 10  # a tick of the slowest kernels, 100 a second
 
 
@@ -161,7 +172,9 @@ def retire_segment(table):
     PyBuffer_Release(&view)
 
 
-# One extension in four files, each with one purpose.
+# One extension in some files, each with one purpose.
 include "_reader.pxi"
+include "_owner.pxi"
 include "_writer.pxi"
+include "_trusted.pxi"
 include "_feed.pxi"

@@ -1,89 +1,7 @@
 # The class Writer; part of _core.pyx.
 
-cdef class Writer(Reader):
+cdef class Writer(Owner):
     """Changes a table. One of its process; see `kvserve.table.table.Table`."""
-
-    cdef kv_owner owner
-    cdef kv_feed feed
-    cdef Py_buffer feed_view
-
-    def __cinit__(self):
-        self.heeded = KV_READS_HERE  # it is the elsewhere that readers ask
-
-    def __dealloc__(self):
-        self._close_semaphores()
-        self._release_feed()
-
-    def _join(self, int lease_descriptor, uint32_t slot, list semaphore_names):
-        """Becomes a possible owner of the shards' locks; the caller holds the slot's record lock.
-
-        Raises:
-            ServerUnavailable: a semaphore cannot be opened.
-        """
-        cdef uint32_t shard
-        self.owner.semaphores = <sem_t **>PyMem_Calloc(self.t.geometry.shards, sizeof(sem_t *))
-        if self.owner.semaphores == NULL:
-            raise MemoryError()
-        for shard in range(self.t.geometry.shards):
-            name = semaphore_names[shard].encode()
-            self.owner.semaphores[shard] = sem_open(name, 0)
-            if self.owner.semaphores[shard] == NULL:
-                raise ServerUnavailable(f"semaphore {semaphore_names[shard]} cannot be opened")
-        self.owner.lease = lease_descriptor
-        self.owner.word = kv_join(&self.t, slot)
-
-    cdef void _close_semaphores(self) noexcept:
-        cdef uint32_t shard
-        if self.owner.semaphores != NULL:
-            for shard in range(self.t.geometry.shards):
-                if self.owner.semaphores[shard] != NULL:
-                    sem_close(self.owner.semaphores[shard])
-            PyMem_Free(self.owner.semaphores)
-            self.owner.semaphores = NULL
-
-    def _leave(self):
-        """Gives the semaphores back and lets go of the segments."""
-        self._close_semaphores()
-        if self.t.feed != NULL:
-            kv_feed_close(self.t.feed)
-        self._release_feed()
-        self._release()
-
-    def _attach_feed(self, memory, uint32_t ring):
-        """Tells of every change from now on in a ring of the change feed, as its only producer.
-
-        Whoever does not come to `_leave`, which ends it, makes watchers hear of a loss.
-
-        Args:
-            memory: the feed's segment, writable.
-            ring: this worker's number.
-
-        Raises:
-            ForeignObject: it is not a whole feed of this layout with such a ring.
-        """
-        cdef Py_buffer view
-        cdef kv_feed feed
-        cdef const char *wrong
-        PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)
-        wrong = kv_feed_attach(&feed, <uint8_t *>view.buf, view.len, ring)
-        if wrong == NULL:
-            wrong = kv_feed_verify(&feed)
-        if wrong != NULL:
-            PyBuffer_Release(&view)
-            raise ForeignObject(f"the change feed cannot be used: {wrong.decode()}")
-        self._release_feed()
-        self.feed, self.feed_view = feed, view
-        self._set_feed_clock()
-        kv_feed_open(&self.feed, now_ms())
-        self.t.feed = &self.feed
-
-    cdef void _set_feed_clock(self) noexcept:
-        self.feed.unix_offset_ms = clock_ms(CLOCK_REALTIME) - now_ms()
-
-    cdef void _release_feed(self) noexcept:
-        if self.t.feed != NULL:
-            self.t.feed = NULL
-            PyBuffer_Release(&self.feed_view)
 
     def set_elsewhere(self, bint misses, bint freshness, uint32_t workers):
         """Says what readers must leave to the workers; for the parent, before there are any.
@@ -116,26 +34,6 @@ cdef class Writer(Reader):
     @store_mark.setter
     def store_mark(self, uint64_t mark):
         kv_set_store_mark(&self.t, mark)
-
-    cdef inline int lock(self, uint32_t shard) except -1:
-        cdef kv_status status
-        cdef uint64_t wait_ms
-        if self.owner.semaphores == NULL:
-            raise InternalError("this table is closed")
-        if kv_try_acquire(&self.t, &self.owner, shard):
-            return 0
-        wait_ms = LOCK_WAIT_MS
-        with nogil:
-            status = kv_acquire(&self.t, &self.owner, shard, wait_ms)
-        if status != KV_DONE:
-            raise ServerBusy(
-                f"shard {shard} is held by a process that lives but does not go on "
-                f"(lease slot {kv_lock_slot(kv_lock_held(&self.t, shard))}); was it stopped?"
-            )
-        return 0
-
-    cdef inline void unlock(self, uint32_t shard) noexcept:
-        kv_release(&self.t, &self.owner, shard)
 
     def ttl_ms(self, key):
         """Milliseconds until a key expires, 0 if it never does, None on a miss."""
@@ -217,19 +115,15 @@ cdef class Writer(Reader):
         kv_count_read(&self.t, True)
         return view.codec, payload, view.cas
 
-    cdef uint64_t _store(self, key, int codec, bytes payload, uint64_t ttl_ms,
-                         kv_condition condition, uint64_t expected) except? 0:
-        cdef kv_key k
-        cdef kv_value v
-        cdef uint64_t version = 0
+    cdef uint64_t put(self, const kv_key *k, kv_value *v, uint64_t ttl_ms, kv_condition condition,
+                      uint64_t expected) except? 0:
+        """Stores what v holds but for its expiry; the new version, or 0 if the condition failed."""
+        cdef uint64_t version = 0, now
         cdef kv_status status
-        as_key(&self.t, key, &k)
-        v.bytes = <const uint8_t *>PyBytes_AS_STRING(payload)
-        v.length = <uint32_t>PyBytes_GET_SIZE(payload)
-        v.codec = codec
-        v.expiry_ms = expiry_after(ttl_ms)
         self.lock(k.shard)
-        status = kv_store(&self.t, &k, &v, condition, expected, now_ms(), &version)
+        now = self.now()  # only here: to wait for the lock may have taken long
+        v.expiry_ms = now + ttl_ms if ttl_ms else 0
+        status = kv_store(&self.t, k, v, condition, expected, now, &version)
         self.unlock(k.shard)
         if status == KV_TOO_LARGE:
             raise ValueTooLarge(
@@ -238,6 +132,16 @@ cdef class Writer(Reader):
                 "is long"
             )
         return version if status == KV_DONE else 0
+
+    cdef uint64_t _store(self, key, int codec, bytes payload, uint64_t ttl_ms,
+                         kv_condition condition, uint64_t expected) except? 0:
+        cdef kv_key k
+        cdef kv_value v
+        as_key(&self.t, key, &k)
+        v.bytes = <const uint8_t *>PyBytes_AS_STRING(payload)
+        v.length = <uint32_t>PyBytes_GET_SIZE(payload)
+        v.codec = codec
+        return self.put(&k, &v, ttl_ms, condition, expected)
 
     def set(self, key, int codec, bytes payload not None, uint64_t ttl_ms):
         """Stores a payload under a key; ttl_ms 0 never expires. Returns the new version."""
@@ -255,13 +159,13 @@ cdef class Writer(Reader):
         """As `set`, if the key's version is this; returns 0 if not."""
         return self._store(key, codec, payload, ttl_ms, KV_CAS, version)
 
-    def delete(self, key):
+    cpdef bint delete(self, key) except -1:
         """Removes a key; returns whether it was there."""
         cdef kv_key k
         cdef kv_status status
         as_key(&self.t, key, &k)
         self.lock(k.shard)
-        status = kv_delete(&self.t, &k, now_ms())
+        status = kv_delete(&self.t, &k, self.now())
         self.unlock(k.shard)
         return status == KV_DONE
 
@@ -270,30 +174,30 @@ cdef class Writer(Reader):
         cdef kv_key k
         as_key(&self.t, key, &k)
         self.lock(k.shard)
-        kv_withdraw(&self.t, &k, now_ms())
+        kv_withdraw(&self.t, &k, self.now())
         self.unlock(k.shard)
 
-    def delete_version(self, key, uint64_t version):
+    cpdef bint delete_version(self, key, uint64_t version) except -1:
         """Removes a key if it still has this version; returns whether it did."""
         cdef kv_key k
         cdef kv_status status
         as_key(&self.t, key, &k)
         self.lock(k.shard)
-        status = kv_delete_version(&self.t, &k, version, now_ms())
+        status = kv_delete_version(&self.t, &k, version, self.now())
         self.unlock(k.shard)
         return status == KV_DONE
 
-    def touch(self, key, uint64_t ttl_ms):
+    cpdef bint touch(self, key, uint64_t ttl_ms) except -1:
         """Gives a key a new time to live, 0 for ever; returns whether it was there."""
         cdef kv_key k
         cdef kv_status status
         as_key(&self.t, key, &k)
         self.lock(k.shard)
-        status = kv_touch(&self.t, &k, expiry_after(ttl_ms), now_ms())
+        status = kv_touch(&self.t, &k, expiry_after(ttl_ms), self.now())
         self.unlock(k.shard)
         return status == KV_DONE
 
-    def incr(self, key, int64_t delta, initial, uint64_t ttl_ms):
+    cpdef object incr(self, key, int64_t delta, initial, uint64_t ttl_ms):
         """Adds to a counter; a missing one starts at `initial`, or stays missing if that is None.
 
         Returns the new number, or None. Raises NotACounter, CounterOverflow; both change nothing.
@@ -306,7 +210,7 @@ cdef class Writer(Reader):
             first = initial
         self.lock(k.shard)
         status = kv_increment(&self.t, &k, delta, NULL if initial is None else &first,
-                              expiry_after(ttl_ms), now_ms(), &result)
+                              expiry_after(ttl_ms), self.now(), &result)
         self.unlock(k.shard)
         if status == KV_NOT_COUNTER:
             raise NotACounter("the value of this key is not an int")
@@ -320,7 +224,7 @@ cdef class Writer(Reader):
         """Ends all records of a shard at once."""
         self._check_shard(shard)
         self.lock(shard)
-        kv_flush(&self.t, shard, now_ms())
+        kv_flush(&self.t, shard, self.now())
         self.unlock(shard)
 
     def sweep(self, uint32_t shard, uint32_t bucket, uint32_t buckets):
@@ -329,11 +233,10 @@ cdef class Writer(Reader):
         Does nothing while somebody else holds the shard's lock: there will be another time.
         """
         self._check_shard(shard)
-        if not kv_try_acquire(&self.t, &self.owner, shard):
+        if not kv_try_acquire(&self.t, self.me, shard):
             return bucket
-        bucket = kv_sweep(&self.t, shard, bucket, buckets, now_ms())
+        bucket = kv_sweep(&self.t, shard, bucket, buckets, self.now())
         self.unlock(shard)
-        self._set_feed_clock()  # somebody may have set the clock since
         return bucket
 
     def verify(self, uint32_t shard):
@@ -356,24 +259,6 @@ cdef class Writer(Reader):
             for i in range(min(count, 16))
         ]
         return told + ([f"shard {shard}: and {count - 16} more"] if count > 16 else [])
-
-    def recover(self, slot=None):
-        """Takes the locks of dead owners and mends what they left; returns how many.
-
-        Args:
-            slot: only those of the owner in this lease slot; None: of anybody.
-        """
-        cdef uint32_t shard
-        cdef uint64_t held
-        recovered = 0
-        for shard in range(self.t.geometry.shards):
-            held = kv_lock_held(&self.t, shard)
-            if held == 0 or (slot is not None and kv_lock_slot(held) != slot):
-                continue
-            if kv_take_from_dead(&self.t, &self.owner, shard):
-                self.unlock(shard)
-                recovered += 1
-        return recovered
 
     def _check_shard(self, uint32_t shard):
         if shard >= self.t.geometry.shards:

@@ -3,6 +3,9 @@
 A classic POSIX record lock on its byte tells that a process lives: the kernel releases it at
 death, whatever the cause. Pids would not do, they are used again and differ between pid
 namespaces; nor would flock or OFD locks, which a forked child inherits and so keeps alive.
+
+The file lives as long as its table, from server to server. A trusted writer may outlive a server,
+and the next one must find it alive, wherever it was inside the table.
 """
 
 from __future__ import annotations
@@ -10,11 +13,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from kvserve.errors import ServerBusy
+from kvserve.errors import ForeignObject, ServerBusy
 from kvserve.limits import LEASE_SLOT_PARENT, LEASE_SLOTS
+
+_FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pid
 
 
 class Lease:
@@ -31,26 +39,46 @@ class Lease:
         self.slot = slot
 
     @classmethod
-    def join(cls, path: Path, slot: int) -> Self:
-        """Takes a slot.
+    def join(cls, path: Path, *slots: int, owner_uid: int | None = None) -> Self:
+        """Takes the first of these slots that is free.
+
+        Args:
+            path: the lease file.
+            slots: one of them will do.
+            owner_uid: who must own the file; None: this user.
 
         Raises:
-            ServerBusy: another process holds it.
+            FileNotFoundError: there is no such file.
+            ForeignObject: it is no lease file of this owner's alone.
+            ServerBusy: other processes hold all of them.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = _open(path, os.geteuid() if owner_uid is None else owner_uid)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-        except OSError as error:
+            for slot in slots:
+                if _lock(descriptor, slot):
+                    return cls(descriptor, slot)
+        except BaseException:
             os.close(descriptor)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise ServerBusy(f"lease slot {slot} is held by another process") from None
             raise
-        return cls(descriptor, slot)
+        os.close(descriptor)
+        raise ServerBusy(f"lease slot {slots[0]} is held by another process")
 
     @classmethod
     def alone(cls) -> Self:
         """A lease of a file that nobody else has: all other owners look dead."""
         return cls(os.memfd_create("kvserve.lease"), LEASE_SLOT_PARENT)
+
+    def take_too(self, slot: int) -> bool:
+        """Takes another slot beside its own, until `give_back`; returns whether it was free."""
+        return _lock(self.descriptor, slot)
+
+    def give_back(self, slot: int) -> None:
+        """Gives back what `take_too` took."""
+        fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, slot)
+
+    def holders(self, slots: Iterable[int]) -> dict[int, int]:
+        """The pids of the other processes that hold some of these slots; see `holders`."""
+        return _holders(self.descriptor, slots)
 
     def leave(self) -> None:
         """Gives the slot back."""
@@ -58,9 +86,17 @@ class Lease:
 
 
 def create(path: Path, mode: int, group_id: int | None) -> None:
-    """Makes a new lease file in place of an old one, which nobody must hold any more."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    """Makes a new lease file in place of an old one, which nobody must hold any more.
+
+    Raises:
+        ForeignObject: the name is another user's.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, flags, mode)
+    except (PermissionError, FileExistsError):
+        raise ForeignObject(f"{path} is another user's; use another --name") from None
     try:
         if group_id is not None:
             os.fchown(descriptor, -1, group_id)
@@ -68,3 +104,54 @@ def create(path: Path, mode: int, group_id: int | None) -> None:
         os.ftruncate(descriptor, LEASE_SLOTS)
     finally:
         os.close(descriptor)
+
+
+def holders(path: Path, slots: Iterable[int]) -> dict[int, int]:
+    """Who holds slots of a lease file: pids by slot, 0 for one of another pid namespace.
+
+    Not for a process that has a lease of the file itself, which it would lose.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ForeignObject: it is no lease file of this user's alone.
+    """
+    descriptor = _open(path, os.geteuid())
+    try:
+        return _holders(descriptor, slots)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path, owner_uid: int) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ForeignObject(f"{path} cannot be used: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == owner_uid and not status.st_mode & 0o077:
+        return descriptor
+    os.close(descriptor)
+    raise ForeignObject(f"{path} is no lease file of its owner's alone; remove it")
+
+
+def _lock(descriptor: int, slot: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _holders(descriptor: int, slots: Iterable[int]) -> dict[int, int]:
+    found = {}
+    for slot in slots:
+        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, question)
+        kind, _, _, _, pid = _FLOCK.unpack(answer)
+        if kind != fcntl.F_UNLCK:
+            found[slot] = max(pid, 0)
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from kvserve.errors import ForeignObject
 from kvserve.names import Names
-from kvserve.table import segment, semaphores
+from kvserve.table import lease, segment, semaphores
 from kvserve.table._core import Writer, format_segment, retire_segment
 from kvserve.table.geometry import Geometry, as_fields
 from kvserve.table.lease import Lease
@@ -34,7 +34,7 @@ class Table(Writer):
 
     Args:
         names: whose table.
-        lease: this process's slot of the lease file.
+        held: this process's slot of the lease file.
 
     Raises:
         FileNotFoundError: there is no table of this name.
@@ -42,11 +42,11 @@ class Table(Writer):
         ServerUnavailable: its semaphores are gone.
     """
 
-    def __init__(self, names: Names, lease: Lease) -> None:
-        self._lease = lease
-        self._maps = _attach_maps(self, names)
+    def __init__(self, names: Names, held: Lease) -> None:
+        self._lease = held
+        self._maps = attach_maps(self, names, os.geteuid())
         every = [names.shard_semaphore(shard) for shard in range(self.shards)]
-        self._join(lease.descriptor, lease.slot, every)
+        self._join(held.descriptor, held.slot, every)
 
     def _join_alone(self) -> None:
         """Takes the locks' other owners for dead; the table's semaphores may be gone with them."""
@@ -76,7 +76,7 @@ class PrivateCopy(Table):
     """
 
     def __init__(self, names: Names) -> None:
-        self._maps = _attach_maps(self, names, private=True)
+        self._maps = attach_maps(self, names, os.geteuid(), private=True)
         self._join_alone()
 
 
@@ -101,11 +101,19 @@ class PrivateTable(Table):
         self._join_alone()
 
 
-def _attach_maps(writer: Writer, names: Names, *, private: bool = False) -> tuple[mmap.mmap, ...]:
+def attach_maps(
+    writer: Writer, names: Names, owner_uid: int, *, private: bool = False
+) -> tuple[mmap.mmap, ...]:
+    """Maps both segments of an owner's table for a writer, which reads from them from now on.
+
+    Raises:
+        FileNotFoundError: there is no table of this name.
+        ForeignObject: it belongs to somebody else, or is not whole.
+    """
     maps = []
     try:
         for name in (names.table, names.hints):
-            maps.append(segment.attach(name, os.geteuid(), writable=True, private=private))
+            maps.append(segment.attach(name, owner_uid, writable=True, private=private))
         writer._attach(maps[0], maps[1], boot_id())
     except BaseException:
         for memory in maps:
@@ -148,11 +156,12 @@ def kept(names: Names) -> Geometry:
     """The geometry of the table that a former server left.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, or it has lost a part.
         ForeignObject: there is one that cannot be adopted; the text says why.
     """
+    lease.holders(names.lease_file, ())  # without it nobody knows who is inside the table
     writer = Writer()
-    maps = _attach_maps(writer, names)
+    maps = attach_maps(writer, names, os.geteuid())
     try:
         fields: dict[str, Any] = writer._geometry()
         return Geometry(**fields)
@@ -163,7 +172,7 @@ def kept(names: Names) -> Geometry:
 
 
 def remove(names: Names) -> list[str]:
-    """Retires the table, so that attached clients let go of it, and unlinks both segments.
+    """Retires the table, so that attached clients let go of it, and unlinks all parts of it.
 
     Returns:
         The names that were there.
@@ -175,4 +184,8 @@ def remove(names: Names) -> list[str]:
     else:
         with table:
             retire_segment(table)
-    return [name for name in (names.table, names.hints) if segment.unlink(name)]
+    removed = [name for name in (names.table, names.hints) if segment.unlink(name)]
+    if names.lease_file.exists():
+        names.lease_file.unlink()
+        removed.append(str(names.lease_file))
+    return removed

@@ -19,7 +19,7 @@ from kvserve.errors import (
 )
 from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
-from kvserve.table.table import Table
+from kvserve.table._core import Writer
 from kvserve.worker import limiting
 
 _log = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ class Executor:
     """Executes requests, one at a time.
 
     Args:
-        table: this process's.
+        table: this process's, to write with.
         shards: the shards that this worker serves, for `flush`.
         stats: gives the worker's own figures.
     """
 
-    def __init__(self, table: Table, shards: range, stats: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, table: Writer, shards: range, stats: Callable[[], dict[str, Any]]) -> None:
         self._table = table
         self._shards = shards
         self._stats = stats

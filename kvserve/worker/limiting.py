@@ -19,7 +19,7 @@ from typing import NamedTuple
 from kvserve import limits
 from kvserve.errors import InvalidArgument, NotACounter
 from kvserve.protocol import codec
-from kvserve.table.table import Table
+from kvserve.table._core import Writer
 
 
 class Verdict(NamedTuple):
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
 
 def hit(
-    table: Table, key: bytes | str, rate: int, per_ms: int, cost: int, *, sliding: bool
+    table: Writer, key: bytes | str, rate: int, per_ms: int, cost: int, *, sliding: bool
 ) -> Verdict:
     """Counts a hit if the limit allows it.
 
@@ -53,7 +53,7 @@ def hit(
     return count(table, key, rate, per_ms, cost)
 
 
-def _hit_fixed(table: Table, key: bytes | str, rate: int, per_ms: int, cost: int) -> Verdict:
+def _hit_fixed(table: Writer, key: bytes | str, rate: int, per_ms: int, cost: int) -> Verdict:
     while True:
         found = table.read(key)
         if found is None:
@@ -70,7 +70,7 @@ def _hit_fixed(table: Table, key: bytes | str, rate: int, per_ms: int, cost: int
             return Verdict(False, max(0, rate - used), left_ms or per_ms)
 
 
-def _hit_sliding(table: Table, key: bytes | str, rate: int, per_ms: int, cost: int) -> Verdict:
+def _hit_sliding(table: Writer, key: bytes | str, rate: int, per_ms: int, cost: int) -> Verdict:
     # The table's clock: the state is kept when the server is started anew.
     now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     times_ms = array("Q")

@@ -295,7 +295,7 @@ def run(names: Names, index: int, store_url: str, control: int, ready: int) -> i
         page = settings.attach(names, os.geteuid())
         table = Table(names, Lease.join(names.lease_file, limits.LEASE_SLOT_WORKER_FIRST + index))
         if names.feed in manifest.memory_objects:
-            feed_segment.produce(names, table, index)
+            feed_segment.produce(names, table, index, os.geteuid())
     except (KvserveError, OSError) as error:
         _log.error("worker %d cannot boot: %s", index, error)
         return exit_codes.CANNOT_BOOT

@@ -20,7 +20,7 @@ static uint64_t monotonic_ms(void) {
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static void sleep_on(sem_t *semaphore, uint64_t milliseconds) {
+void kv_sleep(sem_t *semaphore, uint64_t milliseconds) {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += (long)milliseconds * 1000000;
@@ -28,6 +28,13 @@ static void sleep_on(sem_t *semaphore, uint64_t milliseconds) {
     until.tv_nsec %= 1000000000;
     /* Woken, timed out or interrupted by a signal: in each case the caller looks again. */
     (void)sem_clockwait(semaphore, CLOCK_MONOTONIC, &until);
+}
+
+static bool sleep_for(const struct kv_owner *me, uint32_t shard, uint64_t milliseconds) {
+    if (me->sleep != NULL)
+        return me->sleep(me, me->semaphores[shard], milliseconds);
+    kv_sleep(me->semaphores[shard], milliseconds);
+    return true;
 }
 
 /* Takes the lease slot, whose record lock the caller holds; returns the word that names us. */
@@ -72,8 +79,8 @@ enum kv_status kv_acquire(struct kv_table *t, const struct kv_owner *me, uint32_
     uint64_t deadline = monotonic_ms() + timeout_ms;
     uint64_t milliseconds = SLEEP_MS_FIRST;
     for (;;) {
-        if (kv_lock_announce(lock) != 0)
-            sleep_on(me->semaphores[shard], milliseconds);
+        if (kv_lock_announce(lock) != 0 && !sleep_for(me, shard, milliseconds))
+            return KV_BUSY;
         if (kv_lock_take_contended(lock, me->word) || kv_take_from_dead(t, me, shard))
             return KV_DONE;
         if (monotonic_ms() >= deadline)

@@ -11,7 +11,8 @@
  * +--------------------+
  * | ring 1 ...         |
  *
- * Who writes: the page, its creator; a ring, its producer: the one worker whose number it has. */
+ * Who writes: the page, its creator; a ring, its producer: the one worker, or
+ * the holder of the one writer's slot, whose number it has. */
 #ifndef KV_FEED_H
 #define KV_FEED_H
 
@@ -23,7 +24,7 @@
 #define KV_FEED_LAYOUT_VERSION 1u
 #define KV_FEED_PAGE_BYTES 4096u
 #define KV_FEED_RING_HEADER_BYTES 128u
-#define KV_FEED_RINGS_MAX 64u /* as many as workers */
+#define KV_FEED_RINGS_MAX 128u /* as many as workers and trusted writers */
 
 struct kv_feed_page {
     uint64_t magic;

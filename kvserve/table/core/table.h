@@ -171,7 +171,10 @@ struct kv_owner {
     uint64_t word; /* what a lock that we own holds */
     int lease;     /* descriptor of the lease file */
     sem_t **semaphores;
+    /* How to sleep, NULL: by kv_sleep. It returns false if the lock must not be taken any more. */
+    bool (*sleep)(const struct kv_owner *me, sem_t *semaphore, uint64_t milliseconds);
 };
+void kv_sleep(sem_t *semaphore, uint64_t milliseconds);
 uint64_t kv_join(struct kv_table *t, uint32_t slot);
 bool kv_owner_dead(const struct kv_table *t, const struct kv_owner *me, uint64_t word);
 bool kv_try_acquire(struct kv_table *t, const struct kv_owner *me, uint32_t shard);

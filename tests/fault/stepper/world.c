@@ -102,7 +102,7 @@ void worlds_close(struct worlds *worlds) {
 struct kv_owner owner_of(struct worlds *worlds, enum part part) {
     bool judges = part == SURVIVOR || part == HOLDER;
     return (struct kv_owner){worlds->word[part], worlds->lease,
-                             judges ? worlds->quiet_semaphores : worlds->semaphores};
+                             judges ? worlds->quiet_semaphores : worlds->semaphores, NULL};
 }
 
 /* The calling process lives in this slot from now on, as production does it: by a record lock. */

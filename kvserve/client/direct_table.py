@@ -1,0 +1,115 @@
+"""A client's way into the table, through its process's seat: shared by both kinds of client."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from typing import Any, NamedTuple
+
+from kvserve.client.operations import Operation
+from kvserve.client.seats import Seat, enter
+from kvserve.errors import KvserveError, ServerBusy, from_wire
+from kvserve.live.applying import from_page
+from kvserve.live.settings import VERSION_AT
+from kvserve.names import Names
+from kvserve.protocol.messages import STATUS_DONE
+from kvserve.table._core import Writer
+from kvserve.worker.executor import Executor
+
+
+class Settings(NamedTuple):
+    """What a writer must know, as `TrustedWriter._take_hand` takes it.
+
+    Args:
+        hand: what it writes with.
+        page: of the live settings.
+        version_at: where the 8 bytes are that differ from `version` when any of this has changed.
+        version: of the live settings.
+        default_ttl_ms: of what is written without a ttl; 0 for ever.
+        value_bytes_max: the largest value now.
+    """
+
+    hand: Writer
+    page: mmap.mmap
+    version_at: int
+    version: int
+    default_ttl_ms: int
+    value_bytes_max: int
+
+
+class DirectTable:
+    """Executes operations in the table, as the live settings say. `enter` comes first.
+
+    Args:
+        names: the instance's.
+        wait_seconds: how long an operation may wait for a lock; 0: for a dead process's alone.
+    """
+
+    settings: Settings
+
+    def __init__(self, names: Names, wait_seconds: float) -> None:
+        self._names = names
+        self._wait_ms = int(wait_seconds * 1000)
+        self._seat: Seat | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether there is a seat, and the settings are those in force."""
+        seat = self._seat
+        return seat is not None and seat.is_taken and seat.page.version == self.settings.version
+
+    def enter(self) -> None:
+        """Takes the process's seat, and the settings in force. Raises as `seats.enter`."""
+        seat = enter(self._names)
+        found = seat.page.read()
+        config = from_page(found.values)
+        hand = Writer()
+        hand._borrow(seat, self._wait_ms)
+        self._executor = Executor(hand, range(0), stats=dict)
+        self._executor.configure(config)
+        self.settings = Settings(
+            hand,
+            seat.page.memory,
+            VERSION_AT,
+            found.version,
+            self._executor.life_ms(0),
+            config.max_value,
+        )
+        self._seat = seat
+
+    def leave(self) -> None:
+        """Lets go of the seat. It is given up when its last client has."""
+        self._seat = None
+        self.__dict__.pop("settings", None)
+        self.__dict__.pop("_executor", None)
+
+    def execute(self, operation: Operation) -> Any:
+        """The result of an operation.
+
+        Raises:
+            ServerBusy: a lock was not got in time.
+            MisuseError: as the operation's command says.
+        """
+        result = self._outcome(operation)
+        if isinstance(result, KvserveError):
+            raise result
+        return result
+
+    def execute_each(self, operations: list[Operation], deadline: float) -> list[Any]:
+        """The result of each operation; errors are among them as objects.
+
+        Args:
+            deadline: on the monotonic clock; those that were not begun by then are not.
+        """
+        results: list[Any] = []
+        for operation in operations:
+            is_late = bool(results) and time.monotonic() > deadline
+            late = ServerBusy("the time of this batch was over before this was begun")
+            results.append(late if is_late else self._outcome(operation))
+        return results
+
+    def _outcome(self, operation: Operation) -> Any:
+        status, answer = self._executor.run(operation.command.code, operation.arguments)
+        if status == STATUS_DONE:
+            return operation.interpret(answer)
+        return from_wire(status, str(answer))

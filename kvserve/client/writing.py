@@ -1,0 +1,105 @@
+"""The blocking client that writes into the table itself: `connect(write="direct")`.
+
+What changes one key goes straight through `TrustedWriter`. Pipelines, and what is rare, are
+executed as a worker executes them, by its own code, in this process. Whatever does not change keys
+one by one goes to the workers: `flush`, `stats`, `verify`, and limiters, whose keys each have one
+worker that alone changes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kvserve.client import operations as checks
+from kvserve.client.blocking import Client
+from kvserve.client.direct import Read
+from kvserve.client.direct_table import DirectTable
+from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping, to_ttl_ms
+from kvserve.errors import ClientClosed, InvalidArgument, RequestTimeout
+from kvserve.names import Names
+from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
+from kvserve.table._core import TrustedWriter, check_key
+from kvserve.worker.executor import life_ms_of
+
+
+class DirectClient(TrustedWriter, Client):
+    """A client that is a trusted writer; made by `kvserve.connect`.
+
+    Args:
+        names, timeout, queue_bytes: as of any client.
+        read: `direct`.
+
+    Raises:
+        WriteRefused: this process may not write into the table.
+        ServerBusy: as many processes do so already as may.
+    """
+
+    def __init__(
+        self, names: Names, *, timeout: float, read: Read, queue_bytes: int | None
+    ) -> None:
+        if read != "direct":
+            raise InvalidArgument("write = 'direct' goes with read = 'direct' alone")
+        super().__init__(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+        self._timeout = timeout
+        self._table = DirectTable(names, timeout)
+        try:
+            self._sit_down()
+        except BaseException:
+            self.close()
+            raise
+
+    def _sit_down(self) -> None:
+        """Called before a write where the seat was given up, or the live settings have changed."""
+        if self._closed:
+            raise ClientClosed("this client was closed")
+        self._table.enter()
+        settings = self._table.settings
+        self._operations.value_bytes_max = settings.value_bytes_max
+        self._take_hand(*settings)
+
+    def _life_ms(self, ttl: TTL) -> int:
+        return life_ms_of(to_ttl_ms(ttl))
+
+    _check_counter = staticmethod(checks.check_counter)
+    _check_version = staticmethod(checks.check_version)
+
+    def _run(self, operation: Operation) -> Any:
+        if operation.command is commands.LIMIT:
+            return super()._run(operation)
+        self._require_seat()
+        return self._table.execute(operation)
+
+    def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        for operation in operations:
+            check_key(operation.key)  # of all, before anything is done
+        self._require_seat()
+        return self._table.execute_each(operations, time.monotonic() + self._timeout)
+
+    def _require_seat(self) -> None:
+        if not self._table.is_current:
+            self._sit_down()
+
+    def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+        """See `Client.set_many`."""
+        stopped = self._set_all(dict(check_mapping(values)), ttl)
+        if stopped is not None:
+            error, done = stopped
+            if done:  # ServerBusy would promise that nothing was changed
+                raise RequestTimeout(f"not everything was done in time: {error}")
+            raise error
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        """See `Client.delete_many`."""
+        keys = list(check_keys(keys))
+        for key in keys:
+            check_key(key)
+        return sum(map(self.delete, keys))
+
+    def close(self) -> None:
+        """See `Client.close`. The last one of a process gives its place among the writers back."""
+        super().close()
+        self._table.leave()
+        self._drop_hand()

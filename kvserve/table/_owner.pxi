@@ -1,0 +1,192 @@
+# The class Owner: who may own the locks of shards; part of _core.pyx.
+
+cdef kv_bool sleep_without_gil(const kv_owner *me, sem_t *semaphore, uint64_t milliseconds) noexcept:
+    """Lets the process's other threads run. The lock is taken with the GIL again, and given back
+    before it is let go: so one thread at a time changes tables and writes to a ring of the feed,
+    and none holds a lock while it waits for the GIL."""
+    with nogil:
+        kv_sleep(semaphore, milliseconds)
+    return me.word != 0  # another thread may have left
+
+
+cdef class Owner(Reader):
+    """A process that may own the shards' locks, by a slot of the lease file, and that tells of its
+    changes in a ring of the feed. What it changes is the business of Writer."""
+
+    cdef kv_owner owner
+    cdef kv_owner *me  # whose lease it goes by: its own, or that of whom it borrows
+    cdef bint borrows
+    cdef Owner lender
+    cdef uint64_t wait_ms  # for a lock
+    cdef uint64_t clock_due_ms  # when to look again whether somebody has set the clock
+    cdef kv_feed feed
+    cdef Py_buffer feed_view
+
+    def __cinit__(self):
+        self.heeded = KV_READS_HERE  # it is the elsewhere that readers ask
+        self.me = &self.owner
+        self.wait_ms = LOCK_WAIT_MS
+
+    def __dealloc__(self):
+        self._close_semaphores()
+        self._release_feed()
+
+    def _join(self, int lease_descriptor, uint32_t slot, list semaphore_names):
+        """Becomes a possible owner of the shards' locks; the caller holds the slot's record lock.
+
+        Raises:
+            ServerUnavailable: a semaphore cannot be opened.
+        """
+        cdef uint32_t shard
+        self.owner.semaphores = <sem_t **>PyMem_Calloc(self.t.geometry.shards, sizeof(sem_t *))
+        if self.owner.semaphores == NULL:
+            raise MemoryError()
+        for shard in range(self.t.geometry.shards):
+            name = semaphore_names[shard].encode()
+            self.owner.semaphores[shard] = sem_open(name, 0)
+            if self.owner.semaphores[shard] == NULL:
+                raise ServerUnavailable(f"semaphore {semaphore_names[shard]} cannot be opened")
+        self.owner.lease = lease_descriptor
+        self.owner.sleep = sleep_without_gil
+        self.owner.word = kv_join(&self.t, slot)
+
+    def _borrow(self, Owner lender not None, uint64_t wait_ms):
+        """Writes through the segments, the lease and the ring of another writer of this process.
+
+        Args:
+            lender: who stays until it gives its lease up; this one can do nothing from then on.
+            wait_ms: how long to wait for a lock, at most as long as anybody does.
+        """
+        self.t, self.me = lender.t, lender.me
+        self.borrows, self.lender = True, lender
+        self.attached = self.reads_here = True
+        self.wait_ms = min(wait_ms, <uint64_t>LOCK_WAIT_MS)
+
+    @property
+    def _holds_lease(self):
+        """Whether it may take locks."""
+        return self.me.word != 0
+
+    def _give_lease_up(self, bint told_all):
+        """Takes no lock from now on, nor does who borrows from it; the caller closes the lease.
+
+        The segments stay until nobody uses them: another thread may just be waiting for a lock.
+
+        Args:
+            told_all: False in a forked child, whose parent goes on telling in the same ring.
+        """
+        self.owner.word = 0
+        if told_all and self.t.feed != NULL:
+            kv_feed_close(self.t.feed)
+
+    cdef void _close_semaphores(self) noexcept:
+        cdef uint32_t shard
+        if not self.borrows and self.owner.semaphores != NULL:
+            for shard in range(self.t.geometry.shards):
+                if self.owner.semaphores[shard] != NULL:
+                    sem_close(self.owner.semaphores[shard])
+            PyMem_Free(self.owner.semaphores)
+            self.owner.semaphores = NULL
+
+    def _leave(self):
+        """Gives the semaphores back and lets go of the segments."""
+        self.owner.word = 0
+        self._close_semaphores()
+        if self.t.feed != NULL:
+            kv_feed_close(self.t.feed)
+        self._release_feed()
+        self._release()
+
+    def _attach_feed(self, memory, uint32_t ring):
+        """Tells of every change from now on in a ring of the change feed, as its only producer.
+
+        Whoever does not come to `_leave`, which ends it, makes watchers hear of a loss.
+
+        Args:
+            memory: the feed's segment, writable.
+            ring: which one; a worker's is its number, writers' come behind those.
+
+        Raises:
+            ForeignObject: it is not a whole feed of this layout with such a ring.
+        """
+        cdef Py_buffer view
+        cdef kv_feed feed
+        cdef const char *wrong
+        PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)
+        wrong = kv_feed_attach(&feed, <uint8_t *>view.buf, view.len, ring)
+        if wrong == NULL:
+            wrong = kv_feed_verify(&feed)
+        if wrong != NULL:
+            PyBuffer_Release(&view)
+            raise ForeignObject(f"the change feed cannot be used: {wrong.decode()}")
+        self._release_feed()
+        self.feed, self.feed_view = feed, view
+        self._set_feed_clock()
+        kv_feed_open(&self.feed, now_ms())
+        self.t.feed = &self.feed
+
+    cdef void _set_feed_clock(self) noexcept:
+        cdef uint64_t now = now_ms()
+        self.feed.unix_offset_ms = clock_ms(CLOCK_REALTIME) - now
+        self.clock_due_ms = now + FEED_CLOCK_MS
+
+    cdef inline uint64_t now(self) noexcept:
+        """The clock of expiries, for a change inside the lock, which will be told in the feed."""
+        cdef uint64_t now = now_ms()
+        cdef Owner teller = self.lender if self.borrows else self
+        if now >= teller.clock_due_ms:
+            teller._set_feed_clock()
+        return now
+
+    cdef void _release_feed(self) noexcept:
+        if not self.borrows and self.t.feed != NULL:
+            self.t.feed = NULL
+            PyBuffer_Release(&self.feed_view)
+
+    cdef inline int lock(self, uint32_t shard) except -1:
+        if self.me.word == 0:
+            raise self._has_no_lease()
+        if kv_try_acquire(&self.t, self.me, shard):
+            return 0
+        return self._wait_for_lock(shard)
+
+    cdef int _wait_for_lock(self, uint32_t shard) except -1:
+        cdef kv_status status = KV_BUSY
+        if self.wait_ms != 0:
+            status = kv_acquire(&self.t, self.me, shard, self.wait_ms)
+        elif kv_take_from_dead(&self.t, self.me, shard):
+            status = KV_DONE
+        if status == KV_DONE:
+            return 0
+        if self.me.word == 0:
+            raise self._has_no_lease()
+        raise ServerBusy(
+            f"shard {shard} is held by a process that lives but does not go on "
+            f"(lease slot {kv_lock_slot(kv_lock_held(&self.t, shard))}); was it stopped?"
+        )
+
+    cdef object _has_no_lease(self):
+        if self.borrows:
+            return ServerBusy("the server went, or this client was closed, while this waited")
+        return InternalError("this table is closed")
+
+    cdef inline void unlock(self, uint32_t shard) noexcept:
+        kv_release(&self.t, self.me, shard)
+
+    def recover(self, slot=None):
+        """Takes the locks of dead owners and mends what they left; returns how many.
+
+        Args:
+            slot: only those of the owner in this lease slot; None: of anybody.
+        """
+        cdef uint32_t shard
+        cdef uint64_t held
+        recovered = 0
+        for shard in range(self.t.geometry.shards):
+            held = kv_lock_held(&self.t, shard)
+            if held == 0 or (slot is not None and kv_lock_slot(held) != slot):
+                continue
+            if kv_take_from_dead(&self.t, self.me, shard):
+                self.unlock(shard)
+                recovered += 1
+        return recovered

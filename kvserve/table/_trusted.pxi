@@ -1,0 +1,202 @@
+# The class TrustedWriter: from a Python value to a record in one call; part of _core.pyx.
+
+cdef double TTL_SECONDS_MAX = TTL_MS_MAX / 1000.0
+
+
+cdef class TrustedWriter(Reader):
+    """The methods of a client that change one key, done in the table at once.
+
+    What is common goes straight through here; what is rare, and all that is no business of the
+    table, is left to methods of the client (kvserve/client/writing.py): `_sit_down` gets a Writer,
+    `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
+    """
+
+    cdef Writer hand
+    cdef Py_buffer page
+    cdef const uint64_t *version_now  # in the page
+    cdef uint64_t version
+    cdef uint64_t default_ttl_ms
+    cdef Py_ssize_t value_bytes_max
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.page)
+
+    def _take_hand(self, Writer hand not None, page, Py_ssize_t version_at, uint64_t version,
+                   uint64_t default_ttl_ms, Py_ssize_t value_bytes_max):
+        """Writes with this from now on, as these settings say.
+
+        Args:
+            hand: who borrows from the process's seat.
+            page: shared memory; `_sit_down` is called when the 8 bytes at `version_at` are not
+                `version` any more.
+            default_ttl_ms, value_bytes_max: what is in force with that version.
+        """
+        cdef Py_buffer view
+        PyObject_GetBuffer(page, &view, PyBUF_SIMPLE)
+        PyBuffer_Release(&self.page)
+        self.page = view
+        self.version_now = <const uint64_t *>(<const uint8_t *>view.buf + version_at)
+        self.version = version
+        self.default_ttl_ms = default_ttl_ms
+        self.value_bytes_max = value_bytes_max
+        self.hand = hand
+
+    def _drop_hand(self):
+        """Writes no more, unless `_sit_down` says otherwise."""
+        self.hand = None
+
+    cdef inline Writer ready(self):
+        if self.hand is None or self.hand.me.word == 0 or (
+                self.version_now[0] != self.version):
+            self._sit_down()
+        return self.hand
+
+    cdef inline uint64_t life_ms(self, ttl) except? 1:
+        """Milliseconds to live, 0 for ever. Raises InvalidTTL."""
+        cdef double seconds
+        cdef int overflow = 0
+        if ttl is None:
+            return self.default_ttl_ms
+        if PyFloat_CheckExact(ttl):
+            seconds = PyFloat_AS_DOUBLE(ttl)
+        elif PyLong_CheckExact(ttl):
+            seconds = <double>PyLong_AsLongLongAndOverflow(ttl, &overflow)
+        else:
+            return self._life_ms(ttl)
+        if 0 < seconds < TTL_SECONDS_MAX and not overflow:
+            return max(<uint64_t>1, <uint64_t>rint(seconds * 1000))
+        return self._life_ms(ttl)
+
+    cdef object as_value(self, value, kv_value *v, int64_t *cell):
+        """Borrows the payload of a value; returns the object, or says the cell, in which it is.
+
+        Raises:
+            InvalidValue, ValueTooLarge.
+        """
+        cdef Py_ssize_t size
+        cdef int overflow = 0
+        cdef object holder = value
+        if PyBytes_CheckExact(value):
+            v.codec = KV_CODEC_BYTES
+        elif PyUnicode_CheckExact(value) and PyUnicode_IS_ASCII(value):
+            # Any other text would keep a copy in UTF-8 for as long as it lives.
+            v.codec = KV_CODEC_TEXT
+            v.bytes = <const uint8_t *>PyUnicode_AsUTF8AndSize(value, &size)
+        else:
+            if PyLong_CheckExact(value):
+                cell[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
+                if not overflow:
+                    v.codec, v.length, v.bytes = KV_CODEC_COUNTER, 8, <const uint8_t *>cell
+                    return value
+            v.codec, holder = encode(value)
+        if v.codec != KV_CODEC_TEXT or holder is not value:
+            v.bytes = <const uint8_t *>PyBytes_AS_STRING(holder)
+            size = PyBytes_GET_SIZE(holder)
+        if size > self.value_bytes_max:
+            raise ValueTooLarge(
+                f"a value of {size} bytes; at most {self.value_bytes_max} are allowed now"
+            )
+        v.length = <uint32_t>size
+        return holder
+
+    cdef uint64_t store(self, key, value, ttl, kv_condition condition,
+                        uint64_t expected) except? 0:
+        cdef kv_key k
+        cdef kv_value v
+        cdef int64_t cell
+        cdef Writer hand = self.ready()
+        cdef object holder = self.as_value(value, &v, &cell)
+        cdef uint64_t ttl_ms = self.life_ms(ttl)
+        as_key(&hand.t, key, &k)
+        return hand.put(&k, &v, ttl_ms, condition, expected)
+
+    def set(self, key, value, ttl=None):
+        """See `Client.set`."""
+        return self.store(key, value, ttl, KV_SET, 0)
+
+    def add(self, key, value, ttl=None):
+        """See `Client.add`."""
+        return self.store(key, value, ttl, KV_ADD, 0) != 0
+
+    def replace(self, key, value, ttl=None):
+        """See `Client.replace`."""
+        return self.store(key, value, ttl, KV_REPLACE, 0) != 0
+
+    def cas(self, key, value, version, ttl=None):
+        """See `Client.cas`."""
+        return self.store(key, value, ttl, KV_CAS, self._check_version(version)) != 0
+
+    def delete(self, key, version=None):
+        """See `Client.delete`."""
+        cdef Writer hand
+        if version is None:
+            hand = self.ready()
+            return hand.delete(key)
+        version = self._check_version(version)
+        hand = self.ready()
+        return hand.delete_version(key, version)
+
+    def touch(self, key, ttl=None):
+        """See `Client.touch`."""
+        cdef Writer hand = self.ready()
+        return hand.touch(key, 0 if ttl is None else self.life_ms(ttl))
+
+    cdef int64_t counter(self, name, number) except? -1:
+        cdef int overflow = 0
+        cdef int64_t found = 0
+        if PyLong_CheckExact(number):
+            found = PyLong_AsLongLongAndOverflow(number, &overflow)
+            if not overflow:
+                return found
+        self._check_counter(name, number)
+        return found
+
+    def incr(self, key, delta=1, initial=0, ttl=None):
+        """See `Client.incr`."""
+        cdef Writer hand = self.ready()
+        cdef int64_t by = self.counter("delta", delta)
+        if initial is not None:
+            self.counter("initial", initial)
+        return hand.incr(key, by, initial, self.life_ms(ttl))
+
+    def decr(self, key, delta=1, initial=0, ttl=None):
+        """See `Client.decr`."""
+        self.counter("delta", delta)
+        return self.incr(key, -delta, initial, ttl)
+
+    def _set_all(self, dict values, ttl):
+        """Stores many values; all of them, or, where an argument is bad, none.
+
+        Returns:
+            None, or after a ServerBusy the error and how many had been stored before it.
+        """
+        cdef kv_key k
+        cdef kv_value v
+        cdef int64_t cell
+        cdef uint64_t ttl_ms = 0
+        cdef Writer hand = self.ready()
+        cdef list holders = []
+        cdef list codecs = []
+        cdef Py_ssize_t done = 0
+        for value in values.values():
+            holders.append(self.as_value(value, &v, &cell))
+            codecs.append(v.codec)
+            if not ttl_ms:
+                ttl_ms = self.life_ms(ttl)
+        for key in values:
+            as_key(&hand.t, key, &k)
+        for key in values:
+            as_key(&hand.t, key, &k)
+            holder = holders[done]
+            v.codec = codecs[done]
+            if PyBytes_CheckExact(holder):
+                v.bytes = <const uint8_t *>PyBytes_AS_STRING(holder)
+                v.length = <uint32_t>PyBytes_GET_SIZE(holder)
+            else:
+                self.as_value(holder, &v, &cell)
+            try:
+                hand.put(&k, &v, ttl_ms, KV_SET, 0)
+            except ServerBusy as error:
+                return error, done
+            done += 1
+        return None
