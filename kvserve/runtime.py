@@ -273,6 +273,7 @@ class Manifest:
         instance_id: 32 hex digits, new with every table.
         pid: the parent's.
         workers, shards: their numbers; shard s is served by worker s % workers.
+        writers: how many other processes may write into the table.
         queue_message_bytes: the longest frame that goes through a queue.
         value_bytes_max: the largest value.
         group_id: the group whose members may be clients, or None.
@@ -284,6 +285,7 @@ class Manifest:
     protocol_version: int
     layout_version: int
     workers: int
+    writers: int
     shards: int
     queue_message_bytes: int
     queue_depth: int

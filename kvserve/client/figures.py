@@ -62,6 +62,8 @@ INSTANCE = {
         "gauge", "Half of the requests took a worker less than these microseconds."
     ),
     "request_p99_us": Figure("gauge", "99 of 100 requests took a worker less than this."),
+    "writers": Figure("gauge", "Other processes that may write into the table at this moment."),
+    "writers_max": Figure("gauge", "How many may at once, see --writers."),
     "workers": Figure("gauge", "Worker processes; the figures of each follow."),
 }
 WORKER = {
@@ -131,6 +133,7 @@ def collect(
     # A server that was started before an upgrade tells less.
     operations = added(worker.get("operations", {}) for worker in workers)
     times = [worker.get("request_times", {}) for worker in workers]
+    writers = [worker.pop("writers", 0) for worker in workers]  # all see the same ones
     return {
         "name": names.name,
         "version": importlib.metadata.version("kvserve"),
@@ -148,6 +151,8 @@ def collect(
         **totals,
         "operations": operations,
         **percentiles(added(times)),
+        "writers": max(writers, default=0),
+        "writers_max": manifest.writers,
         "workers": [worker | percentiles(own) for worker, own in zip(workers, times, strict=True)],
     }
 

@@ -6,21 +6,21 @@ nothing of it, so nobody could wake it.
 
 from __future__ import annotations
 
-import heapq
 import mmap
 import time
 from collections.abc import Callable, Iterable, Iterator
-from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from kvserve.errors import InvalidArgument
+from kvserve.live.ordering import InOrder
 from kvserve.table._core import FeedReader, feed_rings
 
 Key = str | bytes
 Since = Literal["now", "oldest"]
 Find = Callable[[], mmap.mmap | None]
 
-_BATCH_EVENTS = 1024  # of one ring, then the others have their turn
+_BATCH_EVENTS = 1024
+_BATCHES_MAX = 64  # of one ring, then the others have their turn: more than the default ring holds
 PAUSE_SECONDS_MIN = 0.001  # how soon a watcher looks again after it saw something
 PAUSE_SECONDS_MAX = 0.02  # and when nothing has happened for a while
 FIND_SECONDS = 0.1  # how often it looks for a server
@@ -37,8 +37,8 @@ class Event(NamedTuple):
         version: what `gets` gives; of a key that is gone, its last; None of a `flush` or `lost`.
         time: Unix time in seconds.
         lost: of a `lost`, how many events were overwritten before they were read, whatever their
-            keys; 0 if there may be some that were never written, because a worker was killed or
-            the server started anew. Of any other kind 0.
+            keys; 0 if there may be some that were never written, because a worker or a
+            trusted writer was killed or the server started anew. Of any other kind 0.
 
     Example:
         >>> Event("set", "user:1", 7, 1700000000.0).key
@@ -77,8 +77,9 @@ class Pace:
 class Watcher:
     """Reads the events of all rings, and follows the feed from server to server.
 
-    One key's events come in the order of its changes, for they are all in one ring. Those of
-    different rings are put in the order of their times, as far as they are read together.
+    One key's events come in the order of its changes, unless 65,536 events of a ring wait to be
+    read, which a ring of the default size never holds. All others come in the order of their times,
+    as far as they are read together; see ordering.py.
 
     Args:
         memory: the feed.
@@ -102,6 +103,7 @@ class Watcher:
         self._find_at = 0.0
         self._prefix = prefix.encode() if isinstance(prefix, str) else prefix
         self._readers: list[FeedReader] = []
+        self._order = InOrder(self._read_rings)
         self._attach(memory, from_oldest=since == "oldest")
 
     def _attach(self, memory: mmap.mmap, *, from_oldest: bool) -> None:
@@ -114,15 +116,11 @@ class Watcher:
     def read(self) -> list[Event]:
         """What has happened since the last call; nothing if nothing has."""
         retired = self._readers[0].retired  # before reading: what comes after that is the last
-        events = self._read_rings()
+        events = list(_flushes_once(self._order.next()))
         return events if events or not retired else self._follow()
 
-    def _read_rings(self) -> list[Event]:
-        batches = [_batch(reader) for reader in self._readers]
-        if not any(batches):
-            return []
-        merged = heapq.merge(*batches, key=attrgetter("time"))
-        return list(_flushes_once(merged))
+    def _read_rings(self) -> Iterator[list[Event]]:
+        return map(_all_of, self._readers)
 
     def _follow(self) -> list[Event]:
         """Goes on with the feed of the next server, from its beginning, if there is one by now."""
@@ -143,12 +141,16 @@ class Watcher:
         self._memory.close()
 
 
-def _batch(reader: FeedReader) -> list[Event]:
-    rows, lost = reader.read(_BATCH_EVENTS)
-    events = [_event(*row) for row in rows]
-    if lost:
-        at = events[0].time if events else time.time()
-        events.insert(0, Event("lost", None, None, at, lost))
+def _all_of(reader: FeedReader) -> list[Event]:
+    events: list[Event] = []
+    for _ in range(_BATCHES_MAX):
+        rows, lost = reader.read(_BATCH_EVENTS)
+        if lost:
+            at = rows[0][3] / 1000 if rows else time.time()
+            events.append(Event("lost", None, None, at, lost))
+        events += [_event(*row) for row in rows]
+        if not rows and not lost:
+            break
     return events
 
 

@@ -78,19 +78,20 @@ def attach(names: Names, owner_uid: int) -> mmap.mmap:
     return segment.attach(names.feed, owner_uid, writable=False)
 
 
-def produce(names: Names, table: Writer, ring: int, owner_uid: int) -> None:
+def produce(names: Names, table: Writer, ring: int, owner_uid: int | None = None) -> None:
     """Lets a process's table tell of its changes, until it is closed.
 
     Args:
         names: whose feed.
         table: the process's.
         ring: a worker's number, or that of a trusted writer behind those.
-        owner_uid: who owns the instance.
+        owner_uid: who owns the instance; None: this user.
 
     Raises:
         FileNotFoundError: there is no feed.
         ForeignObject: it is not ours, or not whole.
     """
+    owner_uid = os.geteuid() if owner_uid is None else owner_uid
     # Never closed here: the table holds it as long as it writes there.
     table._attach_feed(segment.attach(names.feed, owner_uid, writable=True), ring)
 

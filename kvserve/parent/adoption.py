@@ -8,21 +8,17 @@ from dataclasses import dataclass
 
 from kvserve import limits
 from kvserve.config import Config, format_size
-from kvserve.errors import ForeignObject
+from kvserve.errors import ForeignObject, ServerBusy
 from kvserve.names import Names
 from kvserve.objects import grant
 from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.logs import Log
 from kvserve.store import urls
-from kvserve.table import lease
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, kept, remove
 
-# Of what only those need who may own a shard's lock. A client that could hold a byte of the lease
-# file could hold up everybody.
-_OWNER_ONLY = 0o600
 _VIOLATIONS_LOGGED = 5  # the first ones tell the story
 
 
@@ -103,7 +99,6 @@ def _create(
 ) -> HeldTable:
     create(names, geometry, config.mode, group_id)
     try:
-        lease.create(names.lease_file, _OWNER_ONLY, None)
         _grant(names, config, group_id)
         if not claim.take():
             raise ForeignObject(f"{memory_path(names.table)} was removed as soon as it was made")
@@ -140,9 +135,17 @@ def _attach_sound(names: Names, geometry: Geometry, log: Log) -> Table | None:
     freed = table.recover()
     if freed:
         log.info(f"freed {freed} locks that killed processes had held")
-    violations = [text for shard in range(geometry.shards) for text in table.verify(shard)]
-    if not violations:
-        return table
+    try:
+        violations = [text for shard in range(geometry.shards) for text in table.verify(shard)]
+        if not violations:
+            return table
+    except ServerBusy:  # trusted writers of a killed server go on, and one was stopped inside
+        writers = table.lease.holders(range(limits.LEASE_SLOT_WRITER_FIRST, limits.LEASE_SLOTS))
+        table.close()
+        raise ServerBusy(
+            "the kept table is held by a process that writes into it and was stopped; end it: "
+            f"kill -9 {' '.join(map(str, writers.values()))}, or start with --fresh"
+        ) from None
     table.close()
     for violation in violations[:_VIOLATIONS_LOGGED]:
         log.error(f"the kept table is damaged: {violation}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from kvserve.errors import ForeignObject
+from kvserve.errors import AlreadyServed, ForeignObject
+from kvserve.limits import LEASE_SLOT_WRITER_FIRST, LEASE_SLOTS
 from kvserve.names import Names
 from kvserve.parent.claiming import SegmentClaim
+from kvserve.parent.housekeeping import memory_path
+from kvserve.table import lease
 from kvserve.table.table import PrivateCopy
 
 
@@ -39,13 +42,14 @@ def inspect_kept(names: Names) -> Inspection | None:
         What was found; None if no table is kept.
 
     Raises:
-        AlreadyServed: it is served.
+        AlreadyServed: it is served, or somebody writes into it although its server was killed.
         ForeignObject: it is another user's.
     """
     claim = SegmentClaim(names)
     if not claim.take():
         return None
     try:
+        _refuse_if_written(names)
         with contextlib.closing(PrivateCopy(names)) as table:
             unrecovered = table.recover()
             violations = [text for shard in range(table.shards) for text in table.verify(shard)]
@@ -56,3 +60,17 @@ def inspect_kept(names: Names) -> Inspection | None:
         return Inspection([str(error)], 0)
     finally:
         claim.release()
+
+
+def _refuse_if_written(names: Names) -> None:
+    """Trusted writers go on when their server was killed; one that stopped has sent them away."""
+    if not memory_path(names.settings).exists():
+        return
+    with contextlib.suppress(FileNotFoundError):
+        slots = range(LEASE_SLOT_WRITER_FIRST, LEASE_SLOTS)
+        if writers := lease.holders(names.lease_file, slots):
+            pids = " ".join(map(str, writers.values()))
+            raise AlreadyServed(
+                f"no server runs, but processes write into the table themselves; end them: "
+                f"kill {pids}, or start the server"
+            )

@@ -47,6 +47,7 @@ QUIT_SECONDS = 1.0
 REPEAT_SECONDS = 0.2  # a second signal to stop counts only after that
 FIFO_SWEEP_SECONDS = 10.0
 NAME_WATCH_SECONDS = 2.0
+WRITERS_SECONDS = 0.5
 LOG_RETRY_SECONDS = 0.1
 
 
@@ -167,6 +168,8 @@ class Parent:
         self._selector.register(self._inbox, selectors.EVENT_READ, lambda: None)
         self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
         self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
+        if self._config.writers:
+            self._timers.set("writers", WRITERS_SECONDS, self.tend_writers)
         for index in range(self._config.workers):
             self.spawn_worker(index)
         while self._workers or not self._is_stopping:
@@ -355,6 +358,12 @@ class Parent:
         if removed:
             self._log.debug(f"removed {removed} FIFOs of clients that are gone")
         self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
+
+    def tend_writers(self) -> None:
+        """Frees what dead trusted writers held, now and from time to time."""
+        if freed := self._instance.writers.tend():
+            self._log.info(f"freed {freed} locks that a killed writer held")
+        self._timers.set("writers", WRITERS_SECONDS, self.tend_writers)
 
     def watch_names(self) -> None:
         """Stops the server, loudly, when somebody unlinked its kernel objects."""

@@ -26,10 +26,11 @@ from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
 from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import remove_all_fifos
 from kvserve.parent.logs import Log
+from kvserve.parent.writers import TrustedWriters
 from kvserve.protocol.messages import PROTOCOL_VERSION
 from kvserve.runtime import Manifest
 from kvserve.store import urls
-from kvserve.table import semaphores
+from kvserve.table import segment, semaphores
 from kvserve.table._core import LAYOUT_VERSION
 from kvserve.table.geometry import Geometry
 from kvserve.table.table import Table
@@ -50,6 +51,7 @@ class Instance:
         geometry: the table's.
         held: the table.
         manifest: what clients are told.
+        writers: who else may write into the table.
     """
 
     names: Names
@@ -57,6 +59,7 @@ class Instance:
     geometry: Geometry
     held: HeldTable
     manifest: Manifest
+    writers: TrustedWriters
 
 
 @contextmanager
@@ -91,6 +94,7 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
             protocol_version=PROTOCOL_VERSION,
             layout_version=LAYOUT_VERSION,
             workers=workers,
+            writers=config.writers,
             shards=geometry.shards,
             queue_message_bytes=message_bytes,
             queue_depth=depth,
@@ -107,7 +111,8 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         )
         undo.callback(names.manifest.unlink, missing_ok=True)
         manifest.write(names)
-        yield Instance(names, config, geometry, held, manifest)
+        writers = _expect_writers(names, config, held.table)
+        yield Instance(names, config, geometry, held, manifest, writers)
 
 
 def workers_wanted(config: Config) -> int:
@@ -174,6 +179,13 @@ def _make_pages(names: Names, config: Config, group_id: int | None) -> dict[str,
         feed_segment.create(names, rings, config.feed_size, config.mode, group_id)
         pages[names.feed] = feed_segment.size_bytes(rings, config.feed_size)
     return pages
+
+
+def _expect_writers(names: Names, config: Config, table: Table) -> TrustedWriters:
+    feed = None
+    if config.writers and config.feed_size:
+        feed = segment.attach(names.feed, os.geteuid(), writable=True)
+    return TrustedWriters(table, config.writers, feed, config.workers)
 
 
 def _introduce_store(table: Table, config: Config) -> None:

@@ -49,8 +49,11 @@ cdef extern from "core/feed.h" nogil:
         KV_FEED_EVENT, KV_FEED_NONE, KV_FEED_OVERRUN, KV_FEED_DAMAGED
     struct kv_feed_page:
         uint32_t rings
+    struct kv_feed_ring:
+        uint32_t closed
     struct kv_feed:
         const kv_feed_page *page
+        kv_feed_ring *ring
         uint64_t unix_offset_ms
     struct kv_feed_cursor:
         uint64_t position, number

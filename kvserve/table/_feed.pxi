@@ -47,6 +47,27 @@ def feed_rings(memory):
     return rings
 
 
+def ring_is_open(memory, uint32_t ring):
+    """Whether a ring has a producer, or had one that did not come to tell all."""
+    cdef Py_buffer view
+    cdef kv_feed feed
+    attach_ring(memory, ring, &view, &feed)
+    is_open = feed.ring.closed == 0
+    PyBuffer_Release(&view)
+    return is_open
+
+
+def mourn_ring(memory, uint32_t ring):
+    """Tells of a gap in the ring of a producer that was killed; nobody else may be its producer.
+
+    Raises:
+        ForeignObject: it is damaged.
+    """
+    cdef Writer teller = Writer()
+    teller._attach_feed(memory, ring)
+    kv_feed_close(&teller.feed)
+
+
 cdef int attach_ring(memory, uint32_t ring, Py_buffer *view, kv_feed *feed) except -1:
     cdef const char *wrong
     PyObject_GetBuffer(memory, view, PyBUF_SIMPLE)

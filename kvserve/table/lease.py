@@ -85,8 +85,10 @@ class Lease:
         os.close(self.descriptor)
 
 
-def create(path: Path, mode: int, group_id: int | None) -> None:
+def create(path: Path) -> None:
     """Makes a new lease file in place of an old one, which nobody must hold any more.
+
+    It is its owner's alone: a client that could hold a byte of it could hold up everybody.
 
     Raises:
         ForeignObject: the name is another user's.
@@ -94,13 +96,11 @@ def create(path: Path, mode: int, group_id: int | None) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         path.unlink(missing_ok=True)
-        descriptor = os.open(path, flags, mode)
+        descriptor = os.open(path, flags, 0o600)
     except (PermissionError, FileExistsError):
         raise ForeignObject(f"{path} is another user's; use another --name") from None
     try:
-        if group_id is not None:
-            os.fchown(descriptor, -1, group_id)
-        os.fchmod(descriptor, mode)
+        os.fchmod(descriptor, 0o600)  # whatever the umask was
         os.ftruncate(descriptor, LEASE_SLOTS)
     finally:
         os.close(descriptor)

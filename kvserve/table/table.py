@@ -55,6 +55,11 @@ class Table(Writer):
             self._join(self._lease.descriptor, self._lease.slot, [name] * self.shards)
 
     @property
+    def lease(self) -> Lease:
+        """This process's slot of the lease file."""
+        return self._lease
+
+    @property
     def shards(self) -> int:
         """How many shards it has."""
         return self.geometry()["shards"]
@@ -123,7 +128,7 @@ def attach_maps(
 
 
 def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) -> None:
-    """Makes an empty table and its hints.
+    """Makes an empty table, its hints and its lease file.
 
     Args:
         names: whose.
@@ -139,8 +144,10 @@ def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) ->
     hints = segment.create(names.hints, geometry.hints_bytes, mode, group_id)
     try:
         table = segment.create(names.table, geometry.table_bytes, mode & ~0o020, group_id)
+        lease.create(names.lease_file)
     except BaseException:
         segment.unlink(names.hints)
+        segment.unlink(names.table)
         raise
     with hints, table:
         format_segment(

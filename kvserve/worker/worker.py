@@ -83,6 +83,9 @@ class Worker:
         self._figures = Figures()
         self._requests = self._replies = self._bad = self._late = self._unknown = 0
         self._queue = ReceivingQueue(names.worker_queue(index), os.geteuid())
+        self._lease = table.lease
+        first = limits.LEASE_SLOT_WRITER_FIRST
+        self._writer_slots = range(first, first + manifest.writers)
         self._executor = Executor(table, shards, self.stats)
         self._sessions = Sessions(
             names,
@@ -245,6 +248,7 @@ class Worker:
             "pid": os.getpid(),
             "uptime_seconds": round(time.monotonic() - self._started, 3),
             "settings_version": self._follower.version,
+            "writers": len(self._lease.holders(self._writer_slots)),
             "requests": self._requests,
             "replies": self._replies,
             "bad_requests": self._bad,
@@ -295,7 +299,7 @@ def run(names: Names, index: int, store_url: str, control: int, ready: int) -> i
         page = settings.attach(names, os.geteuid())
         table = Table(names, Lease.join(names.lease_file, limits.LEASE_SLOT_WORKER_FIRST + index))
         if names.feed in manifest.memory_objects:
-            feed_segment.produce(names, table, index, os.geteuid())
+            feed_segment.produce(names, table, index)
     except (KvserveError, OSError) as error:
         _log.error("worker %d cannot boot: %s", index, error)
         return exit_codes.CANNOT_BOOT

@@ -269,7 +269,6 @@ def own_table(names: Names, geometry: Geometry, seed: int | None = None) -> Iter
         seed: of the key that decides where a key lies, so that a test can be replayed.
     """
     prepare_directory(names, None)
-    leases.create(names.lease_file, 0o600, None)
     create_semaphores(names, geometry.shards, 0o600, None)
     try:
         randomness = secrets.token_bytes if seed is None else random.Random(seed).randbytes

@@ -22,7 +22,7 @@ from fault import payloads
 from kvserve.limits import LEASE_SLOT_WORKER_FIRST
 from kvserve.live import feed_segment
 from kvserve.names import Names
-from kvserve.table import lease, semaphores
+from kvserve.table import semaphores
 from kvserve.table._core import FeedReader
 from kvserve.table.geometry import plan
 from kvserve.table.lease import Lease
@@ -46,7 +46,6 @@ def names(names: Names) -> Iterator[Names]:
     geometry = plan(2**20, 200, 4096, WORKERS, WORKERS)
     create(names, geometry, MODE, None)
     semaphores.create(names, geometry.shards, MODE, None)
-    lease.create(names.lease_file, MODE, None)
     feed_segment.create(names, WORKERS, FEED_SIZE, MODE, None)
     yield names
     feed_segment.remove(names)

@@ -20,7 +20,7 @@ import pytest
 from fault import payloads
 
 from kvserve.names import Names
-from kvserve.table import lease, segment, semaphores
+from kvserve.table import segment, semaphores
 from kvserve.table._core import Reader
 from kvserve.table.geometry import plan
 from kvserve.table.lease import Lease
@@ -41,7 +41,6 @@ def names(names: Names) -> Iterator[Names]:
     geometry = plan(2**20, 200, 8192, 2, 1)
     create(names, geometry, MODE, None)
     semaphores.create(names, geometry.shards, MODE, None)
-    lease.create(names.lease_file, MODE, None)
     yield names
     remove(names)
     semaphores.unlink(names, geometry.shards)

@@ -45,6 +45,7 @@ def test_codes_are_part_of_the_protocol() -> None:
         38: "StoreUnavailable",
         39: "LockTimeout",
         40: "LockLost",
+        41: "WriteRefused",
         50: "InternalError",
         51: "ProtocolError",
         52: "TableCorrupt",

@@ -14,7 +14,7 @@ from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.names import Names
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.inspection import Inspection, inspect_kept
-from kvserve.table import lease, semaphores, table
+from kvserve.table import semaphores, table
 from kvserve.table._core import LAYOUT
 from kvserve.table.geometry import plan
 from kvserve.table.lease import Lease
@@ -31,14 +31,12 @@ def kept(names: Names) -> Iterator[Names]:
     geometry = plan(2**20, 128, 2**16, shards=2, workers=2)
     names.runtime_directory.mkdir(0o700)
     semaphores.create(names, geometry.shards, 0o600, None)
-    lease.create(names.lease_file, 0o600, None)
     table.create(names, geometry, 0o600, None)
     writer = table.Table(names, Lease.join(names.lease_file, 0))
     for number in range(100):
         writer.set(f"key {number}", 0, b"value", 0)
     writer.close()
     semaphores.unlink(names, geometry.shards)
-    names.lease_file.unlink()
     yield names
     table.remove(names)
 

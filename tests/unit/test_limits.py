@@ -37,7 +37,9 @@ def test_every_slot_of_the_lease_file_has_one_use() -> None:
     workers = range(
         limits.LEASE_SLOT_WORKER_FIRST, limits.LEASE_SLOT_WORKER_FIRST + limits.WORKERS_MAX
     )
-    writers = range(limits.LEASE_SLOT_WRITER_FIRST, limits.LEASE_SLOTS)
+    first = limits.LEASE_SLOT_WRITER_FIRST
+    writers = range(first, first + limits.WRITERS_MAX)
+    assert writers.stop <= limits.LEASE_SLOTS
     assert limits.LEASE_SLOT_PARENT not in workers
     assert not set(workers) & set(writers)
     assert len(writers) > 0

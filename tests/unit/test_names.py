@@ -24,6 +24,7 @@ def test_kernel_objects() -> None:
     assert NAMES.hints == "/kvserve.cache.hints"
     assert NAMES.feed == "/kvserve.cache.feed"
     assert NAMES.settings == "/kvserve.cache.settings"
+    assert NAMES.lease_file == Path("/dev/shm/kvserve.cache.lease")  # a part of the table
     assert NAMES.shard_semaphore(3) == "/kvserve.cache.lock.3"
     assert NAMES.worker_queue(0) == "/kvserve.cache.worker.0"
 
@@ -32,7 +33,6 @@ def test_files_are_all_in_the_runtime_directory() -> None:
     files = [
         NAMES.pid_file,
         NAMES.manifest,
-        NAMES.lease_file,
         NAMES.settings_lock,
         NAMES.log_file,
         NAMES.clients_directory,
@@ -50,12 +50,13 @@ def test_names_of_two_instances_never_meet() -> None:
         shards = {names.shard_semaphore(shard) for shard in range(SHARDS_MAX)}
         queues = {names.worker_queue(worker) for worker in range(WORKERS_MAX)}
         segments = {names.table, names.hints, names.feed, names.settings}
+        segments.add(f"/{names.lease_file.name}")
         return segments | shards | queues
 
     first, second, third = (every_name(instance(name, HERE)) for name in ("a", "a-lock", "a1"))
     assert not first & second
     assert not first & third
-    assert len(first) == 4 + SHARDS_MAX + WORKERS_MAX
+    assert len(first) == 5 + SHARDS_MAX + WORKERS_MAX
 
 
 def test_longest_name_fits_the_kernel() -> None:

@@ -33,6 +33,7 @@ MANIFEST = Manifest(
     pid=4711,
     protocol_version=1,
     layout_version=1,
+    writers=0,
     workers=2,
     shards=4,
     queue_message_bytes=8192,
