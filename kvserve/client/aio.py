@@ -12,7 +12,7 @@ from kvserve.client.aio_watching import AsyncWatching
 from kvserve.client.aio_workers import AioWorkers
 from kvserve.client.batches import Batch
 from kvserve.client.cursor import Cursor
-from kvserve.client.direct import Read, TableFollower
+from kvserve.client.direct import Read, TableFollower, Write, check_write
 from kvserve.client.operations import (
     TTL,
     Key,
@@ -38,6 +38,7 @@ async def connect_async(
     *,
     timeout: float = TIMEOUT_SECONDS_DEFAULT,
     read: Read = "direct",
+    write: Write = "worker",
     queue_bytes: int | None = None,
 ) -> AsyncClient:
     """An asyncio client of a running server.
@@ -55,7 +56,12 @@ async def connect_async(
         >>> asyncio.run(main())
         'hello'
     """
-    return AsyncClient(naming.instance(name), timeout=timeout, read=read, queue_bytes=queue_bytes)
+    names = naming.instance(name)
+    if check_write(write) == "worker":
+        return AsyncClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+    from kvserve.client.aio_writing import AsyncDirectClient  # only here: few are trusted
+
+    return AsyncDirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
 
 
 class AsyncClient(AsyncNamespaces, AsyncWatching):

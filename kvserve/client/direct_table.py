@@ -61,6 +61,7 @@ class DirectTable:
     def enter(self) -> None:
         """Takes the process's seat, and the settings in force. Raises as `seats.enter`."""
         seat = enter(self._names)
+        seat.admit(self)
         found = seat.page.read()
         config = from_page(found.values)
         hand = Writer()
@@ -78,10 +79,10 @@ class DirectTable:
         self._seat = seat
 
     def leave(self) -> None:
-        """Lets go of the seat. It is given up when its last client has."""
-        self._seat = None
-        self.__dict__.pop("settings", None)
-        self.__dict__.pop("_executor", None)
+        """Lets go of the seat."""
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            seat.dismiss(self)
 
     def execute(self, operation: Operation) -> Any:
         """The result of an operation.

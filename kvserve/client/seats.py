@@ -36,7 +36,7 @@ _ENTER_SECONDS = 1.0
 
 
 class Seat(Writer):
-    """What a process writes through; made by `enter`, given up when its last client drops it.
+    """What a process writes through; taken by `enter`, left with its last client.
 
     Args:
         names: the instance's.
@@ -54,6 +54,7 @@ class Seat(Writer):
 
     def __init__(self, names: Names, owner_uid: int, page: settings.SettingsPage) -> None:
         self.page = page
+        self._clients: weakref.WeakSet[object] = weakref.WeakSet()
         self._pid = os.getpid()
         config = from_page(page.read().values)
         _require_leave(names, config)
@@ -75,6 +76,16 @@ class Seat(Writer):
     def is_taken(self) -> bool:
         """Whether this process may write here: it has not left, and the server has not ended."""
         return self._holds_lease and not self.page.is_retired
+
+    def admit(self, client: object) -> None:
+        """Stays at least until this client goes, or is no more."""
+        self._clients.add(client)
+
+    def dismiss(self, client: object) -> None:
+        """Leaves with the last client."""
+        self._clients.discard(client)
+        if not self._clients:
+            self.leave()
 
     def leave(self) -> None:
         """Gives the slot and the ring to whoever comes next. Twice does no harm.

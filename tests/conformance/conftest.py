@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def served(make_module_server: StartServer) -> Server:
     """The module's server, with room for the largest values."""
-    return make_module_server("--memory", "64MiB", "--max-value", "1MiB")
+    return make_module_server("--memory", "64MiB", "--max-value", "1MiB", "--writers", "16")
 
 
 @pytest.fixture(scope="module")

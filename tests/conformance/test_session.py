@@ -92,7 +92,7 @@ def test_closed_client_refuses_every_call(served: Server, way: str) -> None:
     cache.close()
 
 
-@pytest.mark.parametrize("way", ways.SERVED)
+@pytest.mark.parametrize("way", ways.ASKING)
 def test_closed_client_leaves_no_fifo(served: Server, way: str, eventually: Eventually) -> None:
     before = set(served.names.clients_directory.iterdir())
     cache = ways.connect(way, served.name)

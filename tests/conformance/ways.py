@@ -29,9 +29,10 @@ from kvserve.table.semaphores import create as create_semaphores
 from kvserve.table.semaphores import unlink as unlink_semaphores
 from kvserve.table.table import Table
 
-CLIENTS = ("direct", "worker-queue", "worker-fifo")
-ASYNC_CLIENTS = ("async", "async-uvloop")
+CLIENTS = ("direct", "worker-queue", "worker-fifo", "writer")
+ASYNC_CLIENTS = ("async", "async-uvloop", "async-writer")
 SERVED = (*CLIENTS, *ASYNC_CLIENTS)
+ASKING = tuple(way for way in SERVED if "writer" not in way)  # a worker, for each change
 NAMESPACES = ("namespace", "async-namespace")
 ALL = ("model", "table", *SERVED)
 
@@ -39,14 +40,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "direct": {},
     "worker-queue": {"read": "worker"},
     "worker-fifo": {"read": "worker", "queue_bytes": 0},
+    "writer": {"write": "direct"},
     "async": {},
     "async-uvloop": {},
+    "async-writer": {"write": "direct"},
     "namespace": {},
     "async-namespace": {},
 }
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "async": asyncio.new_event_loop,
     "async-uvloop": uvloop.new_event_loop,
+    "async-writer": uvloop.new_event_loop,
     "async-namespace": asyncio.new_event_loop,
 }
 
