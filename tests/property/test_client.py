@@ -16,7 +16,7 @@ from servers import Server, StartServer
 @pytest.fixture(scope="module")
 def served(make_module_server: StartServer) -> Server:
     """The module's server."""
-    return make_module_server("--max-value", "32KiB")
+    return make_module_server("--max-value", "32KiB", "--writers", "2")
 
 
 @pytest.fixture(params=ways.SERVED)

@@ -1,0 +1,84 @@
+"""The order of events that come in several rings."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from kvserve.live.feed import Event
+from kvserve.live.ordering import InOrder, place
+
+RINGS = 3
+KEYS = 4
+CHANGES = 400
+CLOCK_ERROR_SECONDS = 0.005
+
+
+class World:
+    """Producers that change keys under a lock, each with a clock and a ring of its own.
+
+    Reading a ring lets others go on: more happens between one ring and the next.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._rings: list[list[Event]] = [[] for _ in range(RINGS)]
+        self._clocks = [chance.uniform(0, CLOCK_ERROR_SECONDS) for _ in range(RINGS)]
+        self._there: dict[str, int] = {}
+        self._version = 0
+        self.happened: list[Event] = []
+
+    def change(self) -> None:
+        """One more change, by whomever."""
+        ring, key = self._chance.randrange(RINGS), f"key {self._chance.randrange(KEYS)}"
+        at = round(len(self.happened) / 1000 + self._clocks[ring], 3)
+        if key in self._there and self._chance.random() < 0.4:
+            kind = self._chance.choice(("touch", "delete", "expire", "evict"))
+            event = Event(kind, key, self._there[key], at)
+            if kind != "touch":
+                del self._there[key]
+        else:
+            self._version += 1
+            self._there[key] = self._version
+            event = Event("set", key, self._version, at)
+        self._rings[ring].append(event)
+        self.happened.append(event)
+
+    def read(self) -> Iterator[list[Event]]:
+        """What is new in each ring, one after the other."""
+        for ring, events in enumerate(self._rings):
+            self._rings[ring] = []
+            yield events
+            while len(self.happened) < CHANGES and self._chance.random() < 0.7:
+                self.change()
+
+
+@pytest.mark.parametrize("turn", range(20))
+def test_events_of_a_key_come_as_they_happened(turn: int) -> None:
+    seed = secrets.randbits(32)
+    print(f"turn {turn}, seed {seed}")
+    world = World(random.Random(seed))
+    order = InOrder(world.read)
+    told: list[Event] = []
+    while len(told) < CHANGES:
+        if len(world.happened) < CHANGES:
+            world.change()
+        told += order.next()
+    assert sorted(told) == sorted(world.happened)
+    for number in range(KEYS):
+        own = [event for event in told if event.key == f"key {number}"]
+        assert all(place(before) <= place(after) for before, after in pairwise(own))
+
+
+def test_rings_are_merged_by_time_and_keep_their_order() -> None:
+    rings = [
+        [Event("set", "a", 1, 1.0), Event("set", "b", 2, 3.0)],
+        [Event("flush", None, None, 2.0), Event("set", "c", 3, 1.5)],  # the clock was set back
+    ]
+    order = InOrder(lambda: [rings.pop() for _ in range(len(rings))])
+    assert [event.key for event in order.next()] == ["a", None, "c", "b"]
+    assert order.next() == []
