@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def kept_only(names: Names) -> list[str]:
     """What `leftovers` finds of an instance that was stopped and kept its table."""
-    return [str(memory_path(names.hints)), str(memory_path(names.table))]
+    parts = [memory_path(names.hints), names.lease_file, memory_path(names.table)]
+    return [str(path) for path in parts]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -112,10 +113,10 @@ def test_a_table_of_other_settings_is_replaced_and_the_log_says_why(
     assert "replaced by an empty one: it was made for memory 16 MiB, not 24 MiB" in again.log
 
 
-@pytest.mark.parametrize("part", ["table", "hints"])
+@pytest.mark.parametrize("part", ["table", "hints", "lease"])
 def test_half_a_table_is_replaced(server: Server, make_server: StartServer, part: str) -> None:
     server.stop()
-    memory_path(getattr(server.names, part)).unlink()
+    (server.names.lease_file.parent / f"kvserve.{server.name}.{part}").unlink()
     with make_server(names=server.names).connect() as cache:
         cache.set("a", 1)
 
@@ -140,12 +141,13 @@ def test_clean_removes_what_a_stopped_server_kept(server: Server) -> None:
     assert set(cleaned.stdout.decode().split()) == {
         server.names.table,
         server.names.hints,
+        str(server.names.lease_file),
         str(server.names.runtime_directory),
     }
     assert leftovers(server.names) == []
 
 
-@pytest.mark.parametrize("lost", [(), ("manifest.json",), ("manifest.json", "pid", "lease")])
+@pytest.mark.parametrize("lost", [(), ("manifest.json",), ("manifest.json", "pid")])
 def test_clean_removes_what_a_killed_server_left(
     server: Server, lost: tuple[str, ...], eventually: Eventually
 ) -> None:

@@ -1,26 +1,24 @@
-"""Trusted writers beside a real server: who may be one, how many, and through what they go on."""
+"""Trusted writers beside a real server: who may be one, how many, and what they share."""
 
 from __future__ import annotations
 
 import grp
 import os
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from configuring import change
-from crews import Member, crew, together
+from crews import crew, together
 from servers import Server, StartServer, clean_up
+from trusted import direct, staying, writers
 
 import kvserve
 from kvserve.errors import (
@@ -31,45 +29,16 @@ from kvserve.errors import (
     ValueTooLarge,
     WriteRefused,
 )
-from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.names import Names
-from kvserve.table._core import LAYOUT
-from kvserve.table.segment import attach
 
 Eventually = Callable[[Callable[[], object]], None]
 STRANGER = 65_534
-LOCK_WORD = struct.Struct("<Q")
-INCARNATIONS_AT = 2048  # see struct kv_superblock in core/layout.h
 
 
 @pytest.fixture
 def server(make_server: StartServer) -> Server:
     """A small server that lets two processes write into its table."""
     return make_server("--writers", "2", "--shards", "2")
-
-
-@pytest.fixture
-def members() -> Iterator[Callable[[Callable[[Connection], Any]], Member]]:
-    """Forks processes, which are ended afterwards."""
-    with ExitStack() as stack:
-
-        def fork(work: Callable[[Connection], Any]) -> Member:
-            member = Member(work)
-            stack.callback(member.end)
-            return member
-
-        yield fork
-
-
-def direct(server: Server, **options: Any) -> kvserve.Client:
-    """A trusted writer."""
-    return server.connect(write="direct", **options)
-
-
-def writers(server: Server) -> int:
-    """How many processes write into the table now."""
-    with server.connect() as cache:
-        return int(cache.stats()["writers"])
 
 
 # Who may.
@@ -133,27 +102,17 @@ def test_a_member_of_the_group_may_not(
 # How many.
 
 
-def test_all_places_are_taken(server: Server, members: Any) -> None:
-    def write(pipe: Connection) -> None:
-        with direct(server):
-            pipe.send("in")
-            pipe.recv()
-
-    both = [members(write) for _ in range(2)]
-    assert [member.hear() for member in both] == ["in", "in"]
-    with pytest.raises(ServerBusy, match=r"2 processes .* kvserve serve --writers 4$"):
-        direct(server)
-    both[0].signal(signal.SIGKILL)
-    give_up = time.monotonic() + 30
-    while True:
-        try:
-            with direct(server) as cache:
-                assert cache.set("key", 1) > 0
-            break
-        except ServerBusy:
-            assert time.monotonic() < give_up
-    both[1].tell()
-    both[1].hear()
+def test_all_places_are_taken(server: Server, eventually: Eventually) -> None:
+    with staying(server) as first, staying(server) as second:
+        with pytest.raises(ServerBusy, match=r"2 processes .* kvserve serve --writers 4$"):
+            direct(server)
+        os.kill(first.pid, signal.SIGKILL)
+        eventually(lambda: writers(server) == 1)
+        with direct(server) as cache:
+            assert cache.set("key", 1) > 0
+        second.tell()
+        assert second.hear() is None
+    assert writers(server) == 0
 
 
 def test_clients_of_a_process_share_one_place(server: Server) -> None:
@@ -295,136 +254,3 @@ def test_watchers_are_told_of_a_killed_writer_alone(server: Server, end: str) ->
                 writer.kill()
             writer.communicate()
         assert [event.kind for event in events] == ["set"] + ["lost"] * (end == "killed")
-
-
-# Death, and servers that come and go.
-
-
-def hold_all_locks(server: Server, slot: int) -> None:
-    """Makes it look as if who has this slot had been stopped inside every shard."""
-    with attach(server.names.table, os.geteuid(), writable=True) as table:
-        (incarnation,) = LOCK_WORD.unpack_from(table, INCARNATIONS_AT + 8 * slot)
-        with server.connect() as cache:
-            shards = cache.stats()["shards"]
-        shard_bytes = (len(table) - LAYOUT["superblock_bytes"]) // shards
-        for shard in range(shards):
-            place = LAYOUT["superblock_bytes"] + shard * shard_bytes
-            LOCK_WORD.pack_into(table, place, incarnation << 16 | slot + 1)
-
-
-def test_a_stopped_writer_makes_others_busy_and_a_killed_one_does_not(
-    server: Server, members: Any
-) -> None:
-    def stay(pipe: Connection) -> None:
-        with direct(server) as cache:
-            cache.set("key", "kept")
-            pipe.send("in")
-            pipe.recv()
-
-    member = members(stay)
-    assert member.hear() == "in"
-    with direct(server, timeout=0.2) as cache:
-        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
-        began = time.monotonic()
-        with pytest.raises(ServerBusy, match=f"lease slot {LEASE_SLOT_WRITER_FIRST}"):
-            cache.set("key", 1)
-        with pytest.raises(ServerBusy):
-            cache.set_many({"key": 1, "other": 2})
-        assert time.monotonic() - began >= 0.4
-        assert cache.get("key") == "kept"
-        os.kill(member.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, member.pid, os.WEXITED | os.WNOWAIT)
-        cache.set("key", "taken from the dead")
-        assert cache.get("key") == "taken from the dead"
-        assert cache.verify() == []
-        assert cache.stats()["lock_recoveries"] >= 2
-
-
-def test_the_parent_frees_what_nobody_comes_to(
-    server: Server, members: Any, eventually: Eventually
-) -> None:
-    def stay(pipe: Connection) -> None:
-        with direct(server):
-            pipe.send("in")
-            pipe.recv()
-
-    member = members(stay)
-    assert member.hear() == "in"
-    hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
-    os.kill(member.pid, signal.SIGKILL)
-    eventually(lambda: "locks that a killed writer held" in server.log)
-
-
-def test_writing_goes_on_over_a_killed_server(make_server: StartServer, server: Server) -> None:
-    with direct(server) as cache:
-        cache.set("before", 1)
-        pids = [server.pid, *server.worker_pids]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        server.process.wait()
-        cache.set("between", 2)  # the table lives; the next server takes it over
-        again = make_server("--writers", "2", "--shards", "2", names=server.names)
-        assert "0 items kept" not in again.log
-        cache.set("after", 3)
-        with server.connect() as other:
-            assert other.get_many(["before", "between", "after"]) == {
-                "before": 1, "between": 2, "after": 3,
-            }  # fmt: skip
-            events = other.watch("after", timeout=5)
-            cache.set("after", 4)
-            assert next(events).key == "after"  # in the new server's feed
-        assert writers(server) == 1
-        assert cache.verify() == []
-
-
-def test_a_kept_table_that_is_written_to_is_not_verified(
-    server: Server, make_server: StartServer
-) -> None:
-    from commands import kvserve as run
-
-    with direct(server) as cache:
-        cache.set("key", 1)
-        for pid in [server.pid, *server.worker_pids]:
-            os.kill(pid, signal.SIGKILL)
-        server.process.wait()
-        refused = run("verify", "--name", server.name)
-        assert (refused.returncode, str(os.getpid()).encode() in refused.stderr) == (3, True)
-    done = run("verify", "--name", server.name)
-    assert done.returncode == 0, done.stderr
-    make_server(names=server.names)
-
-
-def test_a_server_with_fewer_writers_sends_them_away(
-    server: Server, make_server: StartServer
-) -> None:
-    with direct(server) as cache:
-        cache.set("key", "old")
-        server.stop()
-        make_server("--shards", "2", names=server.names)
-        with pytest.raises(WriteRefused):
-            cache.set("key", "new")
-        with pytest.raises(WriteRefused):
-            cache.set_many({"key": "new"})
-        assert cache.get("key") == "old"
-
-
-def test_a_kept_table_in_the_hands_of_a_stopped_writer_is_not_served(
-    server: Server, make_server: StartServer, members: Any
-) -> None:
-    def stay(pipe: Connection) -> None:
-        with direct(server):
-            pipe.send("in")
-            pipe.recv()
-
-    member = members(stay)
-    assert member.hear() == "in"
-    hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
-    member.signal(signal.SIGSTOP)
-    for pid in [server.pid, *server.worker_pids]:
-        os.kill(pid, signal.SIGKILL)
-    server.process.wait()
-    refused = make_server("--writers", "2", "--shards", "2", names=server.names, wait=False)
-    assert refused.process.wait(60) != 0
-    assert f"kill -9 {member.pid}, or start with --fresh" in refused.log
-    os.kill(member.pid, signal.SIGKILL)
-    make_server("--writers", "2", "--shards", "2", names=server.names)

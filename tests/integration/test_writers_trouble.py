@@ -1,0 +1,160 @@
+"""Trusted writers that die or are stopped, and servers that come and go under living ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable
+
+import pytest
+from commands import kvserve as run_command
+from servers import Server, StartServer
+from trusted import direct, staying, writers
+
+import kvserve
+from kvserve.errors import ServerBusy, WriteRefused
+from kvserve.limits import LEASE_SLOT_WRITER_FIRST
+from kvserve.table._core import LAYOUT
+from kvserve.table.segment import attach
+
+Eventually = Callable[[Callable[[], object]], None]
+SERVE = ("--writers", "2", "--shards", "2")
+LOCK_WORD = struct.Struct("<Q")
+INCARNATIONS_AT = 2048  # see struct kv_superblock in core/layout.h
+
+
+@pytest.fixture
+def server(make_server: StartServer) -> Server:
+    """A small server that lets two processes write into its table."""
+    return make_server(*SERVE)
+
+
+def kill(server: Server) -> None:
+    """The parent and all workers, at once."""
+    for pid in [server.pid, *server.worker_pids]:
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+
+
+def hold_all_locks(server: Server, slot: int) -> None:
+    """Makes it look as if who has this slot had been stopped inside every shard."""
+    with attach(server.names.table, os.geteuid(), writable=True) as table:
+        (incarnation,) = LOCK_WORD.unpack_from(table, INCARNATIONS_AT + 8 * slot)
+        with server.connect() as cache:
+            shards = cache.stats()["shards"]
+        shard_bytes = (len(table) - LAYOUT["superblock_bytes"]) // shards
+        for shard in range(shards):
+            place = LAYOUT["superblock_bytes"] + shard * shard_bytes
+            LOCK_WORD.pack_into(table, place, incarnation << 16 | slot + 1)
+
+
+def test_a_stopped_writer_makes_others_busy_and_a_killed_one_does_not(server: Server) -> None:
+    with staying(server) as member, direct(server, timeout=0.2) as cache:
+        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        began = time.monotonic()
+        with pytest.raises(ServerBusy, match=f"lease slot {LEASE_SLOT_WRITER_FIRST}"):
+            cache.set("key", 1)
+        with pytest.raises(ServerBusy):
+            cache.set_many({"key": 1, "other": 2})
+        assert time.monotonic() - began >= 0.4
+        assert cache.get("key") == "kept"  # hits go on
+        os.kill(member.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, member.pid, os.WEXITED | os.WNOWAIT)
+        cache.set("key", "taken from the dead")
+        assert cache.get("key") == "taken from the dead"
+        assert cache.verify() == []
+        assert cache.stats()["lock_recoveries"] >= 2
+
+
+def test_an_event_loop_goes_on_while_a_lock_is_held(server: Server) -> None:
+    async def main() -> None:
+        async with await kvserve.connect_async(server.name, write="direct", timeout=0.3) as cache:
+            waiting = asyncio.create_task(cache.set("key", "new"))
+            while not waiting.done():
+                assert await cache.get("key") == "kept"
+                turns.append(await asyncio.sleep(0.01))
+            with pytest.raises(ServerBusy):
+                await waiting
+            async with cache.pipeline() as pipeline:
+                results = await pipeline.set("key", 1).get("key").execute(raise_on_error=False)
+            assert isinstance(results[0], ServerBusy)
+            os.kill(member.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, member.pid, os.WEXITED | os.WNOWAIT)
+            await cache.set("key", "new")
+            assert await cache.get("key") == "new"
+
+    turns: list[None] = []
+    with staying(server) as member:
+        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        asyncio.run(main())
+    assert len(turns) > 5
+
+
+def test_the_parent_frees_what_nobody_comes_to(server: Server, eventually: Eventually) -> None:
+    with staying(server) as member:
+        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        os.kill(member.pid, signal.SIGKILL)
+        eventually(lambda: "locks that a killed writer held" in server.log)
+
+
+def test_writing_goes_on_over_a_killed_server(make_server: StartServer, server: Server) -> None:
+    with direct(server) as cache:
+        cache.set("before", 1)
+        kill(server)
+        cache.set("between", 2)  # the table lives; the next server takes it over
+        again = make_server(*SERVE, names=server.names)
+        assert "0 items kept" not in again.log
+        cache.set("after", 3)
+        with server.connect() as other:
+            assert other.get_many(["before", "between", "after"]) == {
+                "before": 1, "between": 2, "after": 3,
+            }  # fmt: skip
+            events = other.watch("after", timeout=5)
+            cache.set("after", 4)
+            assert next(events).key == "after"  # in the new server's feed
+        assert writers(server) == 1
+        assert cache.verify() == []
+
+
+def test_a_kept_table_that_is_written_to_is_not_verified(
+    server: Server, make_server: StartServer
+) -> None:
+    with direct(server) as cache:
+        cache.set("key", 1)
+        kill(server)
+        refused = run_command("verify", "--name", server.name)
+        assert (refused.returncode, str(os.getpid()).encode() in refused.stderr) == (3, True)
+    done = run_command("verify", "--name", server.name)
+    assert done.returncode == 0, done.stderr
+    make_server(names=server.names)
+
+
+def test_a_server_with_fewer_writers_sends_them_away(
+    server: Server, make_server: StartServer
+) -> None:
+    with direct(server) as cache:
+        cache.set("key", "old")
+        server.stop()
+        make_server("--shards", "2", names=server.names)
+        with pytest.raises(WriteRefused):
+            cache.set("key", "new")
+        with pytest.raises(WriteRefused):
+            cache.set_many({"key": "new"})
+        assert cache.get("key") == "old"
+
+
+def test_a_kept_table_in_the_hands_of_a_stopped_writer_is_not_served(
+    server: Server, make_server: StartServer
+) -> None:
+    with staying(server) as member:
+        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        member.signal(signal.SIGSTOP)
+        kill(server)
+        refused = make_server(*SERVE, names=server.names, wait=False)
+        assert refused.process.wait(60) != 0
+        assert f"kill -9 {member.pid}, or start with --fresh" in refused.log
+    with make_server(*SERVE, names=server.names).connect() as cache:
+        assert cache.get("key") == "kept"
