@@ -25,8 +25,8 @@ class Watching(TableFollower):
     ) -> Iterator[Event]:
         """The changes of the cache, as they happen, from this call on.
 
-        Each worker notes its changes in a ring of shared memory. A watcher reads them there, so it
-        costs the server nothing, and sees each 1 to 20 ms later. One that falls behind so far that
+        Each worker and each trusted writer notes its changes in a ring of shared memory. A watcher
+        reads them there, so it costs them nothing, and sees each 1 to 20 ms later. One that falls behind so far that
         a ring went round is told how many events it lost. The events of one key come in the order
         of its changes. A restart of the server does not end the iteration.
 

@@ -37,8 +37,8 @@ class Event(NamedTuple):
         version: what `gets` gives; of a key that is gone, its last; None of a `flush` or `lost`.
         time: Unix time in seconds.
         lost: of a `lost`, how many events were overwritten before they were read, whatever their
-            keys; 0 if there may be some that were never written, because a worker or a
-            trusted writer was killed or the server started anew. Of any other kind 0.
+            keys; 0 if there may be some that were never written, because a worker or a trusted
+            writer was killed or the server started anew. Of any other kind 0.
 
     Example:
         >>> Event("set", "user:1", 7, 1700000000.0).key
