@@ -26,9 +26,10 @@ class Watching(TableFollower):
         """The changes of the cache, as they happen, from this call on.
 
         Each worker and each trusted writer notes its changes in a ring of shared memory. A watcher
-        reads them there, so it costs them nothing, and sees each 1 to 20 ms later. One that falls behind so far that
-        a ring went round is told how many events it lost. The events of one key come in the order
-        of its changes. A restart of the server does not end the iteration.
+        reads them there, so it costs them nothing, and sees each 1 to 20 ms later. One that falls
+        behind so far that a ring went round is told how many events it lost. The events of one key
+        come in the order of its changes, whoever made them. A restart of the server does not end
+        the iteration.
 
         Args:
             prefix: of the keys; `flush` and `lost` come whatever it is.
