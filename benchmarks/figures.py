@@ -1,7 +1,7 @@
 """Prints the tables of both README.md and of docs/ipc.md: `python -m benchmarks.figures`.
 
 They are made of the results. With --write it puts them in their places, between the marks
-`<!-- figures NAME -->` and `<!-- end -->`, and the picture of the means of communication into docs/.
+`<!-- figures NAME -->` and `<!-- end -->`, and the picture of the means of IPC into docs/.
 """
 
 from __future__ import annotations
