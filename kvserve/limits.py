@@ -71,9 +71,10 @@ FEED_BYTES_MAX = 1024 * MIB
 SPIN_MICROSECONDS_DEFAULT = 50  # about what it takes to wake another core
 SPIN_MICROSECONDS_MAX = 1000  # beyond this, sleeping costs less than it saves
 
-# The sweeper.
-SWEEP_INTERVAL_SECONDS = 0.1
-SWEEP_SHARE = 100  # one hundredth of the buckets at each turn: a whole pass in 10 s
+# What a worker does without being asked.
+TICK_SECONDS = 0.1  # looks at the settings, which it applies within twice that, and sweeps
+SWEEP_SHARE = 100  # one hundredth of the buckets at each tick: a whole pass in 10 s
+SWEEP_STEP_SECONDS = 0.0005  # then whoever waits is served before it goes on
 
 
 def frame_bytes_max(value_bytes_max: int) -> int:

@@ -15,7 +15,6 @@ from kvserve.config import Config
 from kvserve.errors import ConfigError, ForeignObject
 from kvserve.live.settings import SettingsPage, Value
 
-POLL_SECONDS = 0.1  # how often a worker looks; each applies a change within twice that
 _PASSWORD = re.compile(r"(?<=://).*(?=@)")  # to the last @: it may hide too much, never too little
 
 

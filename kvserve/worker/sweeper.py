@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from kvserve import limits
 from kvserve.table.table import Table
@@ -11,38 +13,53 @@ from kvserve.table.table import Table
 class Sweeper:
     """Goes round the shards that a worker serves, for ever.
 
-    A turn visits a part of each shard, and lets the loop serve whoever waits after every one: a
-    large table has hundreds.
+    A turn visits a part of each shard. A large table has hundreds, so the turn lets the loop serve
+    whoever waits as soon as it has taken its time; a small one, which has taken less, is done.
 
     Args:
         table: this process's.
         shards: those of this worker.
         loop: the worker's.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, table: Table, shards: range, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        table: Table,
+        shards: range,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._table = table
         self._shards = shards
         self._next_bucket = dict.fromkeys(shards, 0)
         self._buckets = -(-table.geometry()["buckets"] // limits.SWEEP_SHARE)
         self._loop = loop
-        self._due = loop.time() + limits.SWEEP_INTERVAL_SECONDS  # the next turn
-        self._next: asyncio.Handle = loop.call_at(self._due, self._turn)
+        self._clock = clock
+        self._rest: asyncio.Handle | None = None  # of a turn that is under way
 
-    def _turn(self) -> None:
-        # Turns that were missed are not made up for.
-        self._due = max(self._due + limits.SWEEP_INTERVAL_SECONDS, self._loop.time())
-        self._visit(0)
+    def turn(self) -> None:
+        """Begins a turn, to be called every `limits.TICK_SECONDS`.
 
-    def _visit(self, place: int) -> None:
-        if place == len(self._shards):
-            self._next = self._loop.call_at(self._due, self._turn)
-            return
-        shard = self._shards[place]
-        bucket = self._next_bucket[shard]
-        self._next_bucket[shard] = self._table.sweep(shard, bucket, self._buckets)
-        self._next = self._loop.call_soon(self._visit, place + 1)
+        While the one before is under way it does nothing: turns that are missed are not made up
+        for.
+        """
+        if self._rest is None:
+            self._visit(0)
+
+    def _visit(self, first: int) -> None:
+        """Visits the shards from the `first` place on; after a while, the rest in another round."""
+        give_way = self._clock() + limits.SWEEP_STEP_SECONDS
+        for place in range(first, len(self._shards)):
+            shard = self._shards[place]
+            bucket = self._next_bucket[shard]
+            self._next_bucket[shard] = self._table.sweep(shard, bucket, self._buckets)
+            if self._clock() >= give_way:
+                self._rest = self._loop.call_soon(self._visit, place + 1)
+                return
+        self._rest = None
 
     def stop(self) -> None:
-        """No more turns."""
-        self._next.cancel()
+        """Ends a turn that is under way."""
+        if self._rest is not None:
+            self._rest.cancel()

@@ -22,7 +22,7 @@ from kvserve import limits
 from kvserve.config import LOG_LEVELS, Config
 from kvserve.errors import KvserveError, ServerBusy
 from kvserve.live import feed_segment, settings
-from kvserve.live.applying import POLL_SECONDS, Follower, differences
+from kvserve.live.applying import Follower, differences
 from kvserve.live.settings import SettingsPage
 from kvserve.names import Names
 from kvserve.protocol import commands
@@ -100,7 +100,7 @@ class Worker:
         config = self._follower.config
         self._backing = backing(store_url, config, table, shards, index, self._executor, loop)
         self._configure(self._follower.config)
-        self._next_look = loop.call_later(POLL_SECONDS, self._follow_settings)
+        self._next_tick = loop.call_later(limits.TICK_SECONDS, self._tick)
         self._draining = False
         self._finished: asyncio.Future[int] = loop.create_future()
         loop.add_reader(self._queue.descriptor, self._receive)
@@ -136,10 +136,10 @@ class Worker:
 
     async def close(self) -> None:
         """Lets go of the store, the sessions and the queue."""
+        self._next_tick.cancel()
         self._sweeper.stop()
         if self._backing is not None:
             await self._backing.close()
-        self._next_look.cancel()
         self._follower.close()
         self._sessions.close_all()
         self._loop.remove_reader(self._queue.descriptor)
@@ -217,8 +217,13 @@ class Worker:
         self._sessions.reply(session, reply)
         self._replies += 1
 
+    def _tick(self) -> None:
+        """What is done without being asked: one timer for all, as waking up costs most of it."""
+        self._next_tick = self._loop.call_later(limits.TICK_SECONDS, self._tick)
+        self._follow_settings()
+        self._sweeper.turn()
+
     def _follow_settings(self) -> None:
-        self._next_look = self._loop.call_later(POLL_SECONDS, self._follow_settings)
         try:
             self._follower.poll()
         except KvserveError as error:
