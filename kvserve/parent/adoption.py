@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,7 +83,7 @@ def _adopt(
     if reason := reason_to_replace(names, geometry):
         log.warning(f"the kept table is replaced by an empty one: {reason}")
         return None
-    table = _attach_sound(names, geometry, log)
+    table = _attach_sound(names, log)
     if table is None:
         return None
     if config.store != "none" and table.store_mark != urls.mark(config.store):
@@ -129,14 +131,14 @@ def _attach(names: Names) -> Table:
         raise
 
 
-def _attach_sound(names: Names, geometry: Geometry, log: Log) -> Table | None:
+def _attach_sound(names: Names, log: Log) -> Table | None:
     """The kept table with its locks freed, if it breaks no invariant."""
     table = _attach(names)
     freed = table.recover()
     if freed:
         log.info(f"freed {freed} locks that killed processes had held")
     try:
-        violations = [text for shard in range(geometry.shards) for text in table.verify(shard)]
+        violations = _verify(table)
         if not violations:
             return table
     except ServerBusy:  # trusted writers of a killed server go on, and one was stopped inside
@@ -151,6 +153,15 @@ def _attach_sound(names: Names, geometry: Geometry, log: Log) -> Table | None:
         log.error(f"the kept table is damaged: {violation}")
     log.error(f"the kept table is replaced by an empty one: {len(violations)} violations")
     return None
+
+
+def _verify(table: Table) -> list[str]:
+    """What is violated in any shard: on all cores, as a start is waiting for it.
+
+    Each thread holds one shard's lock meanwhile, and waits for no second.
+    """
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        return [text for texts in threads.map(table.verify, range(table.shards)) for text in texts]
 
 
 def wanted_geometry(names: Names, config: Config, workers: int) -> Geometry:

@@ -18,10 +18,14 @@ from kvserve.errors import ServerError
 from kvserve.names import Names
 from kvserve.parent.housekeeping import memory_path
 from kvserve.runtime import holder
+from kvserve.table._core import LAYOUT
+from kvserve.table.table import kept
 
 if TYPE_CHECKING:
     from conftest import Eventually
     from servers import Server, StartServer
+
+ITEMS_AT = 168  # in a shard's header, see core/layout.h
 
 
 def test_a_killed_worker_is_replaced(server: Server, eventually: Eventually) -> None:
@@ -34,6 +38,22 @@ def test_a_killed_worker_is_replaced(server: Server, eventually: Eventually) -> 
         for number in range(20):  # some for either worker
             cache.set(f"key {number}", number)
         assert cache.get("a") == 1
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_a_kept_table_with_a_damaged_shard_is_replaced(
+    make_server: StartServer, shard: int
+) -> None:
+    first = make_server("--shards", "4")
+    with first.connect() as cache:
+        cache.set("a", 1)
+    first.stop()
+    with memory_path(first.names.table).open("r+b") as file:
+        file.seek(LAYOUT["superblock_bytes"] + shard * kept(first.names).shard_bytes + ITEMS_AT)
+        file.write((12_345).to_bytes(8, "little"))
+    second = make_server("--shards", "4", names=first.names)
+    assert f"the kept table is damaged: shard {shard}: V8 is violated" in second.log
+    assert "0 items kept from before" in second.log
 
 
 def test_all_workers_killed_at_once_are_replaced(server: Server, eventually: Eventually) -> None:

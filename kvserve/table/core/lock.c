@@ -7,7 +7,7 @@
  * in the same slot is another owner. (After nginx's shmtx: a word to compare and swap, a semaphore
  * to sleep on. After LMDB: a record lock to tell the living from the dead.)
  *
- * Lock order: a process never holds two shards' locks. */
+ * Lock order: a thread never holds two shards' locks. */
 #include "places.h"
 
 #define WAITERS (UINT64_C(1) << 63)
