@@ -10,6 +10,7 @@ its successor longer each time. Its locks are freed first, so that nobody waits 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import selectors
 import signal
@@ -170,6 +171,7 @@ class Parent:
         self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
         if self._config.writers:
             self._timers.set("writers", WRITERS_SECONDS, self.tend_writers)
+        gc.freeze()  # a worker's first collection then neither visits nor copies what it inherits
         for index in range(self._config.workers):
             self.spawn_worker(index)
         while self._workers or not self._is_stopping:
