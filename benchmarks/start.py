@@ -22,7 +22,7 @@ import kvserve
 from benchmarks import report
 from benchmarks.caches import SHARED_MEMORY
 from benchmarks.effort import Effort
-from benchmarks.instance import place, running, serving
+from benchmarks.instance import as_installed, place, running, serving
 from benchmarks.measuring import STDERR, Figures, Rounds, Spread, Turn, alternate
 from benchmarks.peers import enter, package, valkey
 from benchmarks.report import Goal, Report, Table
@@ -155,7 +155,7 @@ def alternate_commands(effort: Effort) -> Rounds:
 def _command_turn(command: list[str]) -> Turn:
     def turn() -> Figures:
         started = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=as_installed())
         return {"seconds": time.perf_counter() - started}
 
     return turn
