@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvserve.client.blocking import Client, connect
 from kvserve.errors import (
     AlreadyServed,
     ClientClosed,
@@ -47,6 +46,7 @@ from kvserve.errors import (
 
 if TYPE_CHECKING:
     from kvserve.client.aio import AsyncClient, connect_async
+    from kvserve.client.blocking import Client, connect
     from kvserve.live.feed import Event
 
 __all__ = [
@@ -85,23 +85,33 @@ __all__ = [
 ]
 
 
+# Imported when first asked for: nobody needs all of it, and `kvserve get`, which reads the table
+# itself, and `kvserve serve` need none.
+_LATE = {
+    "AsyncClient": "kvserve.client.aio",
+    "Client": "kvserve.client.blocking",
+    "Event": "kvserve.live.feed",
+    "connect": "kvserve.client.blocking",
+    "connect_async": "kvserve.client.aio",
+}
+
+
 def __dir__() -> list[str]:
     """What is there, and what `__getattr__` imports when it is asked for."""
     return sorted({*globals(), *__all__, "__version__"})
 
 
 def __getattr__(name: str) -> Any:
-    """Imports late what is slow to import and not needed by every process."""
-    if name in ("AsyncClient", "connect_async"):
-        from kvserve.client import aio
-
-        return getattr(aio, name)
-    if name == "Event":
-        from kvserve.live.feed import Event
-
-        return Event
+    """Imports what is asked for the first time, and keeps it."""
     if name == "__version__":
         import importlib.metadata
 
-        return importlib.metadata.version("kvserve")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: Any = importlib.metadata.version("kvserve")
+    elif name in _LATE:
+        import importlib
+
+        value = getattr(importlib.import_module(_LATE[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

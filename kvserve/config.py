@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -314,6 +313,8 @@ def load(
 
 
 def _from_file(file: Path) -> dict[str, Any]:
+    import tomllib  # not above: every client imports this module, and few processes read a file
+
     try:
         settings = tomllib.loads(file.read_text())
     except OSError as error:

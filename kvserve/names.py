@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kvserve.errors import InvalidName
 
@@ -16,8 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: it separates th
 _CLIENT_FILE = re.compile(r"([0-9a-f]{16})\.(request|reply)")
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(NamedTuple):
     """The names of one instance's objects.
 
     Args:
@@ -127,4 +125,10 @@ def _runtime_root(environment: Mapping[str, str]) -> Path:
         return Path(session) / "kvserve"
     if os.geteuid() == 0:
         return Path("/run/kvserve")
-    return Path(environment.get("TMPDIR") or tempfile.gettempdir()) / f"kvserve-{os.geteuid()}"
+    return Path(environment.get("TMPDIR") or _temporary_directory()) / f"kvserve-{os.geteuid()}"
+
+
+def _temporary_directory() -> str:
+    import tempfile  # not above: it takes a tenth of `kvserve get`, and most find another directory
+
+    return tempfile.gettempdir()

@@ -7,7 +7,6 @@ The manifest lists what the parent made: /dev/mqueue may not be mounted, so noth
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fcntl
 import grp
@@ -16,9 +15,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from kvserve.errors import (
     AlreadyServed,
@@ -265,8 +263,7 @@ def _read_pid(names: Names) -> int:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(NamedTuple):
     """What a running instance consists of, written by its parent for clients and for `clean`.
 
     Args:
@@ -303,7 +300,7 @@ class Manifest:
         with os.fdopen(descriptor, "w") as file:
             if self.group_id is not None:
                 os.fchown(descriptor, -1, self.group_id)
-            json.dump(dataclasses.asdict(self), file, indent=1)
+            json.dump(self._asdict(), file, indent=1)
         temporary.replace(names.manifest)
 
     @classmethod
@@ -322,7 +319,7 @@ class Manifest:
             content = file.read(_MANIFEST_BYTES_MAX)
         try:
             fields = json.loads(content)
-            if set(fields) != {field.name for field in dataclasses.fields(cls)}:
+            if set(fields) != set(cls._fields):
                 raise InternalError("other fields")
             return cls(**fields)
         except (ValueError, TypeError, InternalError) as error:

@@ -20,9 +20,9 @@ from kvserve.cli.options import (
     json_option,
     key_argument,
     keys_argument,
-    parse_key,
     ttl_option,
 )
+from kvserve.cli.output import parse_key
 
 
 @click.command("get", cls=KeyCommand)
@@ -71,7 +71,7 @@ def _print_one(cache: kvserve.Client, key: str | bytes, as_json: bool) -> bool:
             {"key": output.key_json(key), "value": value, "version": version, "ttl": ttl}
         )
     else:
-        output.write(output.value_bytes(value) + (b"\n" if output.on_terminal() else b""))
+        output.write_value(value)
     return True
 
 

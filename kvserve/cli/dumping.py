@@ -18,7 +18,8 @@ import click
 from kvserve import names
 from kvserve.cli import output
 from kvserve.cli.main import REFUSED, USAGE
-from kvserve.cli.options import client_options, connect, json_option, parse_key
+from kvserve.cli.options import client_options, connect, json_option
+from kvserve.cli.output import parse_key
 from kvserve.client import dumping
 from kvserve.client.dumping import Tally
 from kvserve.protocol.dump import DumpReader, DumpWriter, Header, Item

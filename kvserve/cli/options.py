@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 import kvserve
+from kvserve.cli.output import parse_key
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -52,22 +52,6 @@ class KeyCommand(click.Command):
         if not any(map(_NEGATIVE_NUMBER.fullmatch, arguments)):
             return args
         return [*found, "--", *arguments]
-
-
-def parse_key(text: str) -> str | bytes:
-    """The key that an argument stands for: text, or bytes where it is not UTF-8.
-
-    Which keys are allowed is the client's to say.
-
-    Example:
-        >>> parse_key("user:1"), parse_key("\\udcff")  # Python's stand-in for the byte 255
-        ('user:1', b'\\xff')
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(text)
-    return text
 
 
 name_option: Decorator = click.option(

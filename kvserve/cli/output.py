@@ -10,10 +10,9 @@ import base64
 import datetime
 import json
 import math
+import os
 import sys
 from typing import Any
-
-import click
 
 # As JavaScript spells them, which is what most readers of JSON know.
 _NAMES_OF_FLOATS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -29,6 +28,11 @@ def write(data: bytes) -> None:
     sys.stdout.buffer.write(data)
 
 
+def write_value(value: Any) -> None:
+    """Writes a value as `kvserve get` does: with a newline added on a terminal alone."""
+    write(value_bytes(value) + (b"\n" if on_terminal() else b""))
+
+
 def write_line(text: str) -> None:
     """Writes a line of text."""
     write(text.encode() + b"\n")
@@ -42,7 +46,23 @@ def write_json(value: Any) -> None:
 def say(text: str) -> None:
     """Tells a person at a terminal why there is no output; a script reads the exit status."""
     if sys.stderr.isatty():
-        click.echo(f"kvserve: {text}", err=True)
+        print(f"kvserve: {text}", file=sys.stderr)
+
+
+def parse_key(text: str) -> str | bytes:
+    """The key that an argument stands for: text, or bytes where it is not UTF-8.
+
+    Which keys are allowed is the client's to say.
+
+    Example:
+        >>> parse_key("user:1"), parse_key("\\udcff")  # Python's stand-in for the byte 255
+        ('user:1', b'\\xff')
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text)
+    return text
 
 
 def key_bytes(key: str | bytes) -> bytes:

@@ -14,7 +14,6 @@ from kvserve.names import Names
 from kvserve.runtime import Manifest
 from kvserve.table import segment
 from kvserve.table._core import Reader
-from kvserve.table.table import boot_id
 
 Read = Literal["direct", "worker"]
 Write = Literal["worker", "direct"]
@@ -80,7 +79,7 @@ class TableFollower(Reader):
         try:
             maps.append(segment.attach(self._names.table, owner_uid, writable=False))
             maps.append(segment.attach(self._names.hints, owner_uid, writable=True))
-            self._attach(maps[0], maps[1], boot_id(), self._reads_direct)
+            self._attach(maps[0], maps[1], segment.boot_id(), self._reads_direct)
         except FileNotFoundError as error:
             if isinstance(error, ServerUnavailable):
                 raise

@@ -7,11 +7,19 @@ import errno
 import mmap
 import os
 import stat
+from pathlib import Path
 
 import posix_ipc
 
 from kvserve.errors import ForeignObject, LimitError
 from kvserve.objects import grant, taken_over
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> bytes:
+    """16 bytes that change with every boot of the machine, which no segment survives."""
+    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
 
 
 def create(name: str, size_bytes: int, mode: int, group_id: int | None) -> mmap.mmap:

@@ -6,7 +6,6 @@ import mmap
 import os
 import random
 import secrets
-from pathlib import Path
 from typing import Any
 
 from kvserve.errors import ForeignObject
@@ -16,14 +15,8 @@ from kvserve.table._core import Writer, format_segment, retire_segment
 from kvserve.table.geometry import Geometry, as_fields
 from kvserve.table.lease import Lease
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ID_BYTES = 16
 _HASH_KEY_BYTES = 32
-
-
-def boot_id() -> bytes:
-    """16 bytes that change with every boot of the machine."""
-    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
 
 
 class Table(Writer):
@@ -96,7 +89,7 @@ class PrivateTable(Table):
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         memory = mmap.mmap(-1, geometry.table_bytes, flags=flags)
         hints = mmap.mmap(-1, geometry.hints_bytes, flags=flags)
-        boot = boot_id()
+        boot = segment.boot_id()
         fields = as_fields(geometry)
         seed = random.Random(0)  # a hash key of zeros would mix badly
         instance_id, hash_key = seed.randbytes(_ID_BYTES), seed.randbytes(_HASH_KEY_BYTES)
@@ -119,7 +112,7 @@ def attach_maps(
     try:
         for name in (names.table, names.hints):
             maps.append(segment.attach(name, owner_uid, writable=True, private=private))
-        writer._attach(maps[0], maps[1], boot_id())
+        writer._attach(maps[0], maps[1], segment.boot_id())
     except BaseException:
         for memory in maps:
             memory.close()
@@ -153,7 +146,7 @@ def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) ->
         format_segment(
             table,
             as_fields(geometry),
-            boot_id(),
+            segment.boot_id(),
             secrets.token_bytes(_ID_BYTES),
             secrets.token_bytes(_HASH_KEY_BYTES),
         )

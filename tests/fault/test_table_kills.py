@@ -24,7 +24,8 @@ from kvserve.table import segment, semaphores
 from kvserve.table._core import Reader
 from kvserve.table.geometry import plan
 from kvserve.table.lease import Lease
-from kvserve.table.table import Table, boot_id, create, remove
+from kvserve.table.segment import boot_id
+from kvserve.table.table import Table, create, remove
 
 FORK = multiprocessing.get_context("fork")
 KILLS = int(os.environ.get("KVSERVE_TEST_KILLS", "100"))

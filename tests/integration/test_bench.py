@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from commands import COMMAND, kvserve, on_terminal
 from servers import Server, StartServer
 
-from kvserve.cli.main import cli
+from kvserve.cli.commands import cli
 from kvserve.cli.measuring.survey import Survey
 from kvserve.cli.measuring.trace import GET
 from kvserve.names import Names

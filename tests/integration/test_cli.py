@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -306,24 +305,3 @@ def test_verify(run: Callable[..., Run]) -> None:
 
 def test_the_name_may_come_from_the_environment(shared: Server) -> None:
     assert kvserve("ping", KVSERVE_NAME=shared.name).returncode == 0
-
-
-# --- What a command costs
-
-
-HEAVY = {"asyncio", "uvloop", "rich", "multiprocessing", "kvserve.worker", "kvserve.parent"}
-
-
-def test_a_get_imports_nothing_heavy(shared: Server) -> None:
-    program = (
-        "import atexit, sys\n"
-        f"atexit.register(lambda: print(*({HEAVY!r} & set(sys.modules)), file=sys.stderr))\n"
-        "from kvserve.cli.main import main\n"
-        "main()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "get", "nobody", "--name", shared.name],
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (1, b"\n")

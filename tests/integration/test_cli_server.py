@@ -19,9 +19,10 @@ from kvserve.names import Names
 # Imports what it needs while it still may: the interpreter may be in root's home directory.
 AS_NOBODY = """
 import os
+import kvserve.client.blocking
 import kvserve.parent.cleanup, kvserve.parent.doctor, kvserve.parent.inspection
 import kvserve.parent.parent
-from kvserve.cli import looking, main, serving
+from kvserve.cli import commands, looking, main, serving
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

@@ -24,7 +24,7 @@ from kvserve.parent.housekeeping import memory_path
 AS_ANOTHER = """
 import os, sys
 import kvserve.cli.configuring
-from kvserve.cli import main
+from kvserve.cli import commands, main
 groups = [int(group) for group in sys.argv.pop(1).split()]
 os.setgroups(groups)
 os.setgid(65534)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvserve.cli.main import cli
+from kvserve.cli.commands import cli
 from kvserve.cli.measuring import survey as surveying
 from kvserve.cli.measuring.replay import Replayed, replay
 from kvserve.cli.measuring.survey import Sizes, Survey, choose, survey

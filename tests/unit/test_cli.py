@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from kvserve import errors
 from kvserve.cli import output
-from kvserve.cli.main import MODULES, cli
+from kvserve.cli.commands import MODULES, cli
 from kvserve.cli.measuring import samples
 from kvserve.config import Config
 from kvserve.names import Names

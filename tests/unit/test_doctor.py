@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import resource
 import secrets
@@ -247,7 +246,7 @@ def test_a_directory_open_to_everybody_is_fatal(names: Names) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_directory_that_cannot_be_made_is_fatal(names: Names) -> None:
-    etc = dataclasses.replace(names, runtime_directory=Path("/etc/kvserve") / names.name)
+    etc = names._replace(runtime_directory=Path("/etc/kvserve") / names.name)
     os.seteuid(65_534)
     try:
         finding = instance_checks.check_permissions(etc, Config())
@@ -262,7 +261,7 @@ def test_a_directory_in_one_that_everybody_may_change_is_fatal(names: Names) -> 
     above = names.runtime_directory.parent / f"{names.name}-above"
     above.mkdir()
     above.chmod(0o777)
-    below = dataclasses.replace(names, runtime_directory=above / names.name)
+    below = names._replace(runtime_directory=above / names.name)
     finding = instance_checks.check_permissions(below, Config())
     assert (finding.ok, finding.fatal) == (False, True)
     assert finding.mend == f"chmod go-w {above}"

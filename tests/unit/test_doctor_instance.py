@@ -125,7 +125,7 @@ def test_another_user_is_told_what_he_cannot_see(kept: Names, seen: str) -> None
         prepare_directory(kept, None)
         kept.pid_file.touch()
     else:  # his own is another one, where nothing is
-        kept = dataclasses.replace(kept, runtime_directory=Path("/tmp") / kept.name)
+        kept = kept._replace(runtime_directory=Path("/tmp") / kept.name)
     os.seteuid(65_534)
     try:
         findings = [

@@ -13,7 +13,8 @@ from kvserve.names import Names
 from kvserve.protocol import codec
 from kvserve.table._core import ELSEWHERE, Reader
 from kvserve.table.geometry import plan
-from kvserve.table.table import Table, boot_id
+from kvserve.table.segment import boot_id
+from kvserve.table.table import Table
 
 WORKERS = 2
 GEOMETRY = plan(memory=2**20, item_size=64, max_value=2048, shards=4, workers=WORKERS)

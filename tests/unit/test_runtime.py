@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import grp
 import json
@@ -171,7 +170,7 @@ def test_a_group_of_others_cannot_be_let_in(names: Names, monkeypatch: pytest.Mo
 
 def test_directory_that_cannot_be_made_says_what_to_do(names: Names, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    below = dataclasses.replace(names, runtime_directory=tmp_path / "file" / names.name)
+    below = names._replace(runtime_directory=tmp_path / "file" / names.name)
     with pytest.raises(ForeignObject, match="KVSERVE_RUNTIME_DIR"):
         prepare_directory(below, None)
 
@@ -189,7 +188,7 @@ def test_a_directory_that_was_made_for_nothing_is_removed(names: Names) -> None:
 
 
 def test_directories_above_are_removed_with_it(names: Names, tmp_path: Path) -> None:
-    deep = dataclasses.replace(names, runtime_directory=tmp_path / "a" / "b" / names.name)
+    deep = names._replace(runtime_directory=tmp_path / "a" / "b" / names.name)
     with prepared_directory(deep, None, lasting=False):
         assert deep.clients_directory.is_dir()
     assert list(tmp_path.iterdir()) == []
@@ -212,7 +211,7 @@ def test_a_directory_with_something_in_it_is_kept(names: Names) -> None:
 
 def test_a_file_above_the_directory_is_told(names: Names, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    below = dataclasses.replace(names, runtime_directory=tmp_path / "file" / names.name)
+    below = names._replace(runtime_directory=tmp_path / "file" / names.name)
     for look in (holder, verify_directory):
         with pytest.raises(ForeignObject, match="file is not a directory; set KVSERVE_RUNTIME_DIR"):
             look(below)
@@ -299,7 +298,7 @@ def test_manifest_round_trip(made: Names) -> None:
     MANIFEST.write(made)
     assert Manifest.read(made) == MANIFEST
     assert mode(made.manifest) & 0o007 == 0
-    changed = dataclasses.replace(MANIFEST, pid=1, group_id=os.getegid())
+    changed = MANIFEST._replace(pid=1, group_id=os.getegid())
     changed.write(made)
     assert Manifest.read(made) == changed
     assert [path.name for path in made.runtime_directory.glob("manifest*")] == ["manifest.json"]
@@ -322,9 +321,9 @@ def test_manifest_of_a_writer_that_died_is_overwritten(made: Names) -> None:
         b'"text"',
         b"{}",
         b"\xff\xfe",
-        json.dumps(dataclasses.asdict(MANIFEST) | {"more": 1}).encode(),
+        json.dumps(MANIFEST._asdict() | {"more": 1}).encode(),
         json.dumps({"pid": 1}).encode(),
-        json.dumps(dataclasses.asdict(MANIFEST)).encode()[:-2],
+        json.dumps(MANIFEST._asdict()).encode()[:-2],
     ],
     ids=lambda content: repr(content[:12]),
 )
