@@ -69,7 +69,7 @@ class Draws(Generic[Key]):
     Example:
         >>> draws = Draws(YCSB["D"], ["old", "newer"])
         >>> draws.operations(3, new_keys=["newest"], seed="")
-        [(0, 'newer'), (0, 'newer'), (0, 'old')]
+        [(1, 'newest'), (0, 'newest'), (0, 'newest')]
     """
 
     def __init__(self, workload: Workload, keys: Sequence[Key]) -> None:
