@@ -239,7 +239,9 @@ void kv_flush(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
 uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t buckets,
                   uint64_t now_ms) {
     struct operation op = begin(t, shard, now_ms);
-    for (; buckets > 0 && bucket < t->geometry.buckets; buckets--, bucket++)
+    for (; buckets > 0 && bucket < t->geometry.buckets; buckets--, bucket++) {
+        fetch_records(t, shard, (bucket + BUCKETS_AHEAD) % t->geometry.buckets);
         sweep_chain(&op, bucket);
+    }
     return bucket < t->geometry.buckets ? bucket : 0;
 }
