@@ -3,7 +3,8 @@
 cdef kv_bool sleep_without_gil(const kv_owner *me, sem_t *semaphore, uint64_t milliseconds) noexcept:
     """Lets the process's other threads run. The lock is taken with the GIL again, and given back
     before it is let go: so one thread at a time changes tables and writes to a ring of the feed,
-    and none holds a lock while it waits for the GIL."""
+    and none that changes something holds a lock while it waits for the GIL. (One that verifies
+    may: it tells nothing, and no trusted writer does it.)"""
     with nogil:
         kv_sleep(semaphore, milliseconds)
     return me.word != 0  # another thread may have left
