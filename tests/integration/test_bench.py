@@ -105,7 +105,7 @@ def test_a_writer_is_refused_where_none_is_allowed(own: tuple[Server, Any]) -> N
 
 
 def test_writers_set_without_a_worker(make_server: StartServer) -> None:
-    server = make_server("--writers", "3")
+    server = make_server("--writers", "2")
     flags = ("--name", server.name, "--mode", "writer", "--processes", "2", *SHORT)
     report = report_of(*flags, "--workload", "a")
     assert report["set"]["operations"] > 0
