@@ -13,7 +13,6 @@ from kvserve.client.direct import Read, Write, check_write
 from kvserve.client.dispatch import Dispatcher
 from kvserve.client.operations import TTL, Key, check_keys, check_mapping, from_ttl_ms
 from kvserve.client.pipeline import Pipeline, first_error
-from kvserve.client.questions import Question
 from kvserve.client.recipes.namespaces import Namespaces
 from kvserve.client.watching import Watching
 from kvserve.errors import InvalidArgument
@@ -119,7 +118,7 @@ class Client(Namespaces, Watching, Dispatcher):
             >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
             True
         """
-        version: int = self._run(self._operations.set(key, value, ttl))
+        version: int = self._ask(commands.SET, self._operations.stored(key, value, ttl))
         return version
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
@@ -336,7 +335,7 @@ class Client(Namespaces, Watching, Dispatcher):
                 if self._usable:
                     found = self._scan(cursor.shard, cursor.bucket, cursor.prefix)
                 else:
-                    found = self._workers.ask(cursor.question())
+                    found = self._workers.ask(*cursor.question()[:3])
             except (IndexError, InvalidArgument):
                 if cursor.is_in_another(self._manifest):
                     continue  # there is no such shard in the table that was found meanwhile
@@ -388,8 +387,7 @@ class Client(Namespaces, Watching, Dispatcher):
         """
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
-            question = Question(commands.VERIFY, (shard,), shard, idempotent=True)
-            violations += self._workers.ask(question)
+            violations += self._workers.ask(commands.VERIFY, (shard,), shard)
         return violations
 
     def __enter__(self) -> Self:

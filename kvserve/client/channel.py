@@ -15,6 +15,7 @@ from kvserve.protocol.messages import Reply
 from kvserve.transport.base import FrameSender
 from kvserve.transport.spinning import Spin
 
+_FRESH_SECONDS = 0.001  # after a request was begun, none looks whether the worker is still there
 _LOOK_SECONDS = 0.1  # how often one who waits for a hello looks whether anybody serves
 
 
@@ -35,8 +36,9 @@ class Channel:
     """
 
     def __init__(self, names: Names, session: Session, spin: Spin, deadline: float) -> None:
-        self._session = session
-        self._spin = spin
+        self.session = session
+        self._spin = Spin(0)  # until the worker has opened its end, a mere look finds it gone
+        self._looked = 0.0  # the deadline of the last request: all have the same time
         self._poll = select.poll()
         self._poll.register(session.reply_descriptor, select.POLLIN)
         try:
@@ -44,14 +46,10 @@ class Channel:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def closed(self) -> bool:
-        """Whether the session has ended, or a fork made it another process's."""
-        return self._session.closed
+        self._spin = spin
 
     def _greet(self, names: Names, deadline: float) -> None:
-        request_id, frame, sender = self._session.hello(deadline)
+        request_id, frame, sender = self.session.hello(deadline)
         self._send(frame, sender, Priority.CONTROL, deadline)
         while True:
             look = min(deadline, time.monotonic() + _LOOK_SECONDS)
@@ -61,7 +59,7 @@ class Channel:
             except RequestTimeout:
                 if runtime.holder(names) is None:
                     raise runtime.not_served(names) from None
-                if self._session.is_superseded:
+                if self.session.is_superseded:
                     raise WorkerGone from None
                 if time.monotonic() >= deadline:
                     raise
@@ -73,15 +71,21 @@ class Channel:
             ServerBusy: it was not taken before the deadline.
             WorkerGone: the worker is no more. It never began with this request.
         """
-        while self._poll.poll(0):
-            self._session.replies()  # late ones are dropped; or the worker is gone since long
-        request_id, frame, sender = self._session.request(command, arguments, deadline)
+        if deadline > self._looked + _FRESH_SECONDS:
+            while self._poll.poll(0):
+                self.session.replies()  # late ones are dropped; or the worker is gone since long
+        self._looked = deadline
+        request_id, frame, sender = self.session.request(command, arguments, deadline)
         self._send(frame, sender, command.priority, deadline)
         return request_id
 
     def _send(self, frame: bytes, sender: FrameSender, priority: int, deadline: float) -> None:
         while not sender.offer(frame, priority):
             self._await_room(sender, deadline)
+        if sender.held_bytes:
+            self._flush(sender, deadline)
+
+    def _flush(self, sender: FrameSender, deadline: float) -> None:
         try:
             while not sender.flush():
                 self._await_room(sender, deadline)
@@ -95,9 +99,9 @@ class Channel:
             raise ServerBusy("the worker took no request before the deadline; is it overloaded?")
         waiting = select.poll()
         waiting.register(sender.descriptor, select.POLLOUT)
-        waiting.register(self._session.reply_descriptor, 0)  # its hang-up alone
+        waiting.register(self.session.reply_descriptor, 0)  # its hang-up alone
         for descriptor, event in waiting.poll(left * 1000):
-            if descriptor == self._session.reply_descriptor and event & select.POLLHUP:
+            if descriptor == self.session.reply_descriptor and event & select.POLLHUP:
                 raise WorkerGone
 
     def receive(self, request_id: int, deadline: float) -> Reply:
@@ -108,18 +112,19 @@ class Channel:
             WorkerGone: it will not come.
         """
         while True:
-            left = deadline - time.monotonic()
-            if not self._spin.until(self._look) and not self._poll.poll(max(0.0, left * 1000)):
-                raise RequestTimeout("no reply before the deadline")
-            for reply in self._session.replies():
+            replies = self._spin.until(self.session.replies)
+            if not replies:
+                left = deadline - time.monotonic()
+                if not self._poll.poll(max(0.0, left * 1000)):
+                    self._looked = 0.0  # its late reply is to be dropped
+                    raise RequestTimeout("no reply before the deadline")
+                replies = self.session.replies()
+            for reply in replies:
                 if reply.request_id == request_id:
                     return reply
                 if reply.request_id == 0:
                     reply.result()  # raises: with this a worker ends a session
 
-    def _look(self) -> object:
-        return self._poll.poll(0)
-
     def close(self) -> None:
         """Ends the session."""
-        self._session.close()
+        self.session.close()

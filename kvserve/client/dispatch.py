@@ -6,10 +6,11 @@ from typing import Any
 
 from kvserve.client.batches import Batch
 from kvserve.client.direct import Read, TableFollower
-from kvserve.client.operations import Key, Operation, Operations, check_timeout
+from kvserve.client.operations import Key, Operation, Operations, check_timeout, value_of
 from kvserve.client.questions import Question, raise_for_all
 from kvserve.client.workers import Workers
 from kvserve.names import Names
+from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 from kvserve.runtime import Manifest
 
@@ -36,10 +37,15 @@ class Dispatcher(TableFollower):
 
     def _get_elsewhere(self, key: Key, default: Any) -> Any:
         self._follow_table()
-        return self._run(self._operations.get(key, default))
+        return value_of(self._ask(commands.GET, (key,)), default)
 
     def _run(self, operation: Operation) -> Any:
-        return operation.interpret(self._workers.ask(operation.question(self._shard_of)))
+        command, arguments, interpret = operation
+        return interpret(self._ask(command, arguments))
+
+    def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
+        """The answer to a request about the key that is the first of its arguments."""
+        return self._workers.ask(command, arguments, self._shard_of(arguments[0]))
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         """The result of each operation; errors are among them as objects."""

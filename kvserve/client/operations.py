@@ -79,6 +79,11 @@ def from_ttl_ms(ttl_ms: int | None) -> float | None:
     return ttl_ms / 1000 if ttl_ms else math.inf
 
 
+def value_of(answer: Any, default: Any) -> Any:
+    """The value in the answer to a get."""
+    return default if answer is None else codec.decode(answer[0], answer[1])
+
+
 class Operations:
     """Makes operations for an instance.
 
@@ -90,10 +95,7 @@ class Operations:
         self.value_bytes_max = value_bytes_max
 
     def get(self, key: Key, default: Any = None) -> Operation:
-        def interpret(answer: Any) -> Any:
-            return default if answer is None else codec.decode(answer[0], answer[1])
-
-        return Operation(commands.GET, (key,), interpret)
+        return Operation(commands.GET, (key,), lambda answer: value_of(answer, default))
 
     def gets(self, key: Key, default: Any = None) -> Operation:
         def interpret(answer: Any) -> tuple[Any, int | None]:
@@ -107,16 +109,25 @@ class Operations:
         return Operation(commands.TTL, (key,), from_ttl_ms)
 
     def set(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.SET, (key, *self._payload(value), to_ttl_ms(ttl)), int)
+        return Operation(commands.SET, self.stored(key, value, ttl), int)
+
+    def stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
+        """The arguments of a command that stores a value."""
+        number, payload = codec.encode(value)
+        if len(payload) > self.value_bytes_max:
+            raise ValueTooLarge(
+                f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
+            )
+        return key, number, payload, 0 if ttl is None else to_ttl_ms(ttl)
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.ADD, (key, *self._payload(value), to_ttl_ms(ttl)), bool)
+        return Operation(commands.ADD, self.stored(key, value, ttl), bool)
 
     def replace(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.REPLACE, (key, *self._payload(value), to_ttl_ms(ttl)), bool)
+        return Operation(commands.REPLACE, self.stored(key, value, ttl), bool)
 
     def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Operation:
-        arguments = (key, *self._payload(value), to_ttl_ms(ttl), check_version(version))
+        arguments = (*self.stored(key, value, ttl), check_version(version))
         return Operation(commands.CAS, arguments, bool)
 
     def delete(self, key: Key, version: int | None = None) -> Operation:
@@ -139,14 +150,6 @@ class Operations:
 
     def limit(self, key: Key, rate: int, per_ms: int, cost: int, sliding: bool) -> Operation:
         return Operation(commands.LIMIT, (key, rate, per_ms, cost, sliding), tuple)
-
-    def _payload(self, value: Value) -> tuple[int, bytes]:
-        number, payload = codec.encode(value)
-        if len(payload) > self.value_bytes_max:
-            raise ValueTooLarge(
-                f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
-            )
-        return number, payload
 
 
 def check_counter(name: str, number: int) -> None:

@@ -16,7 +16,7 @@ from kvserve import limits
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
-from kvserve.protocol.messages import PROTOCOL_VERSION, Reply, Request, decode_reply
+from kvserve.protocol.messages import PROTOCOL_VERSION, Encoder, Reply, decode_reply
 from kvserve.runtime import Manifest, not_served, verify_directory
 from kvserve.transport import fifo
 from kvserve.transport.base import FrameSender
@@ -50,6 +50,7 @@ class Session:
         self._names = names
         self.client_id = secrets.randbits(64)
         self._last_request_id = 0
+        self._encoder = Encoder()
         # A batch's reply may exceed its bound by the last value in it.
         frame_bytes_max = limits.frame_bytes_max(manifest.value_bytes_max)
         reply_bytes_max = frame_bytes_max + limits.BATCH_REPLY_BYTES
@@ -111,7 +112,7 @@ class Session:
         self._last_request_id += 1
         request_id = self._last_request_id
         deadline_ms = int(deadline * 1000) + 1
-        frame = Request(self.client_id, request_id, command, deadline_ms, arguments).encode()
+        frame = self._encoder.request(self.client_id, request_id, command, deadline_ms, arguments)
         by_queue = len(frame) <= self._queue_bytes or command is commands.HELLO
         return request_id, frame, self._queue if by_queue else self._requests
 
@@ -134,7 +135,7 @@ class Session:
         frames = self._replies.receive()
         if frames is None:
             raise WorkerGone
-        return [decode_reply(frame) for frame in frames]
+        return list(map(decode_reply, frames))
 
     def close(self) -> None:
         """Ends the session and removes its files. Twice does no harm."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from kvserve import config as configuration
 from kvserve.client.direct import require_server
-from kvserve.client.questions import Question
 from kvserve.client.workers import Workers
 from kvserve.config import Config, format_size
 from kvserve.errors import ConfigError, ForeignObject, KvserveError
@@ -109,7 +108,7 @@ def lagging(names: Names, version: int, seconds: float = APPLY_SECONDS) -> list[
 def _has_applied(workers: Workers, index: int, version: int) -> bool:
     """Whether a worker says that it runs these settings, or later ones."""
     try:
-        figures = workers.ask(Question(commands.STATS, (), index, idempotent=True))
+        figures = workers.ask(commands.STATS, (), index)
     except KvserveError:
         return False
     return bool(figures["settings_version"] >= version)

@@ -11,6 +11,7 @@ be executed twice without harm, is sent to its successor; of any other the outco
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -30,8 +31,11 @@ from kvserve.errors import (
 from kvserve.live import settings
 from kvserve.live.applying import from_page
 from kvserve.names import Names
+from kvserve.protocol.commands import Command
 from kvserve.runtime import Manifest, named_errors, verify_directory
 from kvserve.transport.spinning import Spin
+
+Begun = tuple[int, Channel, int]  # a worker, the session with it, and the id of what was sent
 
 
 class Workers:
@@ -58,7 +62,7 @@ class Workers:
         self._timeout = timeout
         self._queue_bytes = queue_bytes
         self._on_manifest = on_manifest
-        self._idle: dict[int, list[Channel]] = {}
+        self._idle: defaultdict[int, list[Channel]] = defaultdict(list)
         self._closed = False
 
     @property
@@ -66,7 +70,7 @@ class Workers:
         """The longest frame that the workers take."""
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
-    def ask(self, question: Question) -> Any:
+    def ask(self, command: Command, arguments: tuple[Any, ...], shard: int) -> Any:
         """The answer to one request, from the worker that serves its shard.
 
         Raises:
@@ -74,51 +78,55 @@ class Workers:
             OutcomeUnknown: it may have been executed, and must not be sent again.
             KvserveError: whatever the worker answered.
         """
-        return self._ask(question, time.monotonic() + self._timeout)
+        deadline = time.monotonic() + self._timeout
+        return self._ask(command, arguments, shard, command.idempotent, deadline)
 
-    def _ask(self, question: Question, deadline: float, *, sent: bool = False) -> Any:
-        """Asks until there is an answer; `sent`: a worker died over the question already."""
+    def _ask(
+        self,
+        command: Command,
+        arguments: tuple[Any, ...],
+        shard: int,
+        idempotent: bool,
+        deadline: float,
+        begun: Begun | None = None,
+    ) -> Any:
+        """Asks until there is an answer; `begun`: where it was sent already."""
+        sent = False  # to a worker that died
         while True:
-            worker, channel = self._borrow(question.shard, deadline)
-            sent_now = False
+            if begun is None:
+                worker, channel = self._borrow(shard, deadline)
+                request_id = 0
+            else:
+                worker, channel, request_id = begun
+                begun = None
             try:
-                request_id = channel.send(question.command, question.arguments, deadline)
-                sent_now = True
-                reply = self._receive(channel, request_id, question.idempotent, deadline)
+                request_id = request_id or channel.send(command, arguments, deadline)
+                reply = channel.receive(request_id, deadline)
             except WorkerGone:
                 channel.close()
-                sent = sent or sent_now
+                if request_id and not idempotent:
+                    raise OutcomeUnknown(
+                        "the worker died before it replied: it was executed once, or not at all"
+                    ) from None
+                sent = sent or request_id > 0
                 continue
+            except RequestTimeout:
+                self._give_back(worker, channel)  # its late reply will be dropped
+                if idempotent:
+                    raise
+                raise OutcomeUnknown(
+                    "no reply before the deadline: it was executed once, or not at all"
+                ) from None
             except ServerBusy as error:
                 self._give_back(worker, channel)
                 if sent:  # ServerBusy would promise that nothing was changed
                     raise RequestTimeout(f"the worker died, and its successor: {error}") from None
-                raise
-            except (RequestTimeout, OutcomeUnknown):
-                self._give_back(worker, channel)  # its late reply will be dropped
                 raise
             except BaseException:
                 channel.close()
                 raise
             self._give_back(worker, channel)
             return reply.result()
-
-    def _receive(self, channel: Channel, request_id: int, idempotent: bool, deadline: float) -> Any:
-        try:
-            return channel.receive(request_id, deadline)
-        except RequestTimeout:
-            if idempotent:
-                raise
-            raise OutcomeUnknown(
-                "no reply before the deadline: it was executed once, or not at all"
-            ) from None
-        except WorkerGone:
-            if idempotent:
-                raise
-            channel.close()
-            raise OutcomeUnknown(
-                "the worker died before it replied: it was executed once, or not at all"
-            ) from None
 
     def ask_each(self, requests: list[Question]) -> list[Any]:
         """What became of requests to several workers, who work on them at the same time.
@@ -127,17 +135,13 @@ class Workers:
             For each its answer, or the error that `ask` would have raised, as an object.
         """
         deadline = time.monotonic() + self._timeout
-        sent: list[tuple[int, Channel, int] | KvserveError | None] = []
-        outcomes: list[Any] = []
-        for question in requests:
-            sent.append(self._begin(question, deadline))
-        for question, begun in zip(requests, sent, strict=True):
-            outcomes.append(self._finish(question, begun, deadline))
-        return outcomes
+        begun = [self._begin(question, deadline) for question in requests]
+        return [
+            self._finish(question, each, deadline)
+            for question, each in zip(requests, begun, strict=True)
+        ]
 
-    def _begin(
-        self, question: Question, deadline: float
-    ) -> tuple[int, Channel, int] | KvserveError | None:
+    def _begin(self, question: Question, deadline: float) -> Begun | KvserveError | None:
         """Sends it; None: its worker is gone, it must be sent again."""
         try:
             worker, channel = self._borrow(question.shard, deadline)
@@ -157,45 +161,27 @@ class Workers:
         return worker, channel, request_id
 
     def _finish(
-        self,
-        question: Question,
-        begun: tuple[int, Channel, int] | KvserveError | None,
-        deadline: float,
+        self, question: Question, begun: Begun | KvserveError | None, deadline: float
     ) -> Any:
         if isinstance(begun, KvserveError):
             return begun
         try:
-            if begun is None:
-                return self._ask(question, deadline)
-            worker, channel, request_id = begun
-            try:
-                reply = self._receive(channel, request_id, question.idempotent, deadline)
-            except WorkerGone:
-                channel.close()
-                return self._ask(question, deadline, sent=True)
-            except (RequestTimeout, OutcomeUnknown):
-                self._give_back(worker, channel)
-                raise
-            except BaseException:
-                channel.close()
-                raise
-            self._give_back(worker, channel)
-            return reply.result()
+            return self._ask(*question, deadline, begun)
         except KvserveError as error:
             return error
 
     def _borrow(self, shard: int, deadline: float) -> tuple[int, Channel]:
-        if self._closed:
-            raise ClientClosed("this client was closed")
         worker = shard % self.manifest.workers
-        idle = self._idle.setdefault(worker, [])
+        idle = self._idle[worker]
         try:
             while True:
                 channel = idle.pop()
-                if not channel.closed:  # as in a forked child all of its parent's are
+                if not channel.session.closed:  # as in a forked child all of its parent's are
                     return worker, channel
         except IndexError:
             pass
+        if self._closed:
+            raise ClientClosed("this client was closed")
         while True:
             try:
                 return self._open(shard, deadline)
@@ -223,8 +209,8 @@ class Workers:
             return 0  # of another version, perhaps; the session itself will tell
 
     def _give_back(self, worker: int, channel: Channel) -> None:
-        if not channel.closed:
-            self._idle.setdefault(worker, []).append(channel)
+        if not channel.session.closed:
+            self._idle[worker].append(channel)
         if self._closed:
             channel.close()
 

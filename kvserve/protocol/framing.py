@@ -41,7 +41,14 @@ class FrameReader:
         Raises:
             ProtocolError: a frame is longer than allowed. The stream is then useless.
         """
-        if self._buffer:
+        if not self._buffer:
+            # Nearly always what comes is one whole frame.
+            size_bytes = len(data) - LENGTH_BYTES
+            if 0 <= size_bytes <= self._frame_bytes_max and data.startswith(
+                size_bytes.to_bytes(LENGTH_BYTES, "little")
+            ):
+                return [data[LENGTH_BYTES:]]
+        else:
             self._buffer += data
             if len(self._buffer) < self._wanted_bytes:
                 return []

@@ -13,6 +13,10 @@ class FrameSender(Protocol):
     """Takes whole frames, one after another."""
 
     @property
+    def held_bytes(self) -> int:
+        """The memory that frames take which were taken and are not wholly written yet."""
+
+    @property
     def descriptor(self) -> int:
         """What to poll for writing when `offer` or `flush` returned False."""
 

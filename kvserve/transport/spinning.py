@@ -12,10 +12,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
+Found = TypeVar("Found")
+_clock = time.perf_counter_ns
+_give_way = os.sched_yield
 _VAIN_MAX = 4  # so many in a row, then waits are slept through
 _REST_WAITS = 64
-_DISTURBED_NS = 30_000  # a look and a yield take 2 us where nobody else wants the core
+_DISTURBED_NS = 30_000  # a look and a yield take 1 us where nobody else wants the core
 
 
 class Spin:
@@ -32,24 +36,27 @@ class Spin:
         self._vain = 0  # in a row
         self._rest = 0  # waits to sleep through
 
-    def until(self, look: Callable[[], object]) -> bool:
-        """Calls `look` until it finds something; whether it did before patience ended."""
-        if self._rest:
-            self._rest -= 1
-            return False
-        clock = time.perf_counter_ns
-        now = clock()
+    def until(self, look: Callable[[], Found]) -> Found | None:
+        """Calls `look` until it finds something; None if patience ends before.
+
+        It yields before each look: where the one who is to answer shares our core, a look that
+        did not let him run is in vain, and one that did finds his answer at once.
+        """
+        if self._rest or not self.microseconds:
+            self._rest = max(0, self._rest - 1)
+            return None
+        now = _clock()
         end = now + self.microseconds * 1000
         while now < end:
-            if look():
-                self._vain = 0
-                return True
-            os.sched_yield()
-            before, now = now, clock()
+            _give_way()
+            before, now = now, _clock()
             if now - before > _DISTURBED_NS:
                 break
+            if found := look():
+                self._vain = 0
+                return found
         self._vain += 1
         if self._vain >= _VAIN_MAX:
             self._vain = 0
             self._rest = _REST_WAITS
-        return False
+        return None

@@ -18,7 +18,7 @@ from kvserve.errors import (
     ValueTooLarge,
 )
 from kvserve.protocol import codec, commands
-from kvserve.protocol.messages import STATUS_DONE, Reply, Request
+from kvserve.protocol.messages import STATUS_DONE
 from kvserve.table._core import Writer
 from kvserve.worker import limiting
 
@@ -66,13 +66,8 @@ class Executor:
         self._default_ttl_ms = -(-int(config.default_ttl * 1_000_000) // 1000)  # never down to 0
         self._value_bytes_max = config.max_value
 
-    def execute(self, request: Request) -> Reply:
-        """The reply to a request. Whatever goes wrong is in the reply; the worker goes on."""
-        status, answer = self.run(request.command.code, request.arguments)
-        return Reply(request.request_id, status, answer)
-
     def run(self, code: int, arguments: Any) -> tuple[int, Any]:
-        """The status and the answer of one operation."""
+        """The status and the answer of one operation, whatever goes wrong; the worker goes on."""
         try:
             return STATUS_DONE, self._by_code[code](*arguments)
         except Exception as error:  # whatever it is, it becomes a reply
@@ -82,7 +77,8 @@ class Executor:
         """Being answered is the answer."""
 
     def _set(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
-        self.check_value(number, payload)
+        if number != codec.BYTES or len(payload) > self._value_bytes_max:
+            self.check_value(number, payload)
         return self._table.set(key, number, payload, self.life_ms(ttl_ms))
 
     def _add(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
@@ -136,7 +132,8 @@ class Executor:
             raise ValueTooLarge(
                 f"a value of {len(payload)} bytes; at most {self._value_bytes_max} are allowed now"
             )
-        _check_codec(number, payload)
+        if number != codec.BYTES:
+            _check_codec(number, payload)
 
     def life_ms(self, ttl_ms: int) -> int:
         """How long what is written lives: what is written without a ttl gets the default one."""
@@ -170,7 +167,7 @@ def _check_codec(number: int, payload: bytes) -> None:
     elif number == codec.COUNTER:
         if len(payload) != codec.COUNTER_BYTES:
             raise InvalidValue(f"a counter of {len(payload)} bytes")
-    elif number not in (codec.BYTES, codec.MSGPACK):
+    elif number != codec.MSGPACK:
         raise InvalidValue(f"no codec has number {number}")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from kvserve import limits
 from kvserve.errors import ForeignObject, ProtocolError, ServerBusy
 from kvserve.names import Names
-from kvserve.protocol.messages import Reply
+from kvserve.protocol.messages import Encoder, Reply
 from kvserve.transport import fifo
 from kvserve.transport.fifo import FifoReceiver, FifoSender
 from kvserve.worker.arrivals import Arrivals
@@ -66,6 +66,7 @@ class Sessions:
         self._frame_bytes_max = frame_bytes_max
         self._handle = handle
         self._open: dict[int, Session] = {}
+        self._encoder = Encoder()
         self._held_bytes = 0  # replies of all sessions that are not read yet
         self._arrivals = Arrivals(limits.WORKER_REQUEST_BYTES_MAX)
         self._looking: asyncio.TimerHandle | None = None  # after those that wait for room
@@ -93,7 +94,7 @@ class Sessions:
         if len(self._open) >= limits.SESSIONS_MAX:
             busy = ServerBusy(f"this worker has {limits.SESSIONS_MAX} clients already")
             with contextlib.suppress(OSError):  # it may have left again already
-                session.replies.offer(Reply.failure(0, busy).encode())
+                session.replies.offer(self._encoder.reply(Reply.failure(0, busy)))
             session.close()
             return None
         self._open[client_id] = session
@@ -140,13 +141,13 @@ class Sessions:
     def reply(self, session: Session, reply: Reply) -> None:
         """Sends a reply, or holds it back until the client reads; cuts off one that never does."""
         try:
-            taken = session.replies.offer(reply.encode())
+            taken = session.replies.offer(self._encoder.reply(reply))
         except OSError:
             self.close(session)
             return
         if not taken:
             self._cut_off(session, "does not read its replies")
-        elif not session.replies.drained:
+        elif session.replies.held_bytes:
             if not session.waits_for_writing:
                 session.waits_for_writing = True
                 self._loop.add_writer(session.replies.descriptor, self._flush, session)

@@ -33,6 +33,7 @@ from kvserve.protocol.messages import (
     Reply,
     Request,
     decode_request,
+    reply_of,
 )
 from kvserve.runtime import Manifest
 from kvserve.table.lease import Lease
@@ -104,6 +105,7 @@ class Worker:
         self._draining = False
         self._finished: asyncio.Future[int] = loop.create_future()
         loop.add_reader(self._queue.descriptor, self._receive)
+        self._next_turn = loop.call_soon(self._receive)
 
     async def finished(self) -> int:
         """Serves until told to stop; returns the exit code."""
@@ -123,8 +125,10 @@ class Worker:
             return
         self._draining = True
         self._loop.remove_reader(self._queue.descriptor)
+        self._next_turn.cancel()
         for _ in range(self._queue.waiting):
-            self._receive_one()
+            if frame := self._queue.receive():
+                self._handle(frame, None)
         self._await_replies(time.monotonic() + _DRAIN_SECONDS)
 
     def _await_replies(self, deadline: float) -> None:
@@ -143,19 +147,21 @@ class Worker:
         self._follower.close()
         self._sessions.close_all()
         self._loop.remove_reader(self._queue.descriptor)
+        self._next_turn.cancel()
         self._queue.close()
 
     def _receive(self) -> None:
+        receive = self._queue.receive
+        frame = receive()
         for _ in range(_MESSAGES_A_TURN):
-            if not self._receive_one() and not self._spin.until(self._receive_one):
+            if frame is None:
                 return
-
-    def _receive_one(self) -> bool:
-        frame = self._queue.receive()
-        if frame is None:
-            return False
-        self._handle(frame, None)
-        return True
+            self._handle(frame, None)
+            frame = self._spin.until(receive) or receive()
+        if frame is not None:
+            self._handle(frame, None)
+        # Not when the queue is readable: it may be empty just now, and to be woken takes long.
+        self._next_turn = self._loop.call_soon(self._receive)
 
     def _handle(self, frame: bytes, session: Session | None) -> None:
         """Takes one frame; `session` is that of the FIFO through which it came, if it did."""
@@ -166,26 +172,28 @@ class Worker:
         except BadRequest as error:
             self._refuse(error, session)
             return
-        if request.command is commands.HELLO:
+        client_id, request_id, command, deadline_ms, arguments = request
+        if command is commands.HELLO:
             self._welcome(request)
             return
         if session is None:
-            session = self._sessions.get(request.client_id)
+            session = self._sessions.get(client_id)
             if session is None:
                 self._unknown += 1
                 return
-        elif session.client_id != request.client_id:
+        elif session.client_id != client_id:
             self._bad += 1
             return
-        if started_ns > request.deadline_ms * 1_000_000:
+        if started_ns > deadline_ms * 1_000_000:
             self._late += 1  # its client has given up: executing it now would surprise
             return
         if not self._sessions.has_room(session):
             busy = ServerBusy("this client has too many replies to read; read them first")
-            self._reply(session, Reply.failure(request.request_id, busy))
+            self._reply(session, Reply.failure(request_id, busy))
             return
         if self._backing is None:
-            self._answer(session, request, started_ns, self._executor.execute(request))
+            reply = reply_of((request_id, *self._executor.run(command.code, arguments)))
+            self._answer(session, request, started_ns, reply)
         else:
             self._backing.submit(request, partial(self._answer, session, request, started_ns))
 
@@ -193,7 +201,8 @@ class Worker:
         taken_ns = self._figures.note(request, reply, started_ns)
         if self._slow_seconds and taken_ns >= self._slow_seconds * 1e9:
             _log.warning("slow request: %s took %.3f ms", _describe(request), taken_ns / 1e6)
-        self._reply(session, reply)
+        self._sessions.reply(session, reply)
+        self._replies += 1
 
     def _refuse(self, error: BadRequest, session: Session | None) -> None:
         self._bad += 1
