@@ -45,6 +45,8 @@ QUEUE_DEPTH_MIN = 2
 FRAME_OVERHEAD_BYTES = 256  # everything in a frame but the key and the value
 FRAME_BYTES_MIN = 8 * MIB  # room for a batch even where values are small
 BATCH_OPERATIONS_MAX = 16_384
+MANY_KEYS_MAX = 2048  # in one frame: room for a list is made before its elements come
+MANY_KEYS_BYTES = MANY_KEYS_MAX * (KEY_BYTES_MAX + 16)  # what all of a frame but values may take
 BATCH_REPLY_BYTES = 4 * MIB  # a worker answers a longer batch in parts
 REPLY_BUFFER_BYTES = 64 * MIB  # replies that a client may leave unread before it is refused more
 REFUSALS_MAX = 1000  # in a row; a client that reads nothing then is cut off
@@ -86,6 +88,7 @@ assert LEASE_SLOT_WORKER_FIRST + WORKERS_MAX <= LEASE_SLOT_WRITER_FIRST
 assert LEASE_SLOT_WRITER_FIRST + WRITERS_MAX <= LEASE_SLOTS
 assert WORKERS_MAX <= SHARDS_MAX
 assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX
+assert MANY_KEYS_BYTES < FRAME_BYTES_MIN // 2
 assert BATCH_REPLY_BYTES < FRAME_BYTES_MIN
 # One client within its own bounds never meets those of all.
 assert frame_bytes_max(VALUE_BYTES_MAX) <= WORKER_REQUEST_BYTES_MAX

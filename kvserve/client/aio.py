@@ -13,6 +13,7 @@ from kvserve.client.aio_workers import AioWorkers
 from kvserve.client.batches import Batch
 from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read, TableFollower, Write, check_write
+from kvserve.client.many import DeleteMany, GetMany, Many, SetMany
 from kvserve.client.operations import (
     TTL,
     Key,
@@ -22,8 +23,9 @@ from kvserve.client.operations import (
     check_mapping,
     check_timeout,
     from_ttl_ms,
+    to_ttl_ms,
 )
-from kvserve.client.pipeline import AsyncPipeline, first_error
+from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.questions import Question, raise_for_all
 from kvserve.client.recipes.aio_namespaces import AsyncNamespaces
 from kvserve.errors import InvalidArgument
@@ -105,9 +107,12 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
             workers.manifest.workers,
             workers.frame_bytes_max,
         )
-        while questions := batch.questions():
-            batch.take(await workers.ask_each(questions))
+        await self._run_questions(batch)
         return batch.results
+
+    async def _run_questions(self, call: Batch | Many) -> None:
+        while questions := call.questions():
+            call.take(await self._workers.ask_each(questions))
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
@@ -181,23 +186,24 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         found, rest = self._reader._get_many_here(check_keys(keys))
         if rest:
             self._reader._follow_table()
-            missing = object()
-            values = await self._run_batch([self._operations.get(key, missing) for key in rest])
-            for key, value in zip(rest, first_error(values), strict=True):
-                if value is not missing:
-                    found[key] = value
+            gets = GetMany(self._reader._split(rest, self._workers.manifest.workers))
+            await self._run_questions(gets)
+            found |= gets.found
         return found
 
     async def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
-        items = check_mapping(values).items()
-        operations = [self._operations.set(key, value, ttl) for key, value in items]
-        first_error(await self._run_batch(operations))
+        workers = self._workers
+        by_worker = self._reader._split(check_mapping(values), workers.manifest.workers)
+        encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
+        sets = SetMany(by_worker, values, encode, ttl_ms, workers.frame_bytes_max)
+        await self._run_questions(sets)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
-        operations = [self._operations.delete(key) for key in check_keys(keys)]
-        return sum(first_error(await self._run_batch(operations)))
+        deletes = DeleteMany(self._reader._split(check_keys(keys), self._workers.manifest.workers))
+        await self._run_questions(deletes)
+        return deletes.count
 
     def pipeline(self) -> AsyncPipeline:
         """See `Client.pipeline`; collect as there, `async with`, or `await p.execute()`."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvserve.client.aio import AsyncClient
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
-from kvserve.client.operations import Operation
+from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping
+from kvserve.client.pipeline import first_error
 from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy
 from kvserve.names import Names
 from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
 from kvserve.table._core import check_key
 
 _RETRY_SECONDS = 0.002  # a lock is held for microseconds, unless its holder was killed or stopped
@@ -67,6 +70,31 @@ class AsyncDirectClient(AsyncClient):
             except KvserveError as error:
                 results.append(error)
         return results
+
+    # One key after another, since a lock that is taken is waited for between two of them.
+
+    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """See `Client.get_many`."""
+        found, rest = self._reader._get_many_here(check_keys(keys))
+        if rest:
+            self._reader._follow_table()
+            missing = object()
+            values = await self._run_batch([self._operations.get(key, missing) for key in rest])
+            for key, value in zip(rest, first_error(values), strict=True):
+                if value is not missing:
+                    found[key] = value
+        return found
+
+    async def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+        """See `Client.set_many`."""
+        items = check_mapping(values).items()
+        operations = [self._operations.set(key, value, ttl) for key, value in items]
+        first_error(await self._run_batch(operations))
+
+    async def delete_many(self, keys: Iterable[Key]) -> int:
+        """See `Client.delete_many`."""
+        operations = [self._operations.delete(key) for key in check_keys(keys)]
+        return sum(first_error(await self._run_batch(operations)))
 
     async def _execute(self, operation: Operation, deadline: float) -> Any:
         while True:

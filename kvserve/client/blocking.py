@@ -11,8 +11,9 @@ from kvserve.client import figures
 from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read, Write, check_write
 from kvserve.client.dispatch import Dispatcher
-from kvserve.client.operations import TTL, Key, check_keys, check_mapping, from_ttl_ms
-from kvserve.client.pipeline import Pipeline, first_error
+from kvserve.client.many import DeleteMany, GetMany, SetMany
+from kvserve.client.operations import TTL, Key, check_keys, check_mapping, from_ttl_ms, to_ttl_ms
+from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes.namespaces import Namespaces
 from kvserve.client.watching import Watching
 from kvserve.errors import InvalidArgument
@@ -249,11 +250,9 @@ class Client(Namespaces, Watching, Dispatcher):
         found, rest = self._get_many_here(check_keys(keys))
         if rest:
             self._follow_table()
-            missing = object()
-            values = self._run_batch([self._operations.get(key, missing) for key in rest])
-            for key, value in zip(rest, first_error(values), strict=True):
-                if value is not missing:
-                    found[key] = value
+            gets = GetMany(self._split(rest, self._workers.manifest.workers))
+            self._run_questions(gets)
+            found |= gets.found
         return found
 
     def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
@@ -262,9 +261,11 @@ class Client(Namespaces, Watching, Dispatcher):
         Example:
             >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
         """
-        items = check_mapping(values).items()
-        operations = [self._operations.set(key, value, ttl) for key, value in items]
-        first_error(self._run_batch(operations))
+        workers = self._workers
+        by_worker = self._split(check_mapping(values), workers.manifest.workers)
+        encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
+        sets = SetMany(by_worker, values, encode, ttl_ms, workers.frame_bytes_max)
+        self._run_questions(sets)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """Removes many keys; returns how many were there.
@@ -274,8 +275,9 @@ class Client(Namespaces, Watching, Dispatcher):
             >>> cache.delete_many(["a", "b", "nobody"])
             2
         """
-        operations = [self._operations.delete(key) for key in check_keys(keys)]
-        return sum(first_error(self._run_batch(operations)))
+        deletes = DeleteMany(self._split(check_keys(keys), self._workers.manifest.workers))
+        self._run_questions(deletes)
+        return deletes.count
 
     def pipeline(self) -> Pipeline:
         """Collects operations and sends them together when the `with` block ends.

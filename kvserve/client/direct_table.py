@@ -12,6 +12,7 @@ from kvserve.errors import KvserveError, ServerBusy, from_wire
 from kvserve.live.applying import from_page
 from kvserve.live.settings import VERSION_AT
 from kvserve.names import Names
+from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import STATUS_DONE
 from kvserve.table._core import Writer
 from kvserve.worker.executor import Executor
@@ -91,10 +92,14 @@ class DirectTable:
             ServerBusy: a lock was not got in time.
             MisuseError: as the operation's command says.
         """
-        result = self._outcome(operation)
-        if isinstance(result, KvserveError):
-            raise result
-        return result
+        return operation.interpret(self.answer(operation.command, operation.arguments))
+
+    def answer(self, command: Command, arguments: tuple[Any, ...]) -> Any:
+        """The answer to a request, as a worker would give it. Raises as `execute`."""
+        status, answer = self._executor.run(command.code, arguments)
+        if status != STATUS_DONE:
+            raise from_wire(status, str(answer))
+        return answer
 
     def execute_each(self, operations: list[Operation], deadline: float) -> list[Any]:
         """The result of each operation; errors are among them as objects.
@@ -106,11 +111,8 @@ class DirectTable:
         for operation in operations:
             is_late = bool(results) and time.monotonic() > deadline
             late = ServerBusy("the time of this batch was over before this was begun")
-            results.append(late if is_late else self._outcome(operation))
+            try:
+                results.append(late if is_late else self.execute(operation))
+            except KvserveError as error:
+                results.append(error)
         return results
-
-    def _outcome(self, operation: Operation) -> Any:
-        status, answer = self._executor.run(operation.command.code, operation.arguments)
-        if status == STATUS_DONE:
-            return operation.interpret(answer)
-        return from_wire(status, str(answer))

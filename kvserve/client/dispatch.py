@@ -6,6 +6,7 @@ from typing import Any
 
 from kvserve.client.batches import Batch
 from kvserve.client.direct import Read, TableFollower
+from kvserve.client.many import Many
 from kvserve.client.operations import Key, Operation, Operations, check_timeout, value_of
 from kvserve.client.questions import Question, raise_for_all
 from kvserve.client.workers import Workers
@@ -51,9 +52,12 @@ class Dispatcher(TableFollower):
         """The result of each operation; errors are among them as objects."""
         workers = self._workers
         batch = Batch(operations, self._shard_of, workers.manifest.workers, workers.frame_bytes_max)
-        while questions := batch.questions():
-            batch.take(workers.ask_each(questions))
+        self._run_questions(batch)
         return batch.results
+
+    def _run_questions(self, call: Batch | Many) -> None:
+        while questions := call.questions():
+            call.take(self._workers.ask_each(questions))
 
     def _ask_all_workers(self, command: Command) -> list[Any]:
         self._follow_table()

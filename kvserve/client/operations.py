@@ -115,10 +115,20 @@ class Operations:
         """The arguments of a command that stores a value."""
         number, payload = codec.encode(value)
         if len(payload) > self.value_bytes_max:
-            raise ValueTooLarge(
-                f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
-            )
+            raise self._too_large(payload)
         return key, number, payload, 0 if ttl is None else to_ttl_ms(ttl)
+
+    def encode(self, value: Value) -> tuple[int, bytes]:
+        """The codec and the payload of a value that may be stored."""
+        number, payload = codec.encode(value)
+        if len(payload) > self.value_bytes_max:
+            raise self._too_large(payload)
+        return number, payload
+
+    def _too_large(self, payload: bytes) -> ValueTooLarge:
+        return ValueTooLarge(
+            f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
+        )
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
         return Operation(commands.ADD, self.stored(key, value, ttl), bool)

@@ -13,14 +13,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvserve.client import operations as checks
+from kvserve.client.batches import Batch
 from kvserve.client.blocking import Client
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
+from kvserve.client.many import Many
 from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping, to_ttl_ms
 from kvserve.errors import ClientClosed, InvalidArgument, RequestTimeout
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
+from kvserve.protocol.commands import Command
 from kvserve.table._core import TrustedWriter, check_key
 from kvserve.worker.executor import life_ms_of
 
@@ -66,11 +69,15 @@ class DirectClient(TrustedWriter, Client):
     _check_counter = staticmethod(checks.check_counter)
     _check_version = staticmethod(checks.check_version)
 
-    def _run(self, operation: Operation) -> Any:
-        if operation.command is commands.LIMIT:
-            return super()._run(operation)
+    def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
+        if command is commands.LIMIT:
+            return super()._ask(command, arguments)
         self._require_seat()
-        return self._table.execute(operation)
+        return self._table.answer(command, arguments)
+
+    def _run_questions(self, call: Batch | Many) -> None:
+        while questions := call.questions():
+            call.take([self._ask(each.command, each.arguments) for each in questions])
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         for operation in operations:

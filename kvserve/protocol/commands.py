@@ -102,16 +102,28 @@ SCAN = Command(
 )
 FLUSH = Command("flush", 32, Priority.BULK, True)
 VERIFY = Command("verify", 33, Priority.BULK, True, (("shard", (int,)),))
+# For many keys: lists of what the single command takes, and one answer for all.
+_KEYS = ("keys", (list,))
+GET_MANY = Command("get_many", 34, Priority.BULK, True, (_KEYS,))
+SET_MANY = Command(
+    "set_many",
+    35,
+    Priority.BULK,
+    True,
+    (_KEYS, ("codecs", (bytes,)), ("payloads", (list,)), _TTL_MS),  # a codec is one byte
+)
+DELETE_MANY = Command("delete_many", 36, Priority.BULK, True, (_KEYS,))
 
 ALL = (
     HELLO, PING, STATS, GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR,
     DELETE_VERSION, LIMIT, BATCH, SCAN, FLUSH,
-    VERIFY,
+    VERIFY, GET_MANY, SET_MANY, DELETE_MANY,
 )  # fmt: skip
 BY_CODE = {command.code: command for command in ALL}
 BY_NAME = {command.name: command for command in ALL}
 BATCHABLE = frozenset(
     {GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, DELETE_VERSION, LIMIT}
 )
+SINGLE_OF = {GET_MANY.code: GET, SET_MANY.code: SET, DELETE_MANY.code: DELETE}
 
 assert len(BY_CODE) == len(BY_NAME) == len(ALL)

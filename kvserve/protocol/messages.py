@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from kvserve.errors import KvserveError, ProtocolError, from_wire
-from kvserve.limits import BATCH_OPERATIONS_MAX, KIB, QUEUE_MESSAGE_BYTES
+from kvserve.limits import BATCH_OPERATIONS_MAX, KIB, MANY_KEYS_MAX, QUEUE_MESSAGE_BYTES
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 
@@ -30,6 +30,8 @@ _UINT64 = 2**64
 _FIELDS = 6
 _REPLY_FIELDS = 3
 _CODE = 3  # the place of the command's
+_BATCH = commands.BATCH.code
+_MANY_ARRAYS_MAX = 3  # the arguments, and two lists in them
 _SHORT_BYTES = QUEUE_MESSAGE_BYTES
 # No operation is shorter than 4 bytes. Room for an array's elements is made before they come, and
 # its first may be another array: this bounds 1,024 of them in each other to 16 MiB.
@@ -160,8 +162,8 @@ def decode_request(frame: bytes) -> Request:
     try:
         if tuple(map(type, arguments)) not in command.shapes:
             command.check(arguments)
-        if command is commands.BATCH:
-            _check_batch(arguments[0])
+        if code in _CHECKS_OF_LISTS:
+            _CHECKS_OF_LISTS[code](*arguments)
     except ProtocolError as error:
         raise BadRequest(str(error), sender) from None
     return _request_of((client_id, request_id, command, deadline_ms, tuple(arguments)))
@@ -189,6 +191,19 @@ def _check_batch(operations: list[Any]) -> None:
         if command not in commands.BATCHABLE:
             raise ProtocolError(f"a batch holds command {operation[0]}, which cannot be batched")
         command.check(operation[1:])
+
+
+def _check_keys(keys: list[Any]) -> None:
+    if not {str, bytes}.issuperset(map(type, keys)):
+        raise ProtocolError("a key is neither str nor bytes")
+
+
+def _check_set_many(keys: list[Any], codecs: bytes, payloads: list[Any], _: int) -> None:
+    _check_keys(keys)
+    if not {bytes}.issuperset(map(type, payloads)):
+        raise ProtocolError("set_many: a payload is not bytes")
+    if not len(keys) == len(codecs) == len(payloads):
+        raise ProtocolError("set_many: lists of different lengths")
 
 
 def _unpack_long(frame: bytes) -> list[Any]:
@@ -219,8 +234,11 @@ def _unpack_long(frame: bytes) -> list[Any]:
             raise ValueError(f"no array of {_FIELDS}")
         while len(fields) < _FIELDS - 1:
             fields.append(unpacker.unpack())
-        is_batch = fields[_CODE] == commands.BATCH.code
-        fields.append(_unpack_batch(unpacker) if is_batch else unpacker.unpack())
+        code = fields[_CODE]
+        if type(code) is int and code in commands.SINGLE_OF:
+            fields.append(_unpack_many(memoryview(frame)[unpacker.tell() :]))
+            return fields
+        fields.append(_unpack_batch(unpacker) if code == _BATCH else unpacker.unpack())
         if unpacker.tell() != len(frame):
             raise ValueError("something follows it")
     except _NOT_MSGPACK as error:
@@ -240,5 +258,30 @@ def _unpack_batch(unpacker: Any) -> list[Any]:
     return [[unpacker.unpack() for _ in range(operations)]]
 
 
+def _unpack_many(arguments: memoryview) -> Any:
+    """The arguments of a command for many keys, which are two lists at most and no list of lists.
+
+    They are unpacked at once. What lists in lists promise is bound as in a short frame.
+    """
+    arrays = itertools.count(1)
+
+    def count(array: list[Any]) -> list[Any]:
+        if next(arrays) > _MANY_ARRAYS_MAX:
+            raise ValueError(f"more than {_MANY_ARRAYS_MAX} arrays")
+        return array
+
+    return _unpack(
+        arguments, max_array_len=MANY_KEYS_MAX, max_map_len=0, max_ext_len=0, list_hook=count
+    )
+
+
 def _is_id(field: object) -> bool:
     return type(field) is int and 0 <= field < _UINT64
+
+
+_CHECKS_OF_LISTS: dict[int, Callable[..., None]] = {
+    commands.BATCH.code: _check_batch,
+    commands.GET_MANY.code: _check_keys,
+    commands.SET_MANY.code: _check_set_many,
+    commands.DELETE_MANY.code: _check_keys,
+}

@@ -259,6 +259,16 @@ cdef class Reader:
         as_key(&self.t, key, &k)
         return k.shard
 
+    def _split(self, keys, uint32_t workers):
+        """The keys in one list for each worker, in their order. Raises InvalidKey."""
+        cdef kv_key k
+        cdef object key
+        cdef list parts = [[] for _ in range(workers)]
+        for key in keys:
+            as_key(&self.t, key, &k)
+            (<list>parts[k.shard % workers]).append(key)
+        return parts
+
     def _scan(self, uint32_t shard, uint32_t bucket, bytes prefix):
         """Some keys of a shard that begin with a prefix.
 

@@ -3,8 +3,10 @@ of frames."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kvserve import limits
@@ -19,8 +21,9 @@ from kvserve.errors import (
 )
 from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE
+from kvserve.store.base import Key
 from kvserve.table._core import Writer
-from kvserve.worker import limiting
+from kvserve.worker import limiting, many
 
 _log = logging.getLogger(__name__)
 _ANSWER_OVERHEAD_BYTES = 32
@@ -59,6 +62,9 @@ class Executor:
             commands.SCAN.code: self._scan,
             commands.FLUSH.code: self._flush,
             commands.VERIFY.code: self._verify,
+            commands.GET_MANY.code: partial(many.read, table.read),
+            commands.SET_MANY.code: self._set_many,
+            commands.DELETE_MANY.code: partial(many.each, table.delete),
         }
 
     def configure(self, config: Config) -> None:
@@ -115,6 +121,11 @@ class Executor:
             if size_bytes >= limits.BATCH_REPLY_BYTES:
                 break
         return answers
+
+    def _set_many(self, keys: list[Key], numbers: bytes, payloads: list[bytes], ttl_ms: int) -> int:
+        """How many were stored: all of them."""
+        lives_ms = itertools.repeat(ttl_ms, len(keys))
+        return many.each(self._set, keys, numbers, payloads, lives_ms)
 
     def _scan(self, shard: int, bucket: int, prefix: bytes) -> tuple[list[bytes | str], int | None]:
         return self._table.scan(shard, bucket, prefix)

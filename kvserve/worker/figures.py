@@ -16,6 +16,7 @@ from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 
 _BUCKETS = 4 * 64  # for times of up to 63 bits
 _BATCH = commands.BATCH.code
+_GET_MANY = commands.GET_MANY.code
 _LOOKING = (commands.HELLO, commands.PING, commands.STATS)
 
 
@@ -52,11 +53,18 @@ class Figures:
         code = request.command.code
         bits = taken_ns.bit_length()
         self._times[code][4 * bits + (taken_ns >> bits - 3 & 3)] += 1
-        if code == _BATCH and reply.status == STATUS_DONE:
-            batched = self._batched
-            for operation in request.arguments[0][: len(reply.answer)]:
-                batched[operation[0]] += 1
+        if code >= _BATCH and reply.status == STATUS_DONE:
+            self._note_batched(code, request.arguments, reply.answer)
         return taken_ns
+
+    def _note_batched(self, code: int, arguments: Any, answer: Any) -> None:
+        if code == _BATCH:
+            for operation in arguments[0][: len(answer)]:
+                self._batched[operation[0]] += 1
+        elif code == _GET_MANY:
+            self._batched[commands.GET.code] += len(answer[0])
+        elif single := commands.SINGLE_OF.get(code):
+            self._batched[single.code] += len(arguments[0])
 
     def stats(self) -> dict[str, Any]:
         """The figures by name: what was counted since the worker began."""

@@ -25,6 +25,7 @@ from kvserve.store.base import Key, Record
 from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
 from kvserve.table.table import Table
+from kvserve.worker import many
 from kvserve.worker.changes import OwnChanges, SharedChanges
 from kvserve.worker.coherence import Coherence
 from kvserve.worker.executor import Executor, answer_bytes, refusal
@@ -90,7 +91,7 @@ class StoredExecutor:
     def submit(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """Executes a request, now or later; `reply` is called with its outcome."""
         code = request.command.code
-        if code == commands.BATCH.code:
+        if code == commands.BATCH.code or code in commands.SINGLE_OF:
             batch = self._loop.create_task(self._batch(request, reply))
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
@@ -130,7 +131,15 @@ class StoredExecutor:
 
     async def _batch(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """As the executor's, but that neighbours of one kind wait for the store together."""
-        operations = request.arguments[0]
+        code, arguments = request.command.code, request.arguments
+        if code == commands.BATCH.code:
+            answer = STATUS_DONE, await self._outcomes(arguments[0])
+        else:
+            outcomes = await self._outcomes(many.as_operations(code, arguments))
+            answer = many.as_answer(code, outcomes)
+        reply(Reply(request.request_id, *answer))
+
+    async def _outcomes(self, operations: list[list[Any]]) -> list[tuple[int, Any]]:
         outcomes: list[tuple[int, Any]] = []
         size_bytes = 0
         while len(outcomes) < len(operations) and size_bytes < limits.BATCH_REPLY_BYTES:
@@ -145,7 +154,7 @@ class StoredExecutor:
                 size_bytes += answer_bytes(code, outcome)
                 if code == commands.GET.code and size_bytes >= limits.BATCH_REPLY_BYTES:
                     break  # the client asks for the rest again, and only gets were left out
-        reply(Reply(request.request_id, STATUS_DONE, outcomes))
+        return outcomes
 
     @staticmethod
     def _window(operations: list[list[Any]], first: int) -> list[list[Any]]:

@@ -280,7 +280,7 @@ class Worker:
 def _describe(request: Request) -> str:
     """A request for the log: its command, and its key or how many operations. Never a value."""
     command = request.command
-    if command is commands.BATCH:
+    if command is commands.BATCH or command.code in commands.SINGLE_OF:
         return f"{command.name} of {len(request.arguments[0])}"
     if command.fields and command.fields[0][0] == "key":
         return f"{command.name} {request.arguments[0]!r:.{_KEY_CHARACTERS}}"

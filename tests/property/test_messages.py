@@ -41,6 +41,14 @@ BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
 }
 
 
+def many(command: Command, rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The arguments of a command for many keys, from those of as many sets."""
+    keys = [key for key, *_ in rows]
+    if command is not commands.SET_MANY:
+        return (keys,)
+    return keys, bytes(row[1] % 256 for row in rows), [row[2] for row in rows], len(rows)
+
+
 def arguments_of(command: Command) -> st.SearchStrategy[tuple[Any, ...]]:
     """Arguments that the command takes."""
     if command is commands.BATCH:
@@ -48,6 +56,10 @@ def arguments_of(command: Command) -> st.SearchStrategy[tuple[Any, ...]]:
             lambda each: arguments_of(each).map(lambda arguments: [each.code, *arguments])
         )
         return st.tuples(st.lists(operation, max_size=5))
+    if command.code in commands.SINGLE_OF:
+        return st.lists(arguments_of(commands.SET), max_size=5).map(
+            lambda rows: many(command, rows)
+        )
     return st.tuples(*[st.one_of([BY_TYPE[kind] for kind in types]) for _, types in command.fields])
 
 

@@ -18,7 +18,7 @@ import pytest
 from conformance.ways import own_table
 from unit.memory_store import MemoryStore
 
-from kvserve.errors import StoreUnavailable
+from kvserve.errors import InvalidValue, StoreUnavailable
 from kvserve.names import Names
 from kvserve.protocol import codec, commands
 from kvserve.protocol.commands import Command
@@ -176,6 +176,29 @@ def test_a_batch_is_answered_in_its_order_and_waits_for_the_store_together(names
         answers = await rig.ask(commands.BATCH, gets)
         assert [answer[1] for _, answer in answers] == [b"%d" % n for n in range(100)]
         assert store.calls[1:] == [("load", 100)]
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_many_keys_wait_for_the_store_together_and_are_answered_as_one(names: Names) -> None:
+    keys = [str(n) for n in range(100)]
+    payloads = [b"%d" % n for n in range(100)]
+
+    async def main(table: Table) -> None:
+        store = MemoryStore()
+        rig = Rig(table, store, 0.0)
+        assert await rig.ask(commands.SET_MANY, keys, bytes(100), payloads, 0) == 100
+        assert store.calls == [("save", 100)]
+        for shard in range(table.shards):
+            table.flush(shard)
+        assert await rig.ask(commands.GET_MANY, [*keys, "x"]) == (bytes(101), [*payloads, None])
+        assert store.calls[1:] == [("load", 101)]
+        assert await rig.ask(commands.DELETE_MANY, [*keys, "x"]) == 100
+        assert (await rig.ask(commands.GET_MANY, keys))[1] == [None] * 100
+        refused = await rig.submit(commands.SET_MANY, ["a", "b"], b"\x09\x00", [b"", b""], 0)
+        assert refused.status == InvalidValue.wire_code
+        assert (await rig.ask(commands.GET_MANY, ["a", "b"]))[1] == [None, b""]
 
     with own_table(names, ROOMY, 1) as table:
         asyncio.run(main(table))

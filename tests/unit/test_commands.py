@@ -30,6 +30,9 @@ GOOD: dict[Command, list[Any]] = {
     commands.SCAN: [0, 0, b""],
     commands.FLUSH: [],
     commands.VERIFY: [3],
+    commands.GET_MANY: [["key", b"key"]],
+    commands.SET_MANY: [["key", b"key"], b"\x00\x01", [b"payload", b"text"], 0],
+    commands.DELETE_MANY: [["key"]],
 }
 
 
@@ -54,6 +57,9 @@ def test_codes_are_part_of_the_protocol() -> None:
         "scan": 31,
         "flush": 32,
         "verify": 33,
+        "get_many": 34,
+        "set_many": 35,
+        "delete_many": 36,
     }
 
 
@@ -85,6 +91,15 @@ def test_what_must_not_happen_twice_is_not_idempotent() -> None:
 def test_only_single_key_commands_can_be_batched() -> None:
     assert all(command.priority is Priority.SINGLE for command in commands.BATCHABLE)
     assert commands.BATCH not in commands.BATCHABLE
+
+
+def test_a_command_for_many_keys_stands_for_one_that_can_be_batched() -> None:
+    """As sent again, and as overtaken by others, as a batch of those."""
+    for code, single in commands.SINGLE_OF.items():
+        many = commands.BY_CODE[code]
+        assert single in commands.BATCHABLE
+        assert many.idempotent is single.idempotent
+        assert many.priority is commands.BATCH.priority
 
 
 @pytest.mark.parametrize("command", commands.ALL, ids=lambda command: command.name)

@@ -44,6 +44,16 @@ def test_of_a_batch_what_was_executed_is_counted() -> None:
     assert (found["batch"], found["get"], found["delete"]) == (1, 1, 1)
 
 
+def test_of_many_keys_each_is_counted_that_was_asked_for() -> None:
+    counted = Figures()
+    note(counted, commands.GET_MANY, (["a", "b", "c"],), (bytes(2), [None, b"v"]))
+    note(counted, commands.SET_MANY, (["a", "b"], bytes(2), [b"", b""], 0), 2)
+    note(counted, commands.DELETE_MANY, (["a", "b", "c"],), 1)
+    found = counted.stats()["operations"]
+    assert (found["get_many"], found["set_many"], found["delete_many"]) == (1, 1, 1)
+    assert (found["get"], found["set"], found["delete"]) == (2, 2, 3)
+
+
 def test_a_batch_that_failed_counts_as_none_of_its_operations() -> None:
     counted = Figures()
     request = Request(1, 1, commands.BATCH, 0, ([[commands.GET.code, "a"]],))

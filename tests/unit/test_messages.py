@@ -15,7 +15,14 @@ from kvserve.errors import (
     ProtocolError,
     ServerBusy,
 )
-from kvserve.limits import BATCH_OPERATIONS_MAX, FRAME_BYTES_MIN, KIB, MIB, QUEUE_MESSAGE_BYTES
+from kvserve.limits import (
+    BATCH_OPERATIONS_MAX,
+    FRAME_BYTES_MIN,
+    KIB,
+    MANY_KEYS_MAX,
+    MIB,
+    QUEUE_MESSAGE_BYTES,
+)
 from kvserve.protocol import commands
 from kvserve.protocol.messages import (
     PROTOCOL_VERSION,
@@ -40,6 +47,9 @@ GET = [PROTOCOL_VERSION, 7, 8, commands.GET.code, 1000, ["key"]]
         Request(1, 2, commands.BATCH, 3, ([[10, "a"], [12, "b", 0, b"v", 0]],)),
         Request(1, 2, commands.BATCH, 3, ([],)),
         Request(1, 2, commands.SCAN, 3, (255, 1023, b"")),
+        Request(1, 2, commands.GET_MANY, 3, (["a", b"b"],)),
+        Request(1, 2, commands.SET_MANY, 3, (["a", b"b"], b"\x00\x01", [b"v", b"w"], 0)),
+        Request(1, 2, commands.DELETE_MANY, 3, ([],)),
     ],
     ids=lambda request_: request_.command.name,
 )
@@ -167,6 +177,42 @@ def test_longest_batch_passes_and_one_more_does_not() -> None:
         decode_request(Request(1, 2, commands.BATCH, 3, (operations,)).encode())
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (commands.GET_MANY, [["key", 1]]),
+        (commands.GET_MANY, [["key", ["key"]]]),
+        (commands.GET_MANY, [["key", None]]),
+        (commands.GET_MANY, [["key"], ["key"]]),
+        (commands.DELETE_MANY, [["key", True]]),
+        (commands.SET_MANY, [["key", 1], bytes(2), [b"v", b"w"], 0]),
+        (commands.SET_MANY, [["key", "k"], bytes(2), [b"v", "text"], 0]),
+        (commands.SET_MANY, [["key", "k"], bytes(2), [b"v", None], 0]),
+        (commands.SET_MANY, [["key", "k"], bytes(1), [b"v", b"w"], 0]),
+        (commands.SET_MANY, [["key", "k"], bytes(2), [b"v"], 0]),
+        (commands.SET_MANY, [["key"], bytes(2), [b"v", b"w"], 0]),
+    ],
+)
+@pytest.mark.parametrize("frame_bytes", [0, QUEUE_MESSAGE_BYTES])
+def test_lists_of_many_keys_are_checked_to_their_last_element(
+    command: commands.Command, arguments: list[Any], frame_bytes: int
+) -> None:
+    arguments[0] = [b"x" * frame_bytes, *arguments[0]]
+    if command is commands.SET_MANY:
+        arguments[1:3] = [b"\x00" + arguments[1], [b"v", *arguments[2]]]
+    with pytest.raises(BadRequest) as refusal:
+        decode_request(Request(7, 8, command, 1, tuple(arguments)).encode())
+    assert refusal.value.sender == (7, 8)
+
+
+def test_most_keys_pass_and_one_more_does_not() -> None:
+    keys = ["a key"] * MANY_KEYS_MAX
+    request = Request(1, 2, commands.GET_MANY, 3, (keys,))
+    assert decode_request(request.encode()) == request
+    with pytest.raises(BadRequest, match=str(MANY_KEYS_MAX)):
+        decode_request(request._replace(arguments=([*keys, "a key"],)).encode())
+
+
 LONG = b"x" * QUEUE_MESSAGE_BYTES  # makes a frame one that comes through a FIFO
 
 
@@ -178,6 +224,8 @@ LONG = b"x" * QUEUE_MESSAGE_BYTES  # makes a frame one that comes through a FIFO
         Request(1, 2, commands.SCAN, 3, (255, 1023, LONG)),
         Request(1, 2, commands.BATCH, 3, ([[12, "b", 0, LONG, 0], [18, b"", -5, None, 0]],)),
         Request(1, 2, commands.BATCH, 3, ([[15, "b", 0, LONG, 0, 9]] * 100,)),
+        Request(1, 2, commands.GET_MANY, 3, (["a", LONG],)),
+        Request(1, 2, commands.SET_MANY, 3, (["a", b"b"], b"\x00\x01", [LONG, b"w"], 2**62)),
     ],
     ids=lambda request_: request_.command.name,
 )
@@ -211,6 +259,10 @@ def test_long_request_round_trip(request_: Request) -> None:
         (1, commands.BATCH.code, 1000, [[LONG]]),
         (1, commands.BATCH.code, 1000, [[[commands.GET.code, [LONG]]]]),
         (1, commands.BATCH.code, 1000, [[[commands.GET.code, *[LONG] * 7]]]),
+        (1, commands.GET_MANY.code, 1000, LONG),
+        (1, commands.GET_MANY.code, 1000, [LONG]),
+        (1, commands.GET_MANY.code, 1000, [[LONG, {}]]),
+        (1, commands.GET_MANY.code, 1000, [[LONG, msgpack.ExtType(1, b"")]]),
     ],
 )
 def test_bad_long_request_tells_its_sender(
@@ -226,7 +278,10 @@ def array(count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big")
 
 
-HEAD = msgpack.packb([*GET[:3], commands.BATCH.code, 1000, None])[:-1]
+HEADS = {
+    command.name: msgpack.packb([*GET[:3], command.code, 1000, None])[:-1]
+    for command in (commands.BATCH, commands.GET_MANY, commands.SET_MANY)
+}
 TINY = {"list": b"\x90", "map": b"\x80", "text": b"\xa2xy", "extension": b"\xc7\x00\x01"}
 FILLINGS = {
     **{f"{name}s in one list": (array(2**23), filling) for name, filling in TINY.items()},
@@ -237,15 +292,22 @@ FILLINGS = {
     "lists that promise much": (b"\x91", array(2**23)),
     "lists that promise as many as there are bytes": (b"\x91", array(QUEUE_MESSAGE_BYTES - 10)),
     "lists that promise as much as is allowed": (b"\x91", array(2**11)),
+    "lists of lists that promise": (b"\x91" + array(2**11), array(2**11)),
+    "lists of as many texts as are allowed": (b"\x93", array(2**11) + b"\xa2xy" * 2**11),
+    "list of lists of as many": (b"\x91" + array(2**11), array(2**11) + b"\xa2xy" * 2**11),
 }
 
 
+@pytest.mark.parametrize("command", HEADS)
 @pytest.mark.parametrize("filling", FILLINGS)
 @pytest.mark.parametrize("frame_bytes", [QUEUE_MESSAGE_BYTES, MIB, FRAME_BYTES_MIN])
-def test_no_frame_makes_much_more_than_its_length(filling: str, frame_bytes: int) -> None:
+def test_no_frame_makes_much_more_than_its_length(
+    command: str, filling: str, frame_bytes: int
+) -> None:
     """What it makes is gone afterwards, too; in some versions of msgpack it was not."""
     beginning, repeated = FILLINGS[filling]
-    frame = HEAD + beginning + repeated * ((frame_bytes - len(HEAD + beginning)) // len(repeated))
+    beginning = HEADS[command] + beginning
+    frame = beginning + repeated * ((frame_bytes - len(beginning)) // len(repeated))
     tracemalloc.start()
     try:
         with pytest.raises(BadRequest):
