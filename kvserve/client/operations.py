@@ -200,7 +200,9 @@ def check_keys(keys: Iterable[Key]) -> Iterable[Key]:
         InvalidArgument: they are one key, whose letters would be taken for keys, or nothing to
             go through.
     """
-    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
+    if type(keys) is not list and (
+        isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable)
+    ):
         raise InvalidArgument(f"keys = {keys!r:.80}: use a list of keys")
     return keys
 

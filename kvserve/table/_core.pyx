@@ -43,6 +43,9 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyUnicode_IS_ASCII(object text)
 
+cdef extern from *:  # Cython's own; where a Python has no such function it is PyDict_New
+    dict new_dict "__Pyx_PyDict_NewPresized" (Py_ssize_t size)
+
 cdef extern from "<time.h>" nogil:
     int CLOCK_BOOTTIME
     int CLOCK_MONOTONIC_COARSE
@@ -79,6 +82,7 @@ ELSEWHERE = _elsewhere
 
 cdef int RETRIES_MAX = 64
 cdef uint32_t STACK_BYTES = 1024
+cdef Py_ssize_t PRESIZED_MAX = 4096  # beyond this, few hits among many keys would waste memory
 cdef uint32_t SCAN_KEYS = 512  # about how many keys one scan answers
 cdef uint64_t FEED_CLOCK_MS = 100  # somebody may set the machine's clock, which events tell
 cdef uint64_t COARSE_CLOCK_LAG_MS = 10  # a tick of the slowest kernels, 100 a second
