@@ -32,8 +32,10 @@ class FrameReader:
 
     def __init__(self, frame_bytes_max: int) -> None:
         self._frame_bytes_max = frame_bytes_max
-        self._buffer = bytearray()
-        self._wanted_bytes = LENGTH_BYTES  # nothing to cut before the buffer holds this many
+        self._buffer = bytearray()  # of a length, or of the frame whose length has come
+        # How much completes the frame that arrives, or tells its length; never 0 outside of `feed`.
+        self.missing_bytes = LENGTH_BYTES
+        self.arriving_bytes = 0  # what the frame will take whose length has come; 0 if none has
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes the stream's next bytes; returns the frames that they complete, in order.
@@ -41,49 +43,40 @@ class FrameReader:
         Raises:
             ProtocolError: a frame is longer than allowed. The stream is then useless.
         """
-        if not self._buffer:
+        if self.missing_bytes == LENGTH_BYTES and not self.arriving_bytes:
             # Nearly always what comes is one whole frame.
             size_bytes = len(data) - LENGTH_BYTES
             if 0 <= size_bytes <= self._frame_bytes_max and data.startswith(
                 size_bytes.to_bytes(LENGTH_BYTES, "little")
             ):
                 return [data[LENGTH_BYTES:]]
-        else:
-            self._buffer += data
-            if len(self._buffer) < self._wanted_bytes:
-                return []
-            data = bytes(self._buffer)
-            self._buffer.clear()
         frames = []
         start = 0
-        while True:
-            self._wanted_bytes = LENGTH_BYTES
-            if len(data) - start < LENGTH_BYTES:
-                break
-            length = int.from_bytes(data[start : start + LENGTH_BYTES], "little")
-            if length > self._frame_bytes_max:
-                raise ProtocolError(
-                    f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed"
-                )
-            self._wanted_bytes = LENGTH_BYTES + length
-            if len(data) - start < self._wanted_bytes:
-                break
-            frames.append(data[start + LENGTH_BYTES : start + self._wanted_bytes])
-            start += self._wanted_bytes
-        self._buffer += data[start:]
+        while len(data) - start >= self.missing_bytes:
+            end = start + self.missing_bytes
+            self._buffer += data[start:end]
+            whole = bytes(self._buffer)
+            self._buffer.clear()
+            if self.arriving_bytes:
+                frames.append(whole)
+                self.arriving_bytes, self.missing_bytes = 0, LENGTH_BYTES
+            else:
+                self._await_frame(int.from_bytes(whole, "little"))
+            start = end
+        if start < len(data):
+            self._buffer += data[start:] if start else data
+            self.missing_bytes -= len(data) - start
         return frames
+
+    def _await_frame(self, size_bytes: int) -> None:
+        if size_bytes > self._frame_bytes_max:
+            raise ProtocolError(
+                f"a frame of {size_bytes} bytes; at most {self._frame_bytes_max} are allowed"
+            )
+        self.arriving_bytes = LENGTH_BYTES + size_bytes
+        self.missing_bytes = size_bytes
 
     @property
     def buffered_bytes(self) -> int:
         """How much of an incomplete frame it holds, in bytes."""
-        return len(self._buffer)
-
-    @property
-    def arriving_bytes(self) -> int:
-        """How much it will hold of the frame whose length has come; 0 if none has."""
-        return self._wanted_bytes if self._wanted_bytes > LENGTH_BYTES else 0
-
-    @property
-    def missing_bytes(self) -> int:
-        """How much completes the frame that arrives, or tells its length. Never 0."""
-        return self._wanted_bytes - len(self._buffer)
+        return (self.arriving_bytes or LENGTH_BYTES) - self.missing_bytes

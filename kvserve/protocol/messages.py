@@ -30,8 +30,8 @@ _UINT64 = 2**64
 _FIELDS = 6
 _REPLY_FIELDS = 3
 _CODE = 3  # the place of the command's
-_BATCH = commands.BATCH.code
-_MANY_ARRAYS_MAX = 3  # the arguments, and two lists in them
+_HEAD_BYTES = 64  # all fields before the arguments: at most 9 bytes each
+_LISTS_MAX = 3  # the arguments, and two among them
 _SHORT_BYTES = QUEUE_MESSAGE_BYTES
 # No operation is shorter than 4 bytes. Room for an array's elements is made before they come, and
 # its first may be another array: this bounds 1,024 of them in each other to 16 MiB.
@@ -210,37 +210,19 @@ def _unpack_long(frame: bytes) -> list[Any]:
     """The fields of a request's frame of any length.
 
     A byte can be an empty array, which takes 72 bytes in memory. So a long frame is not unpacked at
-    once, but along the shape that a request has, with as many arrays as a batch has operations.
+    once, but along the shape that a request has.
     """
-    arrays = itertools.count(1)
-
-    def count(array: list[Any]) -> list[Any]:
-        if next(arrays) > BATCH_OPERATIONS_MAX:
-            raise ValueError(f"more than {BATCH_OPERATIONS_MAX} arrays")
-        return array
-
-    unpacker = msgpack.Unpacker(
-        read_size=1,  # its first buffer, which is replaced by one of the frame's length
-        max_buffer_size=len(frame),
-        max_array_len=_OPERATION_FIELDS_MAX,
-        max_map_len=0,
-        max_ext_len=0,
-        list_hook=count,
-    )
     fields: list[Any] = []
     try:
-        unpacker.feed(frame)
-        if unpacker.read_array_header() != _FIELDS:
+        head = msgpack.Unpacker(max_array_len=_FIELDS, max_map_len=0, max_ext_len=0)
+        head.feed(frame[:_HEAD_BYTES])
+        if head.read_array_header() != _FIELDS:
             raise ValueError(f"no array of {_FIELDS}")
         while len(fields) < _FIELDS - 1:
-            fields.append(unpacker.unpack())
-        code = fields[_CODE]
-        if type(code) is int and code in commands.SINGLE_OF:
-            fields.append(_unpack_many(memoryview(frame)[unpacker.tell() :]))
-            return fields
-        fields.append(_unpack_batch(unpacker) if code == _BATCH else unpacker.unpack())
-        if unpacker.tell() != len(frame):
-            raise ValueError("something follows it")
+            fields.append(head.unpack())
+        arguments = memoryview(frame)[head.tell() :]
+        is_batch = fields[_CODE] == commands.BATCH.code
+        fields.append(_unpack_batch(arguments) if is_batch else _unpack_lists(arguments))
     except _NOT_MSGPACK as error:
         known = len(fields) > 2 and _is_id(fields[1]) and _is_id(fields[2])
         sender = (fields[1], fields[2]) if known else None
@@ -248,31 +230,52 @@ def _unpack_long(frame: bytes) -> list[Any]:
     return fields
 
 
-def _unpack_batch(unpacker: Any) -> list[Any]:
-    """The arguments of a batch, which are one list of operations."""
+def _unpack_batch(arguments: memoryview) -> list[Any]:
+    """The arguments of a batch, which are one list of operations, each a list."""
+    unpacker = msgpack.Unpacker(
+        read_size=1,  # its first buffer, which is replaced by one of the frame's length
+        max_buffer_size=len(arguments),
+        max_array_len=_OPERATION_FIELDS_MAX,
+        max_map_len=0,
+        max_ext_len=0,
+        list_hook=_counting(BATCH_OPERATIONS_MAX),
+    )
+    unpacker.feed(arguments)
     if unpacker.read_array_header() != 1:
         raise ValueError("a batch takes one argument")
     operations = unpacker.read_array_header()
     if operations > BATCH_OPERATIONS_MAX:
         raise ValueError(f"a batch of {operations}; at most {BATCH_OPERATIONS_MAX}")
-    return [[unpacker.unpack() for _ in range(operations)]]
+    unpacked = [[unpacker.unpack() for _ in range(operations)]]
+    if unpacker.tell() != len(arguments):
+        raise ValueError("something follows it")
+    return unpacked
 
 
-def _unpack_many(arguments: memoryview) -> Any:
-    """The arguments of a command for many keys, which are two lists at most and no list of lists.
+def _unpack_lists(arguments: memoryview) -> Any:
+    """The arguments of any other command, at most two lists among them: at once.
 
-    They are unpacked at once. What lists in lists promise is bound as in a short frame.
+    What lists in lists promise is bound by the lists' length as in a short frame.
     """
+    return _unpack(
+        arguments,
+        max_array_len=MANY_KEYS_MAX,
+        max_map_len=0,
+        max_ext_len=0,
+        list_hook=_counting(_LISTS_MAX),
+    )
+
+
+def _counting(arrays_max: int) -> Callable[[list[Any]], list[Any]]:
+    """Takes each array that has been unpacked; raises ValueError when there are too many."""
     arrays = itertools.count(1)
 
     def count(array: list[Any]) -> list[Any]:
-        if next(arrays) > _MANY_ARRAYS_MAX:
-            raise ValueError(f"more than {_MANY_ARRAYS_MAX} arrays")
+        if next(arrays) > arrays_max:
+            raise ValueError(f"more than {arrays_max} arrays")
         return array
 
-    return _unpack(
-        arguments, max_array_len=MANY_KEYS_MAX, max_map_len=0, max_ext_len=0, list_hook=count
-    )
+    return count
 
 
 def _is_id(field: object) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections import deque
@@ -21,6 +22,8 @@ from kvserve.protocol.framing import FrameReader, frame_to_stream
 # As much as a FIFO holds; Python makes room for all of it before it knows how much there is, and
 # from 128 KiB on that is a mapping of its own, which costs 8 us a read.
 _READ_BYTES = 64 * 1024
+_FIFO_BYTES = 64 * 1024
+_WIDE_BYTES = 256 * 1024
 _HOLDING_BYTES = 64  # what Python adds to a frame that is held: most replies are shorter than that
 
 
@@ -75,6 +78,7 @@ class FifoSender:
         self.descriptor = descriptor
         self._held: deque[bytes] = deque()
         self._written_bytes = 0  # of the first
+        self._is_wide = False
         self.held_bytes = 0  # the memory that frames take which are not wholly written yet
         self._held_bytes_max = held_bytes_max
 
@@ -87,6 +91,8 @@ class FifoSender:
             return False
         stream = frame_to_stream(frame)
         if not self._held:
+            if len(stream) > _FIFO_BYTES and not self._is_wide:
+                self._widen()
             try:
                 self._written_bytes = os.write(self.descriptor, stream)
             except BlockingIOError:
@@ -97,6 +103,16 @@ class FifoSender:
         self._held.append(stream)
         self.held_bytes += len(stream) + _HOLDING_BYTES
         return True
+
+    def _widen(self) -> None:
+        """Makes room in the FIFO, so that a long frame does not come in many small pieces.
+
+        Not for all that there are: a user's pipes have 64 MiB together (pipe-user-pages-soft), and
+        whoever is beyond that gets tiny ones.
+        """
+        self._is_wide = True
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.descriptor, fcntl.F_SETPIPE_SZ, _WIDE_BYTES)
 
     def flush(self) -> bool:
         """Writes what the FIFO takes; returns whether nothing is held back any more.
