@@ -172,13 +172,17 @@ class Sessions:
             largest = max(self._open.values(), key=lambda each: each.held_bytes)
             self._cut_off(largest, "has most of too many replies to read")
 
-    def _receive(self, session: Session) -> None:
-        if self._arrivals.may_be_read(session):
-            self._read(session)
-        else:
-            self._loop.remove_reader(session.requests.descriptor)  # until `_look` comes to it
+    def look(self, session: Session) -> bool:
+        """Takes what a session's FIFO has now; whether that completed a frame."""
+        return self._open.get(session.client_id) is session and self._receive(session)
 
-    def _read(self, session: Session) -> None:
+    def _receive(self, session: Session) -> bool:
+        if self._arrivals.may_be_read(session):
+            return self._read(session)
+        self._loop.remove_reader(session.requests.descriptor)  # until `_look` comes to it
+        return False
+
+    def _read(self, session: Session) -> bool:
         try:
             frames = session.requests.receive(sparingly=self._arrivals.is_short)
         except ProtocolError as error:
@@ -187,12 +191,12 @@ class Sessions:
             frames = None
         if frames is None:
             self.close(session)
-            return
+            return False
         if frames:
             self._arrivals.release(session)
         for frame in frames:
             if self._open.get(session.client_id) is not session:
-                return  # it died, or was cut off, over a reply: nobody waits for the rest
+                return True  # it died, or was cut off, over a reply: nobody waits for the rest
             self._handle(frame, session)
         size_bytes = session.requests.arriving_bytes
         if (
@@ -202,6 +206,7 @@ class Sessions:
             and self._looking is None
         ):
             self._look_later()
+        return bool(frames)
 
     def _look_later(self) -> None:
         self._looking = self._loop.call_later(limits.ARRIVAL_LOOK_SECONDS, self._look)

@@ -93,8 +93,9 @@ class Worker:
             loop,
             manifest.group_id,
             limits.frame_bytes_max(manifest.value_bytes_max),
-            self._handle,
+            self._take,
         )
+        self._latest: Session | None = None  # whose FIFO is looked at beside the queue
         self._sweeper = Sweeper(table, shards, loop)
         self._spin = Spin(0)
         self._follower = Follower(page, self._apply)
@@ -105,7 +106,7 @@ class Worker:
         self._draining = False
         self._finished: asyncio.Future[int] = loop.create_future()
         loop.add_reader(self._queue.descriptor, self._receive)
-        self._next_turn = loop.call_soon(self._receive)
+        self._next_turn = loop.call_soon(self._look_on)
 
     async def finished(self) -> int:
         """Serves until told to stop; returns the exit code."""
@@ -151,17 +152,33 @@ class Worker:
         self._queue.close()
 
     def _receive(self) -> None:
-        receive = self._queue.receive
-        frame = receive()
+        if self._look():
+            self._look_on()
+
+    def _look_on(self) -> None:
+        """Looks for more, each time for a little while."""
         for _ in range(_MESSAGES_A_TURN):
-            if frame is None:
+            if not (self._spin.until(self._look) or self._look()):
                 return
-            self._handle(frame, None)
-            frame = self._spin.until(receive) or receive()
-        if frame is not None:
-            self._handle(frame, None)
         # Not when the queue is readable: it may be empty just now, and to be woken takes long.
-        self._next_turn = self._loop.call_soon(self._receive)
+        self._next_turn = self._loop.call_soon(self._look_on)
+
+    def _look(self) -> bool:
+        """Takes one message, or what the latest session sent through its FIFO, if there is any."""
+        frame = self._queue.receive()
+        if frame is not None:
+            self._latest = None
+            self._handle(frame, None)
+            return True
+        return self._latest is not None and self._sessions.look(self._latest)
+
+    def _take(self, frame: bytes, session: Session) -> None:
+        """Takes a frame that came through a FIFO; its client's next may come the same way."""
+        self._handle(frame, session)
+        if self._latest is not session and not self._draining:
+            self._latest = session
+            self._next_turn.cancel()
+            self._next_turn = self._loop.call_soon(self._look_on)
 
     def _handle(self, frame: bytes, session: Session | None) -> None:
         """Takes one frame; `session` is that of the FIFO through which it came, if it did."""
