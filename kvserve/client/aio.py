@@ -16,6 +16,7 @@ from kvserve.client.direct import Read, TableFollower, Write, check_write
 from kvserve.client.many import DeleteMany, GetMany, Many, SetMany
 from kvserve.client.operations import (
     TTL,
+    AnyKey,
     Key,
     Operation,
     Operations,
@@ -191,12 +192,13 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
             found |= gets.found
         return found
 
-    async def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
         workers = self._workers
-        by_worker = self._reader._split(check_mapping(values), workers.manifest.workers)
+        items = check_mapping(values)
+        by_worker = self._reader._split(items, workers.manifest.workers)
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
-        sets = SetMany(by_worker, values, encode, ttl_ms, workers.frame_bytes_max)
+        sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
         await self._run_questions(sets)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from kvserve.client.aio import AsyncClient
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
-from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping
+from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_keys, check_mapping
 from kvserve.client.pipeline import first_error
 from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy
 from kvserve.names import Names
@@ -85,7 +85,7 @@ class AsyncDirectClient(AsyncClient):
                     found[key] = value
         return found
 
-    async def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
         items = check_mapping(values).items()
         operations = [self._operations.set(key, value, ttl) for key, value in items]

@@ -12,7 +12,15 @@ from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read, Write, check_write
 from kvserve.client.dispatch import Dispatcher
 from kvserve.client.many import DeleteMany, GetMany, SetMany
-from kvserve.client.operations import TTL, Key, check_keys, check_mapping, from_ttl_ms, to_ttl_ms
+from kvserve.client.operations import (
+    TTL,
+    AnyKey,
+    Key,
+    check_keys,
+    check_mapping,
+    from_ttl_ms,
+    to_ttl_ms,
+)
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes.namespaces import Namespaces
 from kvserve.client.watching import Watching
@@ -255,16 +263,17 @@ class Client(Namespaces, Watching, Dispatcher):
             found |= gets.found
         return found
 
-    def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """Stores many values in few round trips. Not a transaction. Raises as `set`.
 
         Example:
             >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
         """
         workers = self._workers
-        by_worker = self._split(check_mapping(values), workers.manifest.workers)
+        items = check_mapping(values)
+        by_worker = self._split(items, workers.manifest.workers)
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
-        sets = SetMany(by_worker, values, encode, ttl_ms, workers.frame_bytes_max)
+        sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
         self._run_questions(sets)
 
     def delete_many(self, keys: Iterable[Key]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from kvserve import limits
 from kvserve.client.questions import Question
@@ -25,6 +25,7 @@ from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import STATUS_DONE
 
 Key = str | bytes
+AnyKey = TypeVar("AnyKey", bound=Key)  # of a mapping, which is not one of Key if all are bytes
 TTL = float | datetime.timedelta | None
 
 
@@ -207,7 +208,7 @@ def check_keys(keys: Iterable[Key]) -> Iterable[Key]:
     return keys
 
 
-def check_mapping(values: Mapping[Key, Value]) -> Mapping[Key, Value]:
+def check_mapping(values: Mapping[Any, Value]) -> Mapping[Key, Value]:
     """The mapping itself; raises InvalidArgument if it is none."""
     if not isinstance(values, Mapping):
         raise InvalidArgument(f"values is a dict of keys and values, not {type(values).__name__}")

@@ -18,7 +18,15 @@ from kvserve.client.blocking import Client
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
 from kvserve.client.many import Many
-from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping, to_ttl_ms
+from kvserve.client.operations import (
+    TTL,
+    AnyKey,
+    Key,
+    Operation,
+    check_keys,
+    check_mapping,
+    to_ttl_ms,
+)
 from kvserve.errors import ClientClosed, InvalidArgument, RequestTimeout
 from kvserve.names import Names
 from kvserve.protocol import commands
@@ -89,7 +97,7 @@ class DirectClient(TrustedWriter, Client):
         if not self._table.is_current:
             self._sit_down()
 
-    def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
         stopped = self._set_all(dict(check_mapping(values)), ttl)
         if stopped is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping
+from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_keys, check_mapping
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes import layout
 from kvserve.client.recipes.aio import port_of
@@ -118,11 +118,12 @@ class AsyncNamespace(AsyncNamespaces):
         own = {layout.joined(prefix, key): key for key in layout.checked(check_keys(keys))}
         return {own[key]: value for key, value in (await self._client.get_many(own)).items()}
 
-    async def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
         prefix = await self._prefix()
-        keys = layout.checked(check_mapping(values))
-        await self._client.set_many({layout.joined(prefix, key): values[key] for key in keys}, ttl)
+        items = check_mapping(values)
+        keys = layout.checked(items)
+        await self._client.set_many({layout.joined(prefix, key): items[key] for key in keys}, ttl)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvserve.client.operations import TTL, Key, Operation, check_keys, check_mapping
+from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_keys, check_mapping
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes import layout
 from kvserve.client.recipes.generations import Place, begin, moved, new_generation
@@ -142,11 +142,12 @@ class Namespace(Namespaces):
         own = {layout.joined(prefix, key): key for key in layout.checked(check_keys(keys))}
         return {own[key]: value for key, value in self._client.get_many(own).items()}
 
-    def set_many(self, values: Mapping[Key, Value], ttl: TTL = None) -> None:
+    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
         prefix = self._prefix()
-        keys = layout.checked(check_mapping(values))
-        self._client.set_many({layout.joined(prefix, key): values[key] for key in keys}, ttl)
+        items = check_mapping(values)
+        keys = layout.checked(items)
+        self._client.set_many({layout.joined(prefix, key): items[key] for key in keys}, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
