@@ -99,7 +99,9 @@ class Config:
         fixed=_LAID_OUT,
     )
     workers: int = _setting(
-        0, "Worker processes; 0 takes one a core, at most 4.", fixed="each worker has its shards"
+        0,
+        "Worker processes; 0 takes one for two cores, at most 4.",
+        fixed="each worker has its shards",
     )
     writers: int = _setting(
         0,

@@ -74,8 +74,8 @@ SPIN_MICROSECONDS_DEFAULT = 50  # about what it takes to wake another core
 SPIN_MICROSECONDS_MAX = 1000  # beyond this, sleeping costs less than it saves
 
 # What a worker does without being asked.
-TICK_SECONDS = 0.1  # looks at the settings, which it applies within twice that, and sweeps
-SWEEP_SHARE = 100  # one hundredth of the buckets at each tick: a whole pass in 10 s
+TICK_SECONDS = 0.15  # looks at the settings, which it applies within 0.2 s, and sweeps
+SWEEP_SHARE = 66  # one 66th of the buckets at each tick: a whole pass in 10 s
 SWEEP_STEP_SECONDS = 0.0005  # then whoever waits is served before it goes on
 
 

@@ -49,6 +49,7 @@ cdef extern from *:  # Cython's own; where a Python has no such function it is P
 cdef extern from "<time.h>" nogil:
     int CLOCK_BOOTTIME
     int CLOCK_MONOTONIC_COARSE
+    int CLOCK_REALTIME_COARSE
     int CLOCK_REALTIME
 
 assert KEY_BYTES_MAX == KV_KEY_BYTES_MAX
@@ -88,10 +89,14 @@ cdef uint64_t FEED_CLOCK_MS = 100  # somebody may set the machine's clock, which
 cdef uint64_t COARSE_CLOCK_LAG_MS = 10  # a tick of the slowest kernels, 100 a second
 
 
-cdef inline uint64_t clock_ms(int clock) noexcept nogil:
+cdef inline uint64_t clock_ns(int clock) noexcept nogil:
     cdef timespec now
     clock_gettime(clock, &now)
-    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+    return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec
+
+
+cdef inline uint64_t clock_ms(int clock) noexcept nogil:
+    return clock_ns(clock) // 1_000_000
 
 
 cdef inline uint64_t now_ms() noexcept nogil:

@@ -1,4 +1,4 @@
-"""Collects expired records, a hundredth of a worker's buckets at a time, on its event loop."""
+"""Collects expired records, a small part of a worker's buckets at a time, on its event loop."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def test_slow_requests_are_logged(server: Server, eventually: Eventually) -> Non
     assert r"slow request: set 'key\n1' took 0." in server.log
     assert "slow request: get 'kkkk" in server.log
     assert "k" * 101 not in server.log
-    assert "slow request: batch of 1 took " in server.log
+    assert "slow request: set_many of 1 took " in server.log
     assert not {"secret", "quiet"} & set(server.log.replace("'", " ").split())
     assert logged >= 5
     assert server.log.count("slow request: ") == logged

@@ -13,7 +13,7 @@ from kvserve import limits
 from kvserve.table.table import Table
 from kvserve.worker.sweeper import Sweeper
 
-BUCKETS = 1000
+BUCKETS = 10 * limits.SWEEP_SHARE
 SHARDS = range(1, 40, 4)
 
 

@@ -125,12 +125,14 @@ static inline uint64_t entry_distance(uint64_t entry, uint64_t tail) {
 }
 
 /* Fetches what a bucket's entries lead to, for walks that look at every record: without it they
- * wait for memory at each. An empty slot, and damage, lead to somewhere in the ring: no harm. */
+ * wait for memory at each. Damage leads to somewhere in the ring: no harm. */
 #define BUCKETS_AHEAD 4
 
 static inline void fetch_records(const struct kv_table *t, uint32_t shard, uint32_t bucket) {
     for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
         uint64_t entry = LOAD(bucket_at(t, shard, bucket)->entry[slot]);
+        if (entry == 0)
+            continue;
         struct ring ring = ring_of(t, shard, entry_in_main(entry));
         uint64_t tail = LOAD(*ring.tail);
         __builtin_prefetch(record_at(&ring, tail + entry_distance(entry, tail)));
