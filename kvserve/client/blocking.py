@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from kvserve import names as naming
-from kvserve.client import figures
 from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read, Write, check_write
-from kvserve.client.dispatch import Dispatcher
 from kvserve.client.many import DeleteMany, GetMany, SetMany
 from kvserve.client.operations import (
     TTL,
@@ -23,6 +20,7 @@ from kvserve.client.operations import (
 )
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes.namespaces import Namespaces
+from kvserve.client.upkeep import Upkeep
 from kvserve.client.watching import Watching
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
@@ -74,7 +72,7 @@ def connect(
     return DirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
 
 
-class Client(Namespaces, Watching, Dispatcher):
+class Client(Namespaces, Watching, Upkeep):
     """A blocking client; made by `kvserve.connect`, which describes the arguments.
 
     All methods that take a key raise InvalidKey if it is no str or bytes of 1 to 1024 bytes. All
@@ -354,52 +352,6 @@ class Client(Namespaces, Watching, Dispatcher):
             keys, next_bucket = found
             cursor.move(next_bucket)
             yield from keys
-
-    def flush(self) -> None:
-        """Removes everything.
-
-        Example:
-            >>> cache.flush()
-            >>> list(cache.scan())
-            []
-        """
-        self._ask_all_workers(commands.FLUSH)
-
-    def ping(self) -> float:
-        """Asks every worker for a sign of life; returns the seconds until all had answered.
-
-        Example:
-            >>> cache.ping() < 2.0
-            True
-        """
-        started = time.perf_counter()
-        self._ask_all_workers(commands.PING)
-        return time.perf_counter() - started
-
-    def stats(self) -> dict[str, Any]:
-        """Figures of the instance and of each worker, by name; see `kvserve stats --help`.
-
-        Example:
-            >>> cache.stats()["workers"][0]["index"]
-            0
-        """
-        workers = self._ask_all_workers(commands.STATS)
-        return figures.collect(self._names, self._workers.manifest, self, workers)
-
-    def verify(self) -> list[str]:
-        """Checks every invariant of the table, shard by shard, while it is in use.
-
-        Returns:
-            What is violated, one sentence each; an empty list if all is well.
-
-        Example:
-            >>> cache.verify()
-            []
-        """
-        violations: list[str] = []
-        for shard in range(self._workers.manifest.shards):
-            violations += self._workers.ask(commands.VERIFY, (shard,), shard)
-        return violations
 
     def __enter__(self) -> Self:
         return self
