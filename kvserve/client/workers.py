@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from kvserve import limits
@@ -171,17 +171,17 @@ class Workers:
             return error
 
     def _borrow(self, shard: int, deadline: float) -> tuple[int, Channel]:
+        if self._closed:
+            raise ClientClosed("this client was closed")
         worker = shard % self.manifest.workers
         idle = self._idle[worker]
         try:
             while True:
-                channel = idle.pop()
+                channel = idle.pop()  # now it is this thread's alone
                 if not channel.session.closed:  # as in a forked child all of its parent's are
                     return worker, channel
         except IndexError:
             pass
-        if self._closed:
-            raise ClientClosed("this client was closed")
         while True:
             try:
                 return self._open(shard, deadline)
@@ -211,12 +211,13 @@ class Workers:
     def _give_back(self, worker: int, channel: Channel) -> None:
         if not channel.session.closed:
             self._idle[worker].append(channel)
-        if self._closed:
-            channel.close()
+        if self._closed:  # meanwhile
+            self.close()
 
     def close(self) -> None:
         """Ends all sessions; those in use by other threads when their request has ended."""
         self._closed = True
         for idle in list(self._idle.values()):
-            while idle:
-                idle.pop().close()
+            with suppress(IndexError):  # another thread may take the last one, and bring it back
+                while True:
+                    idle.pop().close()

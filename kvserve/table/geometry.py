@@ -69,8 +69,7 @@ class Geometry:
     @property
     def _main_bytes(self) -> int:
         """What log M can hold: it keeps room for two records as long as its longest."""
-        reserve = min(2 * record_bytes(self.item_bytes), self.largest_record)
-        return self.main_capacity - reserve
+        return self.main_capacity - 2 * min(record_bytes(self.item_bytes), self.largest_record)
 
     @property
     def capacity_items(self) -> int:

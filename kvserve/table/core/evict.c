@@ -78,12 +78,11 @@ static bool spend(uint32_t *copies, uint64_t *bytes, uint64_t length) {
 }
 
 /* What M keeps free, so that a record at its tail can be copied before its own space is given up:
- * room for the longest record that M holds and for a pad before it, which is shorter. At most the
- * largest record: where records are so large, one that meets the ring's end may have to go. */
+ * room for the longest record that M holds, and for a pad before it, which is shorter. M always has
+ * room for two and two more, see kv_geometry_valid. */
 static uint64_t reserve_for(const struct operation *op, uint64_t length) {
     uint64_t longest = LOAD(op->header->main_longest);
-    uint64_t reserve = 2 * (length > longest ? length : longest);
-    return reserve < op->t->geometry.largest_record ? reserve : op->t->geometry.largest_record;
+    return 2 * (length > longest ? length : longest);
 }
 
 /* Whether cleaning M pays. Measured against what M can hold beside its reserve: against the whole
@@ -124,8 +123,7 @@ static void reclaim_main(struct operation *op, uint64_t wanted) {
         uint8_t hint = LOAD(*place.hint);
         hint = hint > 3 ? 3 : hint; /* anybody may write there */
         if (!fits(&main, 0, place.length)) {
-            /* Only after kills between head and entry have eaten from the reserve, or where a
-             * large record meets the ring's end. */
+            /* Only after kills between head and entry have eaten from the reserve. */
             unlink_place(op, &place, KV_EVICTIONS);
         } else if (place.entry == op->spared) {
             move_to_main(op, &place, hint);

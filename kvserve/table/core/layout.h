@@ -59,7 +59,7 @@ struct kv_geometry {
     uint64_t shard_bytes;
     uint64_t small_capacity; /* bytes of log S */
     uint64_t main_capacity;  /* bytes of log M */
-    uint64_t largest_record; /* bytes, with an expiry; log M never keeps more in reserve */
+    uint64_t largest_record; /* bytes, with an expiry */
     uint64_t value_bytes_max;
     uint64_t item_bytes; /* the average that the index was sized for */
     uint32_t shards;

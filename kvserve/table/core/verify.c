@@ -10,7 +10,8 @@
  * V6 one entry a key.
  * V7 chains end; each overflow bucket below the pointer is linked once or free once; the free ones
  *    and those beyond the pointer are empty.
- * V8 live bytes and items equal a recount; no record of M is longer than the longest.
+ * V8 live bytes and items equal a recount; no record of M is longer than the longest, which is not
+ *    above the largest.
  * V9 no cas and not the flush mark is above the sequence, which is far from running over. */
 #include "places.h"
 
@@ -231,6 +232,8 @@ uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
     if (LOAD(header->flush_mark) > LOAD(header->sequence) ||
         LOAD(header->sequence) > SOUND_NUMBER_MAX)
         violate(&report, 9, LOAD(header->flush_mark));
+    if (LOAD(header->main_longest) > t->geometry.largest_record)
+        violate(&report, 8, LOAD(header->main_longest));
     if (!walked)
         return report.count; /* nothing else can be trusted */
     verify_index(t, shard, starts, linked, &tally, &report);
