@@ -29,7 +29,7 @@ ROOM_FOR = limits.WORKER_REQUEST_BYTES_MAX // (LENGTH_BYTES + FRAME_BYTES_MAX)  
 BIN_32_EXTRA_BYTES = 3  # of a long payload's length, beside an empty one's
 # Executing one request takes a few times its length beside what is held, for a moment.
 MOMENT_BYTES = 8 * FRAME_BYTES_MAX
-FREE_AGAIN_BYTES = 32 * limits.MIB  # what the allocator may keep
+FREE_AGAIN_BYTES = 64 * limits.MIB  # what the allocator may keep, where small pieces lie between
 
 Ask = Callable[[Attacker], bytes]
 
