@@ -58,8 +58,8 @@ def goals_table(output: Path) -> str:
 
 def front_table(output: Path) -> str:
     """The goals without their numbers, for those who only want to know what it costs."""
-    rows = [row[2:] for row in goals(output) if row[0]]
-    return markdown(["what", "goal", "measured (spread)", ""], rows, words=4)
+    rows = [row[1:] for row in goals(output) if row[0]]
+    return markdown(["question", "what", "goal", "measured (spread)", ""], rows, words=5)
 
 
 def parts_table(output: Path) -> str:
