@@ -85,7 +85,7 @@ def _ycsb(result: Result) -> Any:
                 for cell in cells
                 if cell["workload"] == workload and name in cell["figures"]
             ]
-            width = 2.5 if name == "kvserve" else 1.2
+            width = 2.5 if name.startswith("kvserve") else 1.2
             panel.loglog(*zip(*points, strict=True), marker="o", color=f"C{index}",
                          linewidth=width, label=name)  # fmt: skip
         ticks = sorted({cell["processes"] for cell in cells})
