@@ -61,7 +61,7 @@ void die_in_turn(struct trial *trial, uint32_t deaths) {
     uint64_t random = trial->seed, next_id = UINT64_C(1) << 32;
     uint64_t now_ms = trial->action.now_ms;
     for (uint32_t i = 0; i < deaths && trial->tally->violations == 0; i++) {
-        bool unlucky = i / 16 % 2 == 1; /* sixteen in a row */
+        bool unlucky = i / 8 % 6 != 0; /* forty in a row: they eat up all of the reserve */
         random_action(&mix, &random, &next_id, ++now_ms, &trial->action);
         if (random_below(&random, 4) == 0)
             trial->action.value_bytes = 200 + random_below(&random, 480);
