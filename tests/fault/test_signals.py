@@ -163,7 +163,7 @@ def test_a_handler_that_raises(
         for turn in range(200):
             try:
                 signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.00001, 0.002))
-                for _ in range(100):
+                for _ in range(250):
                     work(cache, turn)
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except Interrupted:

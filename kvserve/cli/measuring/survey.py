@@ -159,9 +159,11 @@ def _ladder(found: Survey) -> dict[int, Geometry]:
     tables: dict[int, Geometry] = {}
     memory_bytes = limits.MEMORY_BYTES_MIN
     while memory_bytes <= limits.MEMORY_BYTES_MAX:
-        with suppress(ConfigError):  # too small for a single item
-            tables[memory_bytes] = found.plan(memory_bytes)
-            if found.is_held(tables[memory_bytes]):
+        with suppress(ConfigError):  # too small for a single item, or nearly so
+            geometry = found.plan(memory_bytes)
+            if geometry.capacity_items > 0:
+                tables[memory_bytes] = geometry
+            if found.is_held(geometry):
                 break
         memory_bytes *= 2
     return dict(list(tables.items())[-_RUNGS:])
