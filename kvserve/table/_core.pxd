@@ -137,7 +137,7 @@ cdef extern from "core/table.h" nogil:
     bint kv_view_intact(const kv_view *)
     bint kv_view_flushed(const kv_table *, uint32_t, const kv_view *)
     void kv_view_touch(const kv_view *)
-    void kv_count_reads(const kv_table *, uint64_t hits, uint64_t misses)
+    void kv_count_read(const kv_table *, bint)
     int64_t kv_view_counter(const kv_view *)
     bint kv_next_in_bucket(const kv_table *, uint32_t, uint32_t, kv_cursor *, kv_view *)
     kv_status kv_store(kv_table *, const kv_key *, const kv_value *, kv_condition, uint64_t,

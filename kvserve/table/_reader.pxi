@@ -151,7 +151,7 @@ cdef class Reader:
 
     cdef inline void _count_hit(self, const kv_view *view) noexcept:
         kv_view_touch(view)
-        kv_count_reads(&self.t, 1, 0)
+        kv_count_read(&self.t, True)
 
     def get(self, key, default=None):
         """The value of a key.
@@ -185,7 +185,7 @@ cdef class Reader:
         if value is _miss:
             if reading & KV_MISSES_ELSEWHERE:
                 return self._get_elsewhere(key, default)
-            kv_count_reads(&self.t, 0, 1)
+            kv_count_read(&self.t, False)
             return default
         if value is _elsewhere:
             return self._get_elsewhere(key, default)
@@ -205,27 +205,21 @@ cdef class Reader:
         cdef dict found = new_dict(min(len(keys), PRESIZED_MAX) if isinstance(keys, list) else 0)
         cdef list rest = []
         cdef uint32_t reading
-        cdef uint64_t hits = 0, misses = 0
-        try:
-            for key in keys:
-                reading = self.reading()
-                if reading == 0:
-                    check_key(key)
-                    rest.append(key)
-                    continue
-                as_key(&self.t, key, &k)
-                value = _elsewhere if self.lapsed(reading, k.shard) else self._copy(&k, &view)
-                if value is _elsewhere or (value is _miss and reading & KV_MISSES_ELSEWHERE):
-                    rest.append(key)
-                elif value is _miss:
-                    misses += 1
-                else:
-                    hits += 1
-                    kv_view_touch(&view)
-                    found[key] = decode(view.codec, value) if is_packed(&view) else value
-        finally:
-            if self.attached:  # decoding may have let another thread in, which closed it
-                kv_count_reads(&self.t, hits, misses)
+        for key in keys:
+            reading = self.reading()
+            if reading == 0:
+                check_key(key)
+                rest.append(key)
+                continue
+            as_key(&self.t, key, &k)
+            value = _elsewhere if self.lapsed(reading, k.shard) else self._copy(&k, &view)
+            if value is _elsewhere or (value is _miss and reading & KV_MISSES_ELSEWHERE):
+                rest.append(key)
+            elif value is _miss:
+                kv_count_read(&self.t, False)
+            else:
+                self._count_hit(&view)
+                found[key] = decode(view.codec, value) if is_packed(&view) else value
         return found, rest
 
     def _gets_here(self, key):
@@ -246,7 +240,7 @@ cdef class Reader:
         if value is _miss:
             if reading & KV_MISSES_ELSEWHERE:
                 return _elsewhere
-            kv_count_reads(&self.t, 0, 1)
+            kv_count_read(&self.t, False)
             return None
         if value is _elsewhere or view.codec == KV_CODEC_COUNTER:
             return _elsewhere

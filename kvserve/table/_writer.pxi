@@ -109,10 +109,10 @@ cdef class Writer(Owner):
             self.unlock(k.shard)
         if payload is None or kv_view_flushed(&self.t, k.shard, &view) or (
                 view.expiry_ms != 0 and view.expiry_ms <= now_ms()):
-            kv_count_reads(&self.t, 0, 1)
+            kv_count_read(&self.t, False)
             return None
         kv_view_touch(&view)
-        kv_count_reads(&self.t, 1, 0)
+        kv_count_read(&self.t, True)
         return view.codec, payload, view.cas
 
     cdef uint64_t put(self, const kv_key *k, kv_value *v, uint64_t ttl_ms, kv_condition condition,

@@ -276,7 +276,7 @@ static void step(struct run *r, struct input *input) {
             struct kv_view view;
             CHECK(kv_find(&r->s.t, &key, &view) == KV_DONE, "key %u", n);
             kv_view_touch(&view);
-            kv_count_reads(&r->s.t, 1, 0);
+            kv_count_read(&r->s.t, true);
         }
     }
 }

@@ -90,7 +90,7 @@ static uint64_t read_key(struct shared *shared, uint32_t n) {
             continue;
         }
         kv_view_touch(&view);
-        kv_count_reads(t, 1, 0);
+        kv_count_read(t, true);
         for (uint32_t i = 0; i < view.value_bytes / 8; i++)
             CHECK(words[i] == (view.cas << 16 | n), "key %u: torn at word %u of %u", n, i,
                   view.value_bytes / 8);

@@ -154,13 +154,13 @@ void kv_view_touch(const struct kv_view *view) {
         STORE(*view->hint, (uint8_t)(reads + 1));
 }
 
-void kv_count_reads(const struct kv_table *t, uint64_t hits, uint64_t misses) {
+void kv_count_read(const struct kv_table *t, bool hit) {
     struct kv_hints_header *header = (struct kv_hints_header *)(void *)t->hints;
     struct kv_reader_stripe *stripe = &header->stripe[t->stripe];
-    if (hits != 0)
-        STORE(stripe->hits, LOAD(stripe->hits) + hits);
-    if (misses != 0)
-        STORE(stripe->misses, LOAD(stripe->misses) + misses);
+    if (hit)
+        STORE(stripe->hits, LOAD(stripe->hits) + 1);
+    else
+        STORE(stripe->misses, LOAD(stripe->misses) + 1);
 }
 
 int64_t kv_view_counter(const struct kv_view *view) {

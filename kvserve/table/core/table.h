@@ -111,7 +111,7 @@ enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struc
 bool kv_view_intact(const struct kv_view *view);
 bool kv_view_flushed(const struct kv_table *t, uint32_t shard, const struct kv_view *view);
 void kv_view_touch(const struct kv_view *view);
-void kv_count_reads(const struct kv_table *t, uint64_t hits, uint64_t misses);
+void kv_count_read(const struct kv_table *t, bool hit);
 int64_t kv_view_counter(const struct kv_view *view);
 
 /* The records of one bucket's chain, one at a time; cursor starts as 0. Lock-free. */

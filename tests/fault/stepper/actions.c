@@ -82,7 +82,7 @@ static void get(const struct kv_table *table, const struct kv_key *key) {
     bool hit = kv_find(table, key, &view) == KV_DONE && kv_view_intact(&view);
     if (hit)
         kv_view_touch(&view);
-    kv_count_reads(table, hit, !hit);
+    kv_count_read(table, hit);
 }
 
 /* Carries an action out. KV_BUSY: the lock could not be had. */
