@@ -73,9 +73,8 @@ def work(names: Names, worker: int, seed: int, done: Any) -> None:
             table.delete(key)
 
 
-def watch(names: Names, worker: int, over: Any, counts: Any) -> None:
+def watch(reader: FeedReader, over: Any, counts: Any) -> None:
     """Reads one ring to its end. No event is torn or out of turn, and what is missing was lost."""
-    reader = FeedReader(feed_segment.attach(names, os.geteuid()), worker, from_oldest=True)
     highest = missing = read = lost = gaps = 0
     repeats = False  # whether the next number may be one that was told already
     while True:
@@ -132,10 +131,12 @@ def test_workers_are_killed_while_they_tell(names: Names, spawn: Spawn) -> None:
     def spawn_worker(worker: int) -> BaseProcess:
         return spawn(work, names, worker, chance.getrandbits(32), done[worker])
 
-    watchers = [
-        [spawn(watch, names, worker, over, counts[worker][n]) for n in range(WATCHERS)]
-        for worker in range(WORKERS)
-    ]
+    def spawn_watcher(worker: int, counts: Any) -> BaseProcess:
+        # Here, before any worker starts: from the first event on, however late the process runs.
+        reader = FeedReader(feed_segment.attach(names, os.geteuid()), worker, from_oldest=True)
+        return spawn(watch, reader, over, counts)
+
+    watchers = [[spawn_watcher(worker, row) for row in counts[worker]] for worker in range(WORKERS)]
     workers = [spawn_worker(worker) for worker in range(WORKERS)]
     kills = [0] * WORKERS
     while sum(kills) < KILLS:
