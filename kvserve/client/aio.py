@@ -20,7 +20,6 @@ from kvserve.client.operations import (
     Key,
     Operation,
     Operations,
-    check_keys,
     check_mapping,
     check_timeout,
     from_ttl_ms,
@@ -33,7 +32,7 @@ from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
-from kvserve.table._core import Elsewhere
+from kvserve.table._core import Elsewhere, check_keys
 
 
 async def connect_async(
@@ -184,7 +183,7 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
-        found, rest = self._reader._get_many_here(check_keys(keys))
+        found, rest = self._reader._get_many_here(keys)
         if rest:
             self._reader._follow_table()
             gets = GetMany(self._reader._split(rest, self._workers.manifest.workers))

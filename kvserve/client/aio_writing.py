@@ -14,13 +14,13 @@ from typing import Any
 from kvserve.client.aio import AsyncClient
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
-from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_keys, check_mapping
+from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_mapping
 from kvserve.client.pipeline import first_error
 from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
-from kvserve.table._core import check_key
+from kvserve.table._core import check_key, check_keys
 
 _RETRY_SECONDS = 0.002  # a lock is held for microseconds, unless its holder was killed or stopped
 
@@ -75,7 +75,7 @@ class AsyncDirectClient(AsyncClient):
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
-        found, rest = self._reader._get_many_here(check_keys(keys))
+        found, rest = self._reader._get_many_here(keys)
         if rest:
             self._reader._follow_table()
             missing = object()

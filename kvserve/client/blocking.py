@@ -8,12 +8,11 @@ from typing import Any, Self
 from kvserve import names as naming
 from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read, Write, check_write
-from kvserve.client.many import DeleteMany, GetMany, SetMany
+from kvserve.client.many import DeleteMany, SetMany
 from kvserve.client.operations import (
     TTL,
     AnyKey,
     Key,
-    check_keys,
     check_mapping,
     from_ttl_ms,
     to_ttl_ms,
@@ -26,7 +25,7 @@ from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
-from kvserve.table._core import Elsewhere
+from kvserve.table._core import Elsewhere, check_keys
 
 
 def connect(
@@ -244,22 +243,6 @@ class Client(Namespaces, Watching, Upkeep):
         """
         total: int | None = self._run(self._operations.decr(key, delta, initial, ttl))
         return total
-
-    def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """The values of those keys that are there.
-
-        Example:
-            >>> cache.set_many({"a": 1, "b": 2})
-            >>> cache.get_many(["a", "b", "nobody"])
-            {'a': 1, 'b': 2}
-        """
-        found, rest = self._get_many_here(check_keys(keys))
-        if rest:
-            self._follow_table()
-            gets = GetMany(self._split(rest, self._workers.manifest.workers))
-            self._run_questions(gets)
-            found |= gets.found
-        return found
 
     def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """Stores many values in few round trips. Not a transaction. Raises as `set`.

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvserve.client.batches import Batch
 from kvserve.client.direct import Read, TableFollower
-from kvserve.client.many import Many
+from kvserve.client.many import GetMany, Many
 from kvserve.client.operations import Key, Operation, Operations, check_timeout, value_of
 from kvserve.client.questions import Question, raise_for_all
 from kvserve.client.workers import Workers
@@ -39,6 +39,12 @@ class Dispatcher(TableFollower):
     def _get_elsewhere(self, key: Key, default: Any) -> Any:
         self._follow_table()
         return value_of(self._ask(commands.GET, (key,)), default)
+
+    def _get_many_elsewhere(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
+        self._follow_table()
+        gets = GetMany(self._split(rest, self._workers.manifest.workers))
+        self._run_questions(gets)
+        return found | gets.found
 
     def _run(self, operation: Operation) -> Any:
         command, arguments, interpret = operation

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from kvserve import limits
@@ -192,20 +192,6 @@ def check_timeout(timeout: float) -> float:
             f"{limits.TIMEOUT_SECONDS_MAX:.0f}"
         )
     return float(timeout)
-
-
-def check_keys(keys: Iterable[Key]) -> Iterable[Key]:
-    """The keys themselves.
-
-    Raises:
-        InvalidArgument: they are one key, whose letters would be taken for keys, or nothing to
-            go through.
-    """
-    if type(keys) is not list and (
-        isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable)
-    ):
-        raise InvalidArgument(f"keys = {keys!r:.80}: use a list of keys")
-    return keys
 
 
 def check_mapping(values: Mapping[Any, Value]) -> Mapping[Key, Value]:

@@ -23,7 +23,6 @@ from kvserve.client.operations import (
     AnyKey,
     Key,
     Operation,
-    check_keys,
     check_mapping,
     to_ttl_ms,
 )
@@ -32,7 +31,7 @@ from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
-from kvserve.table._core import TrustedWriter, check_key
+from kvserve.table._core import TrustedWriter, check_key, check_keys
 from kvserve.worker.executor import life_ms_of
 
 

@@ -134,11 +134,9 @@ cdef extern from "core/table.h" nogil:
     void kv_reads(const kv_table *, uint64_t *, uint64_t *)
     void kv_locate(const kv_table *, kv_key *)
     kv_status kv_find(const kv_table *, const kv_key *, kv_view *)
-    bint kv_view_intact(const kv_view *)
-    bint kv_view_flushed(const kv_table *, uint32_t, const kv_view *)
-    void kv_view_touch(const kv_view *)
-    void kv_count_read(const kv_table *, bint)
-    int64_t kv_view_counter(const kv_view *)
+    void kv_find_soon(const kv_table *, const kv_key *)
+    void kv_find_next(const kv_table *, const kv_key *, kv_view *)
+    kv_status kv_find_now(const kv_table *, const kv_key *, kv_view *)
     bint kv_next_in_bucket(const kv_table *, uint32_t, uint32_t, kv_cursor *, kv_view *)
     kv_status kv_store(kv_table *, const kv_key *, const kv_value *, kv_condition, uint64_t,
                        uint64_t, uint64_t *)
@@ -159,3 +157,10 @@ cdef extern from "core/table.h" nogil:
     kv_status kv_acquire(kv_table *, const kv_owner *, uint32_t, uint64_t)
     bint kv_take_from_dead(kv_table *, const kv_owner *, uint32_t)
     void kv_release(kv_table *, const kv_owner *, uint32_t)
+
+cdef extern from "core/view.h" nogil:
+    bint kv_view_intact(const kv_view *)
+    bint kv_view_flushed(const kv_table *, uint32_t, const kv_view *)
+    void kv_view_touch(const kv_view *)
+    void kv_count_read(const kv_table *, bint)
+    int64_t kv_view_counter(const kv_view *)

@@ -5,6 +5,7 @@ cdef class Reader:
 
     cdef kv_table t
     cdef bint attached
+    cdef uint64_t attachment  # tells one from the other
     cdef bint reads_here
     cdef uint32_t heeded  # the flags of `kv_reading` that this reader goes by
     cdef uint64_t wall_ahead_ns  # of the monotonic clock; see `expired`
@@ -22,6 +23,7 @@ cdef class Reader:
     cdef void _release(self) noexcept:
         if self.attached:
             self.attached = False
+            self.attachment += 1
             PyBuffer_Release(&self.table_view)
             PyBuffer_Release(&self.hints_view)
 
@@ -57,6 +59,7 @@ cdef class Reader:
         self.table_view, self.hints_view = table_view, hints_view
         self.reads_here = reads_here
         self.attached = True
+        self.attachment += 1
 
     cdef int _require_attached(self) except -1:
         if not self.attached:
@@ -111,18 +114,22 @@ cdef class Reader:
         """Whether the table was given up, so that its successor must be attached."""
         return self.attached and not kv_ready(&self.t)
 
-    cdef object _copy(self, const kv_key *key, kv_view *view):
+    cdef object _copy(self, const kv_key *key, kv_view *view, bint begun=False):
         """What a live key holds, whole: `_miss`, or `_elsewhere` if writers overtook it for ever.
 
         A value, or where `is_packed` says so a payload that is to be decoded when nothing of the
         view is needed any more: decoding may let another thread in, which may detach the table.
+
+        Args:
+            begun: `kv_find_next` has begun to find it.
         """
         cdef int retries
         cdef kv_status status
         cdef object value
         cdef char stack[1024]
         for retries in range(RETRIES_MAX):
-            status = kv_find(&self.t, key, view)
+            status = (kv_find_now if begun else kv_find)(&self.t, key, view)
+            begun = False
             if status == KV_MISSING:
                 return _miss
             if status == KV_CONTENDED:
@@ -168,8 +175,7 @@ cdef class Reader:
             ServerError: a worker had to be asked and did not answer.
 
         Example:
-            >>> with kvserve.connect() as cache:  # doctest: +SKIP
-            ...     cache.get("nobody", default="-")
+            >>> cache.get("nobody", default="-")
             '-'
         """
         cdef kv_key k
@@ -196,31 +202,84 @@ cdef class Reader:
         """What `get` answers that cannot be read here. Subclasses ask a worker."""
         return _elsewhere
 
+    def get_many(self, keys):
+        """The values of those keys that are there.
+
+        Args:
+            keys: an iterable of keys. Each is as for `get`.
+
+        Returns:
+            A dict of keys and values, in the keys' order; what a worker answered stands behind.
+
+        Raises:
+            InvalidArgument: `keys` is one key, or nothing to go through.
+            InvalidKey, ServerError: as `get`.
+
+        Example:
+            >>> cache.set_many({"a": 1, "b": 2})
+            >>> cache.get_many(["a", "b", "nobody"])
+            {'a': 1, 'b': 2}
+        """
+        cdef list rest = []
+        cdef dict found = self._get_some_here(keys, rest)
+        return self._get_many_elsewhere(found, rest) if rest else found
+
+    def _get_many_elsewhere(self, found, rest):
+        """What `get_many` answers, of whose keys the rest cannot be read here."""
+        return found
+
     def _get_many_here(self, keys):
         """Reads many keys: (dict of the hits, list of the keys to be asked elsewhere)."""
-        cdef kv_key k
-        cdef kv_view view
-        cdef object key, value
-        # A dict that grows while it is filled takes a fifth more time.
-        cdef dict found = new_dict(min(len(keys), PRESIZED_MAX) if isinstance(keys, list) else 0)
         cdef list rest = []
-        cdef uint32_t reading
-        for key in keys:
-            reading = self.reading()
-            if reading == 0:
-                check_key(key)
-                rest.append(key)
-                continue
-            as_key(&self.t, key, &k)
-            value = _elsewhere if self.lapsed(reading, k.shard) else self._copy(&k, &view)
+        return self._get_some_here(keys, rest), rest
+
+    cdef dict _get_some_here(self, keys, list rest):
+        """The hits among many keys; appends those to be asked elsewhere to the rest."""
+        check_keys(keys)
+        cdef tuple wanted = tuple(keys)  # ours: others may change theirs while a value is decoded
+        cdef Py_ssize_t n = 0, count = len(wanted)
+        # A dict that grows while it is filled takes a fifth more time.
+        cdef dict found = new_dict(min(count, PRESIZED_MAX))
+        while n < count and self.reading() != 0:
+            n = self._get_group(wanted, n, found, rest)
+        for n in range(n, count):
+            check_key(wanted[n])
+            rest.append(wanted[n])
+        return found
+
+    cdef Py_ssize_t _get_group(self, tuple wanted, Py_ssize_t first, dict found,
+                               list rest) except -1:
+        """Reads the next keys of many, in the steps of `kv_find_soon`; returns where to go on.
+
+        Of a table of a million items, a key takes 170 ns so, and 420 one after the other.
+        """
+        cdef kv_key k[KEYS_AHEAD]
+        cdef kv_view view[KEYS_AHEAD]
+        cdef bint here[KEYS_AHEAD]
+        cdef object key, value
+        cdef Py_ssize_t n, count = min(<Py_ssize_t>KEYS_AHEAD, len(wanted) - first)
+        cdef uint32_t reading = self.reading()
+        cdef uint64_t attachment = self.attachment
+        for n in range(count):
+            as_key(&self.t, wanted[first + n], &k[n])
+            kv_find_soon(&self.t, &k[n])
+        for n in range(count):
+            here[n] = not self.lapsed(reading, k[n].shard)
+            kv_find_next(&self.t, &k[n], &view[n])
+        for n in range(count):
+            # Decoding, and a key's own __eq__, let others in, who may attach another table.
+            if self.attachment != attachment:
+                return first + n
+            key = wanted[first + n]
+            value = self._copy(&k[n], &view[n], begun=True) if here[n] else _elsewhere
             if value is _elsewhere or (value is _miss and reading & KV_MISSES_ELSEWHERE):
                 rest.append(key)
             elif value is _miss:
                 kv_count_read(&self.t, False)
             else:
-                self._count_hit(&view)
-                found[key] = decode(view.codec, value) if is_packed(&view) else value
-        return found, rest
+                self._count_hit(&view[n])
+                found[key] = decode(view[n].codec, value) if is_packed(&view[n]) else value
+        return first + count
 
     def _gets_here(self, key):
         """(value, version), None on a miss, or ELSEWHERE.

@@ -82,10 +82,11 @@ def build_mutant(mutant: Mutant, built: Path, directory: Path) -> Path:
     shutil.copytree(CORE, copy)
     for edit in mutant.edits:
         edit.apply(copy)
-    changed = {edit.file for edit in mutant.edits}
-    assert all(file.endswith(".c") for file in changed), "a header is in every object"
+    changed = [copy / edit.file for edit in mutant.edits]
+    if any(file.suffix == ".h" for file in changed):  # which is in every object
+        changed = [*copy.glob("*.c"), *STEPPER.glob("*.c")]
     # Not strict: a bug may leave a variable or a function unused.
-    compile_objects([copy / file for file in changed], [copy], directory / "objects", False)
-    unchanged = [path for path in (built / "core").glob("*.o") if f"{path.stem}.c" not in changed]
-    objects = [*unchanged, *(directory / "objects").glob("*.o"), *(built / "stepper").glob("*.o")]
-    return link(sorted(objects), directory / "stepper.program")
+    compile_objects(changed, [copy, STEPPER], directory / "objects", strict=False)
+    objects = {path.name: path for path in built.glob("*/*.o")}
+    objects |= {path.name: path for path in (directory / "objects").glob("*.o")}
+    return link(sorted(objects.values()), directory / "stepper.program")

@@ -6,9 +6,20 @@ from fault.seeded_bug import Edit, Mutant
 
 READER_MUTANTS = (
     Mutant(
+        "what-was-begun-is-not-begun-again",
+        "batch-overwrite-round",
+        (
+            Edit(
+                "index.c",
+                "        return KV_DONE;\n    return kv_find(t, key, view);\n",
+                "        return KV_DONE;\n    return KV_MISSING;\n",
+            ),
+        ),
+    ),
+    Mutant(
         "no-tail-check-after-the-copy",
         "reader-overwrite-round",
-        (Edit("index.c", "return LOAD(*view->tail) <= view->position;", "return view != NULL;"),),
+        (Edit("view.h", "return LOAD(*view->tail) <= view->position;", "return view != NULL;"),),
     ),
     Mutant(
         "a-key-that-differs-is-not-looked-at-again",

@@ -32,12 +32,16 @@ struct run {
 static bool read_key(struct run *r, uint32_t n, struct item *seen) {
     uint8_t key_bytes[KEY_BUFFER_BYTES];
     struct kv_key key = numbered_key(&r->s.t, n, key_bytes);
-    struct kv_view view;
+    struct kv_view view, stepwise;
     enum kv_status status = kv_find(&r->s.t, &key, &view);
+    kv_find_soon(&r->s.t, &key);
+    kv_find_next(&r->s.t, &key, &stepwise);
+    CHECK(kv_find_now(&r->s.t, &key, &stepwise) == status, "key %u: not in steps", n);
     if (status == KV_MISSING)
         return false;
     CHECK(status == KV_DONE, "key %u: status %d", n, (int)status);
     CHECK(kv_view_intact(&view), "key %u", n);
+    CHECK(stepwise.record == view.record && stepwise.hint == view.hint, "key %u: elsewhere", n);
     if (kv_view_flushed(&r->s.t, key.shard, &view) ||
         (view.expiry_ms != 0 && view.expiry_ms <= r->now_ms))
         return false;

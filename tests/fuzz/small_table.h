@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "places.h"
+#include "view.h"
 
 /* Says what is wrong, and dies in a way that every fuzzer notices. */
 #define CHECK(condition, ...)                                                                      \

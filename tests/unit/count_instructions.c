@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "places.h"
+#include "view.h"
 
 #define FIELDS 12
 #define KEY_BYTES 12

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_keys, check_mapping
+from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_mapping
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes import layout
 from kvserve.client.recipes.generations import Place, begin, moved, new_generation
 from kvserve.client.recipes.offer import Recipes
 from kvserve.client.recipes.ports import Port, finish
 from kvserve.protocol.codec import Value
-from kvserve.table._core import check_key
+from kvserve.table._core import check_key, check_keys
 
 if TYPE_CHECKING:
     from kvserve.client.blocking import Client

@@ -7,6 +7,7 @@
  * has not passed, what was copied is whole. An entry never changes its slot while its key is
  * alive, so not finding it is an answer too. */
 #include "places.h"
+#include "view.h"
 
 #define RESTARTS_MAX 64
 
@@ -60,28 +61,36 @@ void kv_locate(const struct kv_table *t, struct kv_key *key) {
     key->shard = (uint32_t)(((key->hash >> 48) * t->geometry.shards) >> 16);
 }
 
-/* Looks at the record that an entry leads to. KV_CONTENDED: the tail has passed it. KV_REFUSED: a
- * shape that cannot be, which only a damaged table has. */
-static inline enum kv_status look(const struct kv_table *t, uint32_t shard, uint64_t entry,
-                                  struct kv_view *view) {
+/* Where an entry leads: the view's record, and what tells whether it is still there. False: the
+ * tail has passed it. */
+static inline bool aim(const struct kv_table *t, uint32_t shard, uint64_t entry,
+                       struct kv_view *view) {
     struct ring ring = ring_of(t, shard, entry_in_main(entry));
     uint64_t tail = LOAD_ACQUIRE(*ring.tail);
     uint64_t distance = entry_distance(entry, tail);
     if (distance >= ring.capacity || tail > POSITION_MAX)
-        return KV_CONTENDED;
+        return false;
     view->tail = ring.tail;
     view->position = tail + distance;
     uint64_t place = place_of(view->position, ring.capacity, ring.reciprocal);
-    const struct kv_record *record = (const struct kv_record *)(void *)(ring.bytes + place);
-    if (ring.capacity - place < KV_RECORD_HEADER_BYTES || place % KV_ALIGNMENT != 0)
+    view->rest_bytes = ring.capacity - place;
+    view->record = (const struct kv_record *)(void *)(ring.bytes + place);
+    return true;
+}
+
+/* Looks at the record that was aimed at. KV_CONTENDED: the tail has passed it. KV_REFUSED: a shape
+ * that cannot be, which only a damaged table has. */
+static inline enum kv_status look(struct kv_view *view) {
+    const struct kv_record *record = view->record;
+    uint64_t rest = view->rest_bytes;
+    if (rest < KV_RECORD_HEADER_BYTES || rest % KV_ALIGNMENT != 0)
         return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
     struct shape shape = shape_of(LOAD(record->shape));
     uint64_t offset = value_offset(shape);
-    if (ring.capacity - place < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes ||
-        shape.flags & KV_FLAG_PAD || shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
+    if (rest < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes || shape.flags & KV_FLAG_PAD ||
+        shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
         (shape.codec == KV_CODEC_COUNTER && shape.value_bytes != KV_COUNTER_BYTES))
         return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
-    view->record = record;
     view->key = key_in(record, shape);
     view->value = record->bytes + offset;
     view->key_bytes = shape.key_bytes;
@@ -91,6 +100,10 @@ static inline enum kv_status look(const struct kv_table *t, uint32_t shard, uint
     view->expiry_ms = expiry_of(record, shape);
     view->cas = LOAD(record->cas);
     return KV_DONE;
+}
+
+static inline bool has_key(const struct kv_view *view, const struct kv_key *key) {
+    return view->key_bytes == key->length && memcmp(view->key, key->bytes, key->length) == 0;
 }
 
 /* One pass over the chain. KV_CONTENDED: a writer overtook it, start again. */
@@ -104,11 +117,10 @@ static enum kv_status search(const struct kv_table *t, const struct kv_key *key,
             uint64_t entry = LOAD_ACQUIRE(bucket->entry[slot]);
             if (entry >> 48 != tag)
                 continue;
-            enum kv_status status = look(t, key->shard, entry, view);
+            enum kv_status status = aim(t, key->shard, entry, view) ? look(view) : KV_CONTENDED;
             if (status == KV_CONTENDED)
                 return KV_CONTENDED;
-            if (status == KV_DONE && view->key_bytes == key->length &&
-                memcmp(view->key, key->bytes, key->length) == 0) {
+            if (status == KV_DONE && has_key(view, key)) {
                 view->hint = hint_at(t, key->shard, number, slot);
                 return KV_DONE;
             }
@@ -138,34 +150,39 @@ enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struc
     return KV_CONTENDED;
 }
 
-bool kv_view_intact(const struct kv_view *view) {
-    atomic_thread_fence(memory_order_acquire);
-    return LOAD(*view->tail) <= view->position;
+/* Finding in three steps, for batches: a step is taken for some keys before the next one is, and
+ * fetches what that needs, so that they wait for memory together (group prefetching: Chen,
+ * Ailamaki, Gibbons, Mowry, "Improving hash join performance through prefetching", ICDE 2004).
+ * What is found was there when the second step was taken, or later. */
+void kv_find_soon(const struct kv_table *t, const struct kv_key *key) {
+    uint32_t home = home_of(t, key->hash);
+    __builtin_prefetch(bucket_at(t, key->shard, home));
+    __builtin_prefetch(hint_at(t, key->shard, home, 0));
 }
 
-bool kv_view_flushed(const struct kv_table *t, uint32_t shard, const struct kv_view *view) {
-    return view->cas <= LOAD_ACQUIRE(shard_header(t, shard)->flush_mark);
+void kv_find_next(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
+    uint64_t tag = tag_of(key->hash);
+    uint32_t home = home_of(t, key->hash);
+    struct kv_bucket *bucket = bucket_at(t, key->shard, home);
+    view->record = NULL;
+    for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
+        uint64_t entry = LOAD_ACQUIRE(bucket->entry[slot]);
+        if (entry >> 48 == tag) {
+            if (aim(t, key->shard, entry, view)) {
+                __builtin_prefetch(view->record);
+                view->hint = hint_at(t, key->shard, home, slot);
+            }
+            return;
+        }
+    }
 }
 
-/* Notes a read for the eviction. A plain store that others may overwrite: it is a hint. */
-void kv_view_touch(const struct kv_view *view) {
-    uint8_t reads = LOAD(*view->hint);
-    if (reads < 3)
-        STORE(*view->hint, (uint8_t)(reads + 1));
-}
-
-void kv_count_read(const struct kv_table *t, bool hit) {
-    struct kv_hints_header *header = (struct kv_hints_header *)(void *)t->hints;
-    struct kv_reader_stripe *stripe = &header->stripe[t->stripe];
-    if (hit)
-        STORE(stripe->hits, LOAD(stripe->hits) + 1);
-    else
-        STORE(stripe->misses, LOAD(stripe->misses) + 1);
-}
-
-int64_t kv_view_counter(const struct kv_view *view) {
-    const _Atomic uint64_t *cell = (const _Atomic uint64_t *)(const void *)view->value;
-    return (int64_t)LOAD_ACQUIRE(*cell);
+/* As kv_find. */
+enum kv_status kv_find_now(const struct kv_table *t, const struct kv_key *key,
+                           struct kv_view *view) {
+    if (view->record != NULL && look(view) == KV_DONE && has_key(view, key))
+        return KV_DONE;
+    return kv_find(t, key, view);
 }
 
 bool kv_next_in_bucket(const struct kv_table *t, uint32_t shard, uint32_t home,
@@ -179,7 +196,7 @@ bool kv_next_in_bucket(const struct kv_table *t, uint32_t shard, uint32_t home,
                 uint64_t entry = LOAD_ACQUIRE(bucket->entry[cursor->slot]);
                 if (entry == 0)
                     break;
-                enum kv_status status = look(t, shard, entry, view);
+                enum kv_status status = aim(t, shard, entry, view) ? look(view) : KV_CONTENDED;
                 if (status == KV_CONTENDED)
                     continue;
                 if (status != KV_DONE)

@@ -55,6 +55,7 @@ struct kv_view {
     uint64_t cas;
     const _Atomic uint64_t *tail;
     uint64_t position;
+    uint64_t rest_bytes; /* from the record to the ring's end */
     _Atomic uint8_t *hint;
 };
 
@@ -108,11 +109,10 @@ void kv_reads(const struct kv_table *t, uint64_t *hits, uint64_t *misses);
 /* index.c: lookup without a lock */
 void kv_locate(const struct kv_table *t, struct kv_key *key);
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
-bool kv_view_intact(const struct kv_view *view);
-bool kv_view_flushed(const struct kv_table *t, uint32_t shard, const struct kv_view *view);
-void kv_view_touch(const struct kv_view *view);
-void kv_count_read(const struct kv_table *t, bool hit);
-int64_t kv_view_counter(const struct kv_view *view);
+void kv_find_soon(const struct kv_table *t, const struct kv_key *key);
+void kv_find_next(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
+enum kv_status kv_find_now(const struct kv_table *t, const struct kv_key *key,
+                           struct kv_view *view);
 
 /* The records of one bucket's chain, one at a time; cursor starts as 0. Lock-free. */
 struct kv_cursor {

@@ -110,13 +110,19 @@ enum kv_status perform(struct kv_table *table, const struct kv_owner *owner,
     return status;
 }
 
-/* Reads as a client does: find, copy, look whether the copy is whole. */
-void carry(const struct kv_table *table, const struct kv_key *key, uint64_t now_ms,
+/* Reads as a client does: find, in steps as for a batch or at once, copy, look whether the copy is
+ * whole. */
+void carry(const struct kv_table *table, const struct kv_key *key, uint64_t now_ms, bool in_steps,
            struct carried *carried) {
     struct kv_view view;
     carried->status = KV_CONTENDED;
+    if (in_steps) {
+        kv_find_soon(table, key);
+        kv_find_next(table, key, &view);
+    }
     for (int retries = 0; retries < RETRIES_MAX; retries++) {
-        enum kv_status status = kv_find(table, key, &view);
+        bool begun = in_steps && retries == 0;
+        enum kv_status status = (begun ? kv_find_now : kv_find)(table, key, &view);
         if (status != KV_DONE) {
             carried->status = status;
             return;
@@ -168,7 +174,7 @@ struct seen recognize(const struct carried *carried) {
 
 struct seen observe(const struct world *world, const struct kv_key *key, uint64_t now_ms) {
     struct carried carried;
-    carry(&world->table, key, now_ms, &carried);
+    carry(&world->table, key, now_ms, false, &carried);
     return recognize(&carried);
 }
 

@@ -57,7 +57,7 @@ struct keys {
 void keys_make(struct keys *keys, const struct kv_table *table);
 enum kv_status perform(struct kv_table *table, const struct kv_owner *owner,
                        const struct keys *keys, const struct action *action, uint64_t *version);
-void carry(const struct kv_table *table, const struct kv_key *key, uint64_t now_ms,
+void carry(const struct kv_table *table, const struct kv_key *key, uint64_t now_ms, bool in_steps,
            struct carried *carried);
 struct seen recognize(const struct carried *carried);
 struct seen observe(const struct world *world, const struct kv_key *key, uint64_t now_ms);

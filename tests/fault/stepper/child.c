@@ -45,8 +45,9 @@ static void carry_out(struct trial *trial, enum task task) {
         (void)perform(table, &owner, &trial->keys, &trial->action, &version);
         return;
     case TASK_READ:
+    case TASK_READ_IN_STEPS:
         carry(table, &trial->keys.key[trial->action.key], trial->action.now_ms,
-              &control->carried);
+              task == TASK_READ_IN_STEPS, &control->carried);
         return;
     case TASK_WATCH: {
         struct kv_feed_cursor cursor = trial->feed_start;

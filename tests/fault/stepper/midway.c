@@ -70,7 +70,8 @@ static void read_in_turns(struct trial *trial, uint8_t *const *states, size_t co
                           uint64_t *random) {
     uint32_t own = trial->action.key;
     trial->action.key = key;
-    size_t last = pass_before(trial, TASK_READ, states, count, random);
+    enum task task = random_below(random, 2) == 0 ? TASK_READ : TASK_READ_IN_STEPS;
+    size_t last = pass_before(trial, task, states, count, random);
     trial->action.key = own;
     struct seen seen = recognize(&trial->worlds.control->carried);
     if (last < count && !acceptable(trial, key, &seen))

@@ -88,7 +88,7 @@ static void check_lock(struct overtaking *o) {
 }
 
 static void check(struct overtaking *o, enum task task) {
-    if (task == TASK_READ)
+    if (task == TASK_READ || task == TASK_READ_IN_STEPS)
         check_read(o);
     else if (task == TASK_SCAN)
         check_scan(o);

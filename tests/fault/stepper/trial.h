@@ -63,7 +63,15 @@ void events_check_watch(struct trial *trial, const uint8_t *first, const uint8_t
 void work_on(struct trial *trial, struct seen model[KEYS]);
 
 /* child.c */
-enum task { TASK_ACT, TASK_READ, TASK_WATCH, TASK_SCAN, TASK_TRY_LOCK, TASK_STEAL };
+enum task {
+    TASK_ACT,
+    TASK_READ,
+    TASK_READ_IN_STEPS,
+    TASK_WATCH,
+    TASK_SCAN,
+    TASK_TRY_LOCK,
+    TASK_STEAL
+};
 int child_start(struct trial *trial, enum task task, bool lives);
 bool child_step(struct trial *trial, int pid);
 bool child_enter(struct trial *trial, int pid);

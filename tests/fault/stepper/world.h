@@ -5,7 +5,7 @@
 #ifndef STEPPER_WORLD_H
 #define STEPPER_WORLD_H
 
-#include "places.h"
+#include "view.h"
 
 #define SHARD 0u
 #define FEED_CAPACITY 16384u /* more than the longest action tells */

@@ -1,0 +1,40 @@
+/* What a reader does with a record that kv_find has found. Inline, for a hit takes each of these
+ * steps once: calls made a batch's hit 7 % slower. */
+#ifndef KV_VIEW_H
+#define KV_VIEW_H
+
+#include "places.h"
+
+/* Whether what was copied of the record until now is whole. */
+static inline bool kv_view_intact(const struct kv_view *view) {
+    atomic_thread_fence(memory_order_acquire);
+    return LOAD(*view->tail) <= view->position;
+}
+
+static inline bool kv_view_flushed(const struct kv_table *t, uint32_t shard,
+                                   const struct kv_view *view) {
+    return view->cas <= LOAD_ACQUIRE(shard_header(t, shard)->flush_mark);
+}
+
+/* Notes a read for the eviction. A plain store that others may overwrite: it is a hint. */
+static inline void kv_view_touch(const struct kv_view *view) {
+    uint8_t reads = LOAD(*view->hint);
+    if (reads < 3)
+        STORE(*view->hint, (uint8_t)(reads + 1));
+}
+
+static inline void kv_count_read(const struct kv_table *t, bool hit) {
+    struct kv_hints_header *header = (struct kv_hints_header *)(void *)t->hints;
+    struct kv_reader_stripe *stripe = &header->stripe[t->stripe];
+    if (hit)
+        STORE(stripe->hits, LOAD(stripe->hits) + 1);
+    else
+        STORE(stripe->misses, LOAD(stripe->misses) + 1);
+}
+
+static inline int64_t kv_view_counter(const struct kv_view *view) {
+    const _Atomic uint64_t *cell = (const _Atomic uint64_t *)(const void *)view->value;
+    return (int64_t)LOAD_ACQUIRE(*cell);
+}
+
+#endif
