@@ -15,10 +15,10 @@ import click
 from kvserve.cli import output
 from kvserve.cli.main import INTERRUPTED
 from kvserve.cli.measuring import operations, plot
-from kvserve.cli.options import client_options, connect, json_option
+from kvserve.cli.options import NumberRange, client_options, connect, json_option
 from kvserve.config import format_size, parse_size
 from kvserve.errors import ConfigError, ServerError
-from kvserve.limits import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
+from kvserve.limits import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
     from kvserve.cli.measuring.samples import Measured
@@ -63,7 +63,7 @@ def _check_plot(
 )
 @click.option(
     "--write-share",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     default=_WRITE_SHARE_DEFAULT,
     show_default=True,
     metavar="SHARE",
@@ -79,7 +79,7 @@ def _check_plot(
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 86_400, min_open=True),
+    type=NumberRange(0, 86_400, min_open=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -87,7 +87,7 @@ def _check_plot(
 )
 @click.option(
     "--value-size",
-    type=click.IntRange(0),
+    type=click.IntRange(0, VALUE_BYTES_MAX),
     default=100,
     show_default=True,
     metavar="BYTES",

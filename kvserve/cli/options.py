@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,18 @@ class KeyCommand(click.Command):
         if not any(map(_NEGATIVE_NUMBER.fullmatch, arguments)):
             return args
         return [*found, "--", *arguments]
+
+
+class NumberRange(click.FloatRange):
+    """A range of numbers. `nan` is in none, but click finds it in each: no comparison holds."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 name_option: Decorator = click.option(

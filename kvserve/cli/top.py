@@ -17,7 +17,7 @@ import click
 import kvserve
 from kvserve import names
 from kvserve.cli import output
-from kvserve.cli.options import client_options, connect, json_option
+from kvserve.cli.options import NumberRange, client_options, connect, json_option
 from kvserve.client.rates import between
 from kvserve.errors import ServerError
 
@@ -29,7 +29,7 @@ Wait = Callable[[float], bool]
 @click.command("top")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=NumberRange(0.1, 3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
