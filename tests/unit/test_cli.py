@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
+import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,8 @@ from click.testing import CliRunner, Result
 from kvserve import errors
 from kvserve.cli import output
 from kvserve.cli.commands import MODULES, cli
-from kvserve.cli.measuring import samples
+from kvserve.cli.measuring import driver, samples
+from kvserve.cli.measuring.operations import READ
 from kvserve.config import Config
 from kvserve.names import Names
 from kvserve.parent.inspection import Inspection
@@ -297,6 +300,14 @@ def test_merge_weighs_every_process_alike() -> None:
     fine = samples.Samples(array("q", range(8)), 8, 7, 1)
     coarse = samples.Samples(array("q", range(0, 8, 4)), 8, 7, 4)
     assert samples.merge([fine, coarse]) == [0, 0, 4, 4]
+
+
+def test_what_measuring_costs_on_a_machine_that_takes_the_processor_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "perf_counter_ns", itertools.count(0, 20_000_000).__next__)
+    measured = driver._calibrate([[(READ, "k")] * 10] * 2)
+    assert (measured.clock_ns, measured.count) == (20_000_000, 0)
 
 
 def test_json_of_what_json_lacks() -> None:

@@ -8,6 +8,7 @@ gone.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import statistics
@@ -111,22 +112,26 @@ def drive(
 def _calibrate(plan: Sequence[Sequence[Operation]]) -> Measured:
     """An empty result that knows what measuring costs here, from operations that do nothing.
 
-    The least of ten rounds: a round in which the system took the processor away tells nothing.
+    The least of all chunks: one in which the system took the processor away tells nothing. Chunks
+    and no time: among many processes one may get the processor when its time is already over.
     """
-    rounds = [Measured() for _ in range(10)]
-    for idle in rounds:
-        _Driver().measure(idle, plan, lambda key: key, lambda key: key, 0.01)
-    return Measured(
-        clock_ns=min(statistics.median(idle.latencies_ns()) for idle in rounds),
-        loop_ns=min(idle.seconds * 1e9 / idle.count for idle in rounds),
-    )
+    driver = _Driver()
+    costs = []
+    for chunk in plan:
+        idle = Measured()
+        begin_ns = time.perf_counter_ns()
+        driver.measure_chunk(idle, chunk, lambda key: key, lambda key: key)
+        loop_ns = (time.perf_counter_ns() - begin_ns) / len(chunk)
+        costs.append((statistics.median(idle.latencies_ns()), loop_ns))
+    clocks_ns, loops_ns = zip(*costs, strict=True)
+    return Measured(clock_ns=min(clocks_ns), loop_ns=min(loops_ns))
 
 
 class _Driver:
     """The measuring loop, and the way to end it before its time."""
 
     def __init__(self) -> None:
-        self._deadline_ns = 0
+        self._deadline_ns = math.inf
         self._stopped = False
 
     def stop(self) -> None:
@@ -149,16 +154,17 @@ class _Driver:
         for chunk in itertools.cycle(plan):
             if time.perf_counter_ns() >= self._deadline_ns or os.getppid() != parent_pid:
                 break
-            self._measure_chunk(measured, chunk, get, put)
+            self.measure_chunk(measured, chunk, get, put)
         measured.seconds = (time.perf_counter_ns() - begin_ns) / 1e9
 
-    def _measure_chunk(
+    def measure_chunk(
         self,
         measured: Measured,
         chunk: Sequence[Operation],
         get: Callable[[str], Any],
         put: Callable[[str], Any],
     ) -> None:
+        """Runs a chunk of the plan once, unless the deadline comes first."""
         clock = time.perf_counter_ns
         hits, misses, sets, modifications = array("q"), array("q"), array("q"), array("q")
         for kind, key in chunk:
