@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,6 +111,45 @@ def test_ctrl_c_ends_bench_with_what_it_has(
     assert report["interrupted"]
     assert report["get"]["operations"] > 0
     assert list(cache.scan()) == []
+
+
+def test_ctrl_c_loses_nothing_that_is_just_arriving(shared: Server) -> None:
+    program = (
+        "import os, signal\n"
+        "from kvserve.cli.main import main\n"
+        "from kvserve.cli.measuring import processes\n"
+        "receive = processes._receive\n"
+        "def interrupted(pipe, patience):\n"
+        "    if patience == 0:  # a result is there\n"
+        "        processes._receive = receive\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return receive(pipe, patience)\n"
+        "processes._receive = interrupted\n"
+        "main()\n"
+    )
+    words = ("bench", "--name", shared.name, "--json", *BENCH)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+    assert json.loads(done.stdout)["get"]["operations"] > 0
+
+
+def test_where_interrupts_are_ignored_bench_goes_on(
+    own: tuple[Server, Any], eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    server, cache = own
+    words = ("bench", "--name", server.name, "--seconds", "2", "--keys", "10", "--json")
+    process = subprocess.Popen(
+        [*COMMAND, *words],
+        stdout=subprocess.PIPE,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as sh does for `&`
+    )
+    eventually(lambda: cache.stats()["sets"] > 100)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, _ = process.communicate()
+    assert process.returncode == 0
+    report = json.loads(stdout)
+    assert (report["interrupted"], report["seconds"] >= 2) == (False, True)
 
 
 def test_a_killed_bench_leaves_no_process(

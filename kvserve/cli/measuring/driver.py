@@ -85,7 +85,8 @@ def drive(
     for parents_end in parents_ends:  # else it would not see that its parent was killed
         parents_end.close()
     driver = _Driver()
-    signal.signal(signal.SIGINT, lambda *_: driver.stop())
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: driver.stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         operations = draws.operations(_PLAN_OPERATIONS, load.new_keys(number), str(number))

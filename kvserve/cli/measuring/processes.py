@@ -73,6 +73,7 @@ class _Team:
         self.processes: list[BaseProcess] = []
         self.pipes: list[Connection[Any, Any]] = []
         self._results: list[Measured] = []
+        self._interrupted = False
 
     def start(self, load: Load, draws: Draws[str]) -> None:
         context = multiprocessing.get_context("fork")  # nothing here has threads
@@ -96,16 +97,22 @@ class _Team:
             _receive(pipe, _PATIENCE_SECONDS + load.processes)  # which share the cores
         for pipe in self.pipes:
             pipe.send("go")
-        patience = load.seconds + load.timeout + _PATIENCE_SECONDS
+        former = signal.getsignal(signal.SIGINT)
+        if former != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
         try:
-            self._collect(patience, show)
-        except KeyboardInterrupt:
-            for process in self.processes:
-                if process.is_alive() and process.pid is not None:
-                    os.kill(process.pid, signal.SIGINT)
-            self._collect(load.timeout + _PATIENCE_SECONDS, lambda _seconds: None)
-            return self._results, True
-        return self._results, False
+            self._collect(load.seconds + load.timeout + _PATIENCE_SECONDS, show)
+        finally:
+            signal.signal(signal.SIGINT, former)
+        return self._results, self._interrupted
+
+    def _interrupt(self, *_: object) -> None:
+        """Has all report what they have; an exception here might lose what is just arriving."""
+        self._interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+        for process in self.processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
 
     def _collect(self, patience: float, show: Callable[[float], None]) -> None:
         begin = time.monotonic()
