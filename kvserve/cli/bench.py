@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,8 @@ def _check_plot(
         raise click.BadParameter(f"{str(path)!r} must end in one of {', '.join(plot.FORMATS)}")
     if not path.parent.is_dir():
         raise click.BadParameter(f"there is no directory {str(path.parent)!r}")
+    if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"directory {str(path.parent)!r} is not writable")
     if importlib.util.find_spec("matplotlib") is None:
         raise click.BadParameter("drawing needs matplotlib; run: pip install 'kvserve[plot]'")
     return path
@@ -250,7 +253,9 @@ def _replay(
             replayed = replay.replay(requests, found, sizes, show)
     result = report.of_replay(requests.name, found, sizes, replayed)
     _write(result, as_json, report.print_replay)
-    if picture is not None and replayed.gets:
+    if picture is not None and not replayed.gets:
+        click.echo(f"kvserve: {picture} is not drawn: no gets, so no hit ratio", err=True)
+    elif picture is not None:
         points = [(size["memory_bytes"], size["hit_ratio"]) for size in result["sizes"]]
         title = f"{Path(requests.name).name}, {replayed.gets:,} gets"
         plot.hit_ratios(picture, title, points, sizes.live_bytes)
@@ -270,6 +275,7 @@ def _live_memory_bytes(name: str | None, timeout: float) -> int | None:
 def _write(
     found: dict[str, Any], as_json: bool, print_table: Callable[[dict[str, Any]], None]
 ) -> None:
+    """Prints what was found, at once: it must be out even if drawing it fails."""
     from kvserve.cli.measuring import report
 
     if as_json:
@@ -278,6 +284,7 @@ def _write(
         print_table(found)
     else:
         report.write_lines(found)
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -246,6 +246,32 @@ def test_a_picture_of_another_kind(trace: Path, names: Names, tmp_path: Path) ->
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_that_cannot_be_drawn_costs_no_results(shared: Server) -> None:
+    done = kvserve("bench", "--name", shared.name, "--plot", "/proc/picture.svg", *SHORT)
+    assert b"\nget.operations " in done.stdout
+    assert done.returncode == 74
+    assert done.stderr == b"kvserve: /proc/picture.svg: No such file or directory\n"
+
+
+def test_a_picture_without_a_single_get(tmp_path: Path, names: Names) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(b"key set\n")
+    picture = tmp_path / "hits.svg"
+    flags = ("--trace", str(path), "--name", names.name, "--plot", str(picture))
+    done = kvserve("bench", *flags)
+    assert (done.returncode, picture.exists()) == (0, False)
+    assert done.stderr == f"kvserve: {picture} is not drawn: no gets, so no hit ratio\n".encode()
+
+
+def test_a_picture_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)  # root may all
+    result = CliRunner().invoke(cli, ["bench", "--plot", str(tmp_path / "picture.svg")])
+    assert result.exit_code == 2
+    assert f"directory '{tmp_path}' is not writable" in " ".join(result.output.split())
+
+
 def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = CliRunner().invoke(cli, ["bench", "--plot", "picture.svg"])
