@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from kvserve.cli import short
 from kvserve.errors import InternalError, KvserveError, MisuseError
@@ -33,7 +34,8 @@ def main() -> None:
         sys.exit(DONE if found else REFUSED)
     from kvserve.cli.commands import cli  # not above: its import takes longer than a short `get`
 
-    cli(prog_name="kvserve")
+    with exit_statuses():  # of what cannot be told; the rest ends in SystemExit
+        cli(prog_name="kvserve")
 
 
 @contextmanager
@@ -53,12 +55,12 @@ def exit_statuses(
         _tell(f"kvserve: {error or type(error).__name__}")
         raise SystemExit(exit_status(error)) from None
     except BrokenPipeError:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         raise SystemExit(PIPE_CLOSED) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else "reading or writing failed: "
         _tell(f"kvserve: {where}{error.strerror or error}")
-        _abandon_stdout()
+        _abandon(sys.stdout)
         raise SystemExit(OUTPUT_FAILED) from None
     except interrupts:
         raise SystemExit(INTERRUPTED) from None
@@ -68,8 +70,9 @@ def exit_statuses(
         import traceback  # not above: it is slow to import
 
         # Python's own status for this, 1, would look like a miss.
-        traceback.print_exc()
-        _tell("kvserve: this is a bug; please report it with the lines above")
+        _tell(
+            traceback.format_exc() + "kvserve: this is a bug; please report it with the lines above"
+        )
         raise SystemExit(BUG) from None
 
 
@@ -86,10 +89,10 @@ def exit_status(error: KvserveError) -> int:
     return BUG if isinstance(error, InternalError) else NO_SERVER
 
 
-def _abandon_stdout() -> None:
-    """Leads standard output to nowhere: the flush at the interpreter's end would fail again."""
+def _abandon(stream: TextIO) -> None:
+    """Leads a stream to nowhere: the flush at the interpreter's end would fail again."""
     try:
-        descriptor = sys.stdout.fileno()
+        descriptor = stream.fileno()
     except (OSError, ValueError):
         return  # a stand-in without a descriptor
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -98,7 +101,10 @@ def _abandon_stdout() -> None:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
+    try:
+        print(text, file=sys.stderr)
+    except OSError:  # a full disk; the status still tells
+        _abandon(sys.stderr)
 
 
 def _replace_closed_streams() -> None:

@@ -268,6 +268,24 @@ def test_a_full_disk_is_told(shared: Server, run: Callable[..., Run]) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["get", "k"], 3), (["get", "k", "--json"], 3), (["get", ""], 3), (["get", "--typo"], 74)],
+)
+def test_an_error_that_cannot_be_told_is_no_miss(
+    words: list[str], status: int, names: Names
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *words],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=environment() | {"KVSERVE_NAME": names.name},
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (status, b"")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["get", "--help"]])
 def test_help_that_cannot_be_written_is_told(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
