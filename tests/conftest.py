@@ -191,6 +191,19 @@ def server(make_server: StartServer) -> Server:
     return make_server()
 
 
+@pytest.fixture
+def own(server: Server) -> Iterator[tuple[Server, kvserve.Client]]:
+    """A server and a client of it for one test, which may count keys and flush."""
+    with server.connect() as cache:
+        yield server, cache
+
+
+@pytest.fixture(scope="module")
+def shared(make_module_server: StartServer) -> Server:
+    """One server for the tests of a module, each of which uses keys of its own."""
+    return make_module_server()
+
+
 def serve_and_clean(new_names: NewNames, directory: Path) -> Iterator[StartServer]:
     """Yields a function that starts servers. Afterwards nothing of theirs is left."""
     started: list[Server] = []

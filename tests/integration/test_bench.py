@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -33,20 +32,6 @@ DISTINCT = 20_484
 VALUE_BYTES = 100
 S3_FIFO = {204: 0.5621, 2048: 0.4188}  # miss ratios, see benchmarks/data/README.md
 SHORT = ("--seconds", "0.3", "--keys", "200")
-
-
-@pytest.fixture(scope="module")
-def shared(make_module_server: StartServer) -> Server:
-    """One server for the tests that look at nothing but their own keys."""
-    return make_module_server()
-
-
-@pytest.fixture
-def own(make_server: StartServer) -> Iterator[tuple[Server, Any]]:
-    """A server and a client of it for one test, which may count keys."""
-    server = make_server()
-    with server.connect() as cache:
-        yield server, cache
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import COMMAND, Run, answers, environment, kvserve
-from servers import Server, StartServer
+from servers import Server
 
 from kvserve.names import Names
 
@@ -32,12 +32,6 @@ CLIENT_COMMANDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared(make_module_server: StartServer) -> Server:
-    """One server for all tests of this module, each of which uses keys of its own."""
-    return make_module_server()
-
-
 @pytest.fixture
 def run(shared: Server) -> Callable[..., Run]:
     """Runs a command against the shared server."""
@@ -46,14 +40,6 @@ def run(shared: Server) -> Callable[..., Run]:
         return kvserve(command, "--name", shared.name, *arguments, stdin=stdin)
 
     return run_it
-
-
-@pytest.fixture
-def own(make_server: StartServer) -> Iterator[tuple[Server, Any]]:
-    """A server and a client of it for one test, which may count keys and flush."""
-    server = make_server()
-    with server.connect() as cache:
-        yield server, cache
 
 
 @pytest.mark.parametrize("name", CLIENT_COMMANDS)

@@ -7,31 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from commands import COMMAND, kvserve, on_terminal
 from leftovers import processes
-from servers import Server, StartServer
+from servers import Server
 
 from kvserve.cli.measuring.report import PERCENTILES
 
 BENCH = ("--seconds", "0.3", "--keys", "50", "--write-share", "0.5")
-
-
-@pytest.fixture(scope="module")
-def shared(make_module_server: StartServer) -> Server:
-    """One server for the tests that use keys of their own."""
-    return make_module_server()
-
-
-@pytest.fixture
-def own(make_server: StartServer) -> Iterator[tuple[Server, Any]]:
-    """A server and a client of it for one test, which may count keys and flush."""
-    server = make_server()
-    with server.connect() as cache:
-        yield server, cache
 
 
 def test_on_a_terminal_a_value_ends_its_line(shared: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from servers import Server, StartServer
 
 import kvserve as package
 from kvserve.cli import short
+from kvserve.cli.main import main
 from kvserve.names import Names
 
 HEAVY = {
@@ -62,6 +64,37 @@ def test_both_ways_fail_alike(names: Names) -> None:
         words = ("get", "k", "--name", name)
         assert told(kvserve(*words)) == told(kvserve(*words, *LONG))
         assert kvserve(*words).stderr.count(b"\n") == 1
+
+
+def test_both_ways_understand_every_command_line_alike(
+    shared: Server,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    words = ("text", "nobody", "", "-5", "-", "--", "\udcff", "-h", "--json", "--timeout", "--nam")
+    words += ("--name", f"--name={shared.name}", shared.name, names.name, "no/name")
+
+    def told(line: list[str]) -> tuple[object, bytes, bytes]:
+        monkeypatch.setattr(sys, "argv", ["kvserve", *line])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code or 0, *capsysbinary.readouterr())
+
+    short_lines = [
+        line
+        for count in range(4)
+        for more in itertools.product(words, repeat=count)
+        if short.parse(line := ["get", *more])
+    ]
+    assert len(short_lines) > 200
+    for name in (shared.name, names.name, "no/name", ""):
+        monkeypatch.setenv("KVSERVE_NAME", name)
+        for line in short_lines:
+            quick = told(line)
+            with monkeypatch.context() as patch:
+                patch.setattr(short, "parse", lambda _line: None)
+                assert (line, name, quick) == (line, name, told(line))
 
 
 @pytest.mark.parametrize("key", ["text", "nobody"])

@@ -25,12 +25,6 @@ from kvserve.client.figures import INSTANCE, STORE, WORKER
 ESCAPES = re.compile(rb"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Z])")
 
 
-@pytest.fixture(scope="module")
-def shared(make_module_server: StartServer) -> Server:
-    """One server for the tests that only look."""
-    return make_module_server()
-
-
 @pytest.fixture
 def traffic(shared: Server) -> Iterator[None]:
     """Somebody who uses it all the while."""
