@@ -53,13 +53,22 @@ def goals(output: Path) -> Rows:
 
 def goals_table(output: Path) -> str:
     columns = ["goal", "question", "what", "bound", "measured (spread)", ""]
-    return f"{_machine(output, BY_GOAL)}\n\n{markdown(columns, goals(output), words=6)}"
+    table = markdown(columns, goals(output), words=6)
+    return f"{_machine(output, BY_GOAL)}\n\n{table}{_left_out(output)}"
 
 
 def front_table(output: Path) -> str:
     """The goals without their numbers, for those who only want to know what it costs."""
     rows = [row[1:] for row in goals(output) if row[0]]
-    return markdown(["question", "what", "goal", "measured (spread)", ""], rows, words=5)
+    columns = ["question", "what", "goal", "measured (spread)", ""]
+    return markdown(columns, rows, words=5) + _left_out(output)
+
+
+def _left_out(output: Path) -> str:
+    """Which peers had no figures, or not in all rows: who is ahead is ahead of the others only."""
+    results = [(question, load(output, question)) for question in BY_GOAL]
+    found = [f"{name}: {each}" for name, result in results if result for each in result["missing"]]
+    return "".join(f"\n\nMissing in {sentence}." for sentence in found)
 
 
 def parts_table(output: Path) -> str:
@@ -71,7 +80,8 @@ def parts_table(output: Path) -> str:
         [part["name"].removeprefix("test_").replace("_", " "), f"{part['median'] * 1e6:.3g}"]
         for part in result["parts"]
     ]
-    return markdown(["part", "median, us"], rows)
+    table = markdown(["part", "median, us"], rows)
+    return f"The load average before these was {result['machine']['load'][0]}.\n\n{table}"
 
 
 def ipc_tables(output: Path) -> str:

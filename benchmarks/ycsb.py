@@ -196,7 +196,7 @@ def measure(effort: Effort) -> Report:
             task = progress.add_task("YCSB", total=len(teams) + len(cells) * effort.rounds)
             for team in list(teams):
                 progress.update(task, description=f"loading {team.name}", advance=1)
-                _try(team.load, team, teams, answer)
+                _try(team.load, team, teams, answer, "the start")
             measured = {}
             for workload, processes in cells:
                 progress.update(task, description=f"{workload}, {processes} processes")
@@ -216,7 +216,8 @@ def _cell(
         first = number % len(teams)
         for team in teams[first:] + teams[:first]:
             turn = partial(team.turn, workload, processes, seconds)
-            if (figures := _try(turn, team, teams, answer)) is not None:
+            where = f"{workload} x {processes}"
+            if (figures := _try(turn, team, teams, answer, where)) is not None:
                 rounds.add(team.name, figures)
         step()
     for name in [name for name, all_ in rounds.figures.items() if len(all_) < effort.rounds]:
@@ -224,7 +225,9 @@ def _cell(
     return rounds
 
 
-def _try(work: Callable[[], T], team: Team, teams: list[Team], answer: Report) -> T | None:
+def _try(
+    work: Callable[[], T], team: Team, teams: list[Team], answer: Report, where: str
+) -> T | None:
     """A cache that fails is out for the rest, and the report says why. Not so kvserve."""
     try:
         return work()
@@ -232,7 +235,7 @@ def _try(work: Callable[[], T], team: Team, teams: list[Team], answer: Report) -
         if team.name in OURS:
             raise
         teams.remove(team)
-        answer.missing.append(f"{sentence}; it has no figures from there on")
+        answer.missing.append(f"{sentence}; it has no figures from {where} on")
         return None
 
 
