@@ -90,12 +90,16 @@ def memcached_by_pylibmc(memory_mib: int) -> Iterator[Open]:
 
 @contextmanager
 def lmdb_no_sync(memory_mib: int) -> Iterator[Open]:
-    """One transaction for each operation. It does not evict: its map is large enough for all."""
+    """One transaction for each operation. It does not evict: its map is large enough for all.
+
+    With a writable map, as our writers have it; a put takes it less than half of the time then.
+    """
     lmdb = package("lmdb", "lmdb")
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as directory:
 
         def opened() -> Opened:
-            environment = lmdb.open(directory, map_size=8 * memory_mib * 2**20, sync=False)
+            size_bytes = 8 * memory_mib * 2**20
+            environment = lmdb.open(directory, map_size=size_bytes, sync=False, writemap=True)
 
             def get(key: bytes) -> bytes | None:
                 with environment.begin() as transaction:

@@ -20,7 +20,7 @@ KEYS = [b"key:%08d" % number for number in range(10_000)]
 VALUE = b"x" * 100
 DIRECT = 'set, connect(write="direct")'
 WORKER = "set, through a worker"
-LMDB = "py-lmdb put, one transaction each, no sync"
+LMDB = "py-lmdb put, one transaction each, no sync, writemap"
 
 Put = Callable[[bytes, bytes], Any]
 
@@ -30,7 +30,7 @@ def lmdb_put() -> Iterator[Put]:
     lmdb = package("lmdb", "lmdb")
     with (
         tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as directory,
-        lmdb.open(directory, map_size=2**28, sync=False) as environment,
+        lmdb.open(directory, map_size=2**28, sync=False, writemap=True) as environment,
     ):
 
         def put(key: bytes, value: bytes) -> None:
