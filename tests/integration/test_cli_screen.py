@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from commands import COMMAND, kvserve, on_terminal
-from leftovers import processes
+from leftovers import children, processes
 from servers import Server
 
 from kvserve.cli.measuring.report import PERCENTILES
@@ -136,6 +137,25 @@ def test_where_interrupts_are_ignored_bench_goes_on(
     assert process.returncode == 0
     report = json.loads(stdout)
     assert (report["interrupted"], report["seconds"] >= 2) == (False, True)
+
+
+def test_a_process_that_is_stopped_does_not_hold_up_the_end(
+    own: tuple[Server, Any], eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    server, cache = own
+    words = ("bench", "--name", server.name, "--seconds", "600", "--keys", "10")
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL)
+    eventually(lambda: cache.stats()["sets"] > 100)
+    (child,) = children(process.pid)
+    os.kill(child, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)  # whose report never comes
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+    assert list(cache.scan()) == []
 
 
 def test_a_killed_bench_leaves_no_process(
