@@ -1,7 +1,8 @@
 """Goal 6: does a get cost more when there are more items, and by how much more than a dict's does?
 
 Items of 12 + 100 bytes, asked for at random, by key objects that are new in every round: both have
-to hash the key, and to find it in memory that no cache of the processor holds any more.
+to hash the key, and to find it in memory that no cache of the processor holds any more. A get_many
+fetches for some keys at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.measuring import Figures, Spread, Turn, alternate
 from benchmarks.report import Goal, Report, Table
 
 GETS = 100_000  # in a turn
+MANY = 100  # to a get_many
 BATCH = 10_000
 VALUE_BYTES = 100
 ITEM_BYTES = 12 + VALUE_BYTES
@@ -59,7 +61,11 @@ def measure(effort: Effort) -> Report:
                 }
                 items |= batch
                 cache.set_many(batch)
-            turns = {"dict": _turn(items.get, count), "kvserve": _turn(cache.get, count)}
+            turns = {
+                "dict": _turn(items.get, count),
+                "kvserve": _turn(cache.get, count),
+                "get_many": _turn_of_many(cache, count),
+            }
             rounds = alternate(turns, effort.rounds, f"{count:,} items")
             rows.append([count, *(rounds.median(turn, "ns") for turn in turns)])
             answer.data.setdefault("ratios", []).append(
@@ -70,9 +76,8 @@ def measure(effort: Effort) -> Report:
                     )
                 ]
             )
-    answer.tables.append(
-        Table("a get among so many items", ["items", "dict ns", "kvserve ns"], rows)
-    )
+    columns = ["items", "dict ns", "kvserve ns", "get_many ns an item"]
+    answer.tables.append(Table("a get among so many items", columns, rows))
     answer.data["rows"] = rows
     ratios = answer.data["ratios"]
     growth = [many / few for few, many in zip(ratios[0], ratios[-1], strict=True)]
@@ -83,15 +88,35 @@ def measure(effort: Effort) -> Report:
     return answer
 
 
+def _keys(generator: np.random.Generator, count: int) -> list[bytes]:
+    return [key_of(number) for number in generator.integers(0, count, GETS).tolist()]
+
+
 def _turn(get: Callable[[bytes], Any], count: int) -> Turn:
     generator = np.random.default_rng(count)
 
     def turn() -> Figures:
-        keys = [key_of(number) for number in generator.integers(0, count, GETS).tolist()]
+        keys = _keys(generator, count)
         started = time.perf_counter()
         for key in keys:
             if get(key) is None:
                 raise AssertionError(f"{key!r} is missing")
+        return {"ns": (time.perf_counter() - started) * 1e9 / GETS}
+
+    return turn
+
+
+def _turn_of_many(cache: kvserve.Client, count: int) -> Turn:
+    generator = np.random.default_rng(count)
+
+    def turn() -> Figures:
+        keys = _keys(generator, count)
+        batches = [keys[start : start + MANY] for start in range(0, GETS, MANY)]
+        different = [len(set(batch)) for batch in batches]
+        started = time.perf_counter()
+        for batch, hits in zip(batches, different, strict=True):
+            if len(cache.get_many(batch)) != hits:
+                raise AssertionError("a key is missing")
         return {"ns": (time.perf_counter() - started) * 1e9 / GETS}
 
     return turn

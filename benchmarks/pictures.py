@@ -100,8 +100,8 @@ def _ycsb(result: Result) -> Any:
 def _items(result: Result) -> Any:
     """The cost of a get over the number of items."""
     rows = result["data"]["rows"]
-    figure, (panel,) = _panels(["one get, keys at random"], 1)
-    for column, name in ((2, "kvserve"), (1, "dict")):
+    figure, (panel,) = _panels(["keys at random"], 1)
+    for column, name in ((2, "get"), (3, "get_many of 100, an item"), (1, "dict.get")):
         panel.loglog(
             [row[0] for row in rows], [row[column] for row in rows], marker="o", label=name
         )
