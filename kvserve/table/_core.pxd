@@ -113,7 +113,7 @@ cdef extern from "core/table.h" nogil:
     void kv_sleep(sem_t *, uint64_t)
     struct kv_counts:
         uint64_t items, live_bytes, overflow_used
-        uint64_t statistics[13]
+        uint64_t *statistics
 
     bint kv_geometry_valid(const kv_geometry *)
     void kv_format(uint8_t *, const kv_geometry *, const uint8_t *, const uint8_t *,

@@ -139,9 +139,9 @@ cdef class FeedReader:
         cdef uint64_t lost = 0
         cdef bint is_first = True
         cdef list events = []
-        if not self.attached:
-            raise ClientClosed("this reader of the change feed was closed")
         while len(events) < max_events:
+            if not self.attached:  # each time: to make a row may let a finalizer in, and threads
+                raise ClientClosed("this reader of the change feed was closed")
             before = self.cursor
             status = kv_feed_next(&self.feed, &self.cursor, &event)
             if status == KV_FEED_DAMAGED:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import mmap
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from kvserve.live.feed import Event, Pace, Watcher
 from kvserve.names import Names
 from kvserve.table._core import FEED_CAPACITY_MIN, FeedReader, feed_bytes, format_feed
 from kvserve.table.geometry import plan
-from kvserve.table.table import Table
+from kvserve.table.table import PrivateTable, Table
 
 WORKERS = 2
 FEED_SIZE = 64 * 1024
@@ -314,3 +318,38 @@ def test_pace_grows_to_its_bound_and_starts_again() -> None:
     assert set(pauses[6:]) == {0.02}
     assert pace.after(1) == 0
     assert pace.after(0) == 0.001
+
+
+class ClosesWhenCollected:
+    """Closes a reader and its memory as garbage, in a cycle that only the collector finds."""
+
+    def __init__(self, reader: FeedReader, memory: mmap.mmap) -> None:
+        self.me, self.reader, self.memory = self, reader, memory
+
+    def __del__(self) -> None:
+        self.reader.close()
+        self.memory.close()
+
+
+def read_while_collected() -> None:
+    """What a killed process tells by its signal."""
+    capacity = FEED_SIZE
+    memory = mmap.mmap(-1, feed_bytes(1, capacity))
+    format_feed(memory, 1, capacity)
+    with closing(PrivateTable(GEOMETRY)) as table:
+        table._attach_feed(memory, 0)
+        for number in range(1000):
+            table.set(b"%d" % number, 0, b"value", 0)
+    reader = FeedReader(memory, 0, True)
+    gc.collect()
+    gc.set_threshold(100)
+    ClosesWhenCollected(reader, memory)
+    with contextlib.suppress(ClientClosed):
+        reader.read(ALL)
+
+
+def test_a_reader_that_is_closed_while_it_reads_touches_nothing_more() -> None:
+    child = multiprocessing.get_context("fork").Process(target=read_while_collected)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
