@@ -145,11 +145,15 @@ cdef class Owner(Reader):
             PyBuffer_Release(&self.feed_view)
 
     cdef inline int lock(self, uint32_t shard) except -1:
-        if self.me.word == 0:
-            raise self._has_no_lease()
+        self._require_lease()
         if kv_try_acquire(&self.t, self.me, shard):
             return 0
         return self._wait_for_lock(shard)
+
+    cdef inline int _require_lease(self) except -1:
+        if self.me.word == 0:
+            raise self._has_no_lease()
+        return 0
 
     cdef int _wait_for_lock(self, uint32_t shard) except -1:
         cdef kv_status status = KV_BUSY
@@ -159,8 +163,7 @@ cdef class Owner(Reader):
             status = KV_DONE
         if status == KV_DONE:
             return 0
-        if self.me.word == 0:
-            raise self._has_no_lease()
+        self._require_lease()
         raise ServerBusy(
             f"shard {shard} is held by a process that lives but does not go on "
             f"(lease slot {kv_lock_slot(kv_lock_held(&self.t, shard))}); was it stopped?"
@@ -183,6 +186,7 @@ cdef class Owner(Reader):
         cdef uint32_t shard
         cdef uint64_t held
         recovered = 0
+        self._require_lease()
         for shard in range(self.t.geometry.shards):
             held = kv_lock_held(&self.t, shard)
             if held == 0 or (slot is not None and kv_lock_slot(held) != slot):

@@ -13,6 +13,7 @@ cdef class Writer(Owner):
         """
         if not 1 <= workers <= KV_WORKERS_MAX:
             raise InternalError(f"{workers} workers")
+        self._require_attached()
         kv_set_elsewhere(&self.t, (KV_MISSES_ELSEWHERE if misses else 0) |
                          (KV_HITS_NEED_LEASE if freshness else 0), workers)
 
@@ -23,20 +24,24 @@ cdef class Writer(Owner):
         """
         if worker >= KV_WORKERS_MAX:
             raise InternalError(f"no worker {worker}")
+        self._require_attached()
         kv_extend_freshness(&self.t, worker,
                             until_ms - min(until_ms, COARSE_CLOCK_LAG_MS))
 
     @property
     def store_mark(self):
         """A number that tells which store the values were written through to; 0: none."""
+        self._require_attached()
         return kv_store_mark(&self.t)
 
     @store_mark.setter
     def store_mark(self, uint64_t mark):
+        self._require_attached()
         kv_set_store_mark(&self.t, mark)
 
     def ttl_ms(self, key):
         """Milliseconds until a key expires, 0 if it never does, None on a miss."""
+        self._require_attached()
         ttl = self._ttl_ms(key)
         if ttl is _elsewhere:
             raise ServerBusy("writers overtook this read too often")
@@ -68,6 +73,7 @@ cdef class Writer(Owner):
 
     def retire(self):
         """Gives the table up: whoever is attached lets go of it."""
+        self._require_attached()
         kv_retire(<uint8_t *>self.table_view.buf)
 
     def read(self, key):
@@ -78,6 +84,7 @@ cdef class Writer(Owner):
         cdef bytes payload
         cdef kv_status status
         cdef bint locked = False
+        self._require_attached()
         as_key(&self.t, key, &k)
         for retries in range(RETRIES_MAX + 1):
             # A counter's cell and version are read as one under the lock only, and what writers
@@ -233,6 +240,7 @@ cdef class Writer(Owner):
         Does nothing while somebody else holds the shard's lock: there will be another time.
         """
         self._check_shard(shard)
+        self._require_lease()
         if not kv_try_acquire(&self.t, self.me, shard):
             return bucket
         bucket = kv_sweep(&self.t, shard, bucket, buckets, self.now())
