@@ -7,15 +7,18 @@
  * copied to the head, dead ones give their space back.
  *
  * Beside the published algorithm: S never evicts while M has room, and the work of one operation
- * is bounded; when its budget is spent, what lies at the tail goes. An overwrite ends as many bytes
- * as it brings, so it never makes M too full to be cleaned: if it did, M would evict for it, and S
- * fill the gap with what nobody read. */
+ * is bounded: by what it writes in bytes, though one record of any length may always stay. When its
+ * budget is spent, what lies at the tail goes. An overwrite ends as many bytes as it brings, so it
+ * never makes M too full to be cleaned: if it did, M would evict for it, and S fill the gap with
+ * what nobody read. */
 #include "places.h"
 
 #define CLEAN_COPIES_MAX 128
 #define REINSERTIONS_MAX 32
 #define COPIED_BYTES_MAX (256u * 1024u)
 #define CLEAN_BELOW_PERCENT 88
+/* A log of which so much is live copies 7.3 bytes for one that is written: less would evict. */
+#define COPIES_A_BYTE 8u
 
 struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
     return (struct operation){
@@ -70,10 +73,10 @@ static void move_to_main(struct operation *op, const struct place *place, uint8_
 }
 
 static bool spend(uint32_t *copies, uint64_t *bytes, uint64_t length) {
-    if (*copies == 0 || *bytes < length)
+    if (*copies == 0 || *bytes == 0)
         return false;
     *copies -= 1;
-    *bytes -= length;
+    *bytes -= length < *bytes ? length : *bytes; /* else a longer record could never stay */
     return true;
 }
 
@@ -179,6 +182,8 @@ static void reclaim_small(struct operation *op) {
 /* Frees the head of a log for a record of this length, which is at most the largest. */
 void make_room(struct operation *op, bool main_log, uint64_t length) {
     struct ring small = ring_of(op->t, op->shard, false);
+    if (length > COPIED_BYTES_MAX / COPIES_A_BYTE)
+        op->budget.clean_bytes = op->budget.reinsertion_bytes = length * COPIES_A_BYTE;
     if (main_log) {
         make_room_in_main(op, length);
         return;
