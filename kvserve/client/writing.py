@@ -63,12 +63,17 @@ class DirectClient(TrustedWriter, Client):
 
     def _sit_down(self) -> None:
         """Called before a write where the seat was given up, or the live settings have changed."""
-        if self._closed:
-            raise ClientClosed("this client was closed")
+        self._require_open()
         self._table.enter()
         settings = self._table.settings
         self._operations.value_bytes_max = settings.value_bytes_max
         self._take_hand(*settings)
+        self._require_open()  # another thread that closed it meanwhile found nothing to let go of
+
+    def _require_open(self) -> None:
+        if self._closed:
+            self._leave()
+            raise ClientClosed("this client was closed")
 
     def _life_ms(self, ttl: TTL) -> int:
         return life_ms_of(to_ttl_ms(ttl))
@@ -115,5 +120,8 @@ class DirectClient(TrustedWriter, Client):
     def close(self) -> None:
         """See `Client.close`. The last one of a process gives its place among the writers back."""
         super().close()
+        self._leave()
+
+    def _leave(self) -> None:
         self._table.leave()
         self._drop_hand()

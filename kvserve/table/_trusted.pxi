@@ -33,13 +33,13 @@ cdef class TrustedWriter(Reader):
         """
         cdef Py_buffer view
         PyObject_GetBuffer(page, &view, PyBUF_SIMPLE)
-        PyBuffer_Release(&self.page)
-        self.page = view
         self.version_now = <const uint64_t *>(<const uint8_t *>view.buf + version_at)
+        self.page, view = view, self.page
         self.version = version
         self.default_ttl_ms = default_ttl_ms
         self.value_bytes_max = value_bytes_max
         self.hand = hand
+        PyBuffer_Release(&view)  # last: to unmap it lets other threads in
 
     def _drop_hand(self):
         """Writes no more, unless `_sit_down` says otherwise."""
@@ -49,6 +49,8 @@ cdef class TrustedWriter(Reader):
         if self.hand is None or self.hand.me.word == 0 or (
                 self.version_now[0] != self.version):
             self._sit_down()
+            if self.hand is None:  # another thread was let in, and dropped it
+                raise ClientClosed("this client was closed")
         return self.hand
 
     cdef inline uint64_t life_ms(self, ttl) except? 1:

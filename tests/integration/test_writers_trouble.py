@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import struct
+import threading
 import time
 from collections.abc import Callable
 
@@ -15,8 +16,12 @@ from servers import Server, StartServer
 from trusted import direct, staying, writers
 
 import kvserve
-from kvserve.errors import ServerBusy, WriteRefused
+from kvserve.client import direct_table
+from kvserve.client.seats import Seat, enter
+from kvserve.client.writing import DirectClient
+from kvserve.errors import ClientClosed, ServerBusy, WriteRefused
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
+from kvserve.names import Names
 from kvserve.table._core import LAYOUT
 from kvserve.table.segment import attach
 
@@ -158,3 +163,41 @@ def test_a_kept_table_in_the_hands_of_a_stopped_writer_is_not_served(
         assert f"kill -9 {member.pid}, or start with --fresh" in refused.log
     with make_server(*SERVE, names=server.names).connect() as cache:
         assert cache.get("key") == "kept"
+
+
+def close_in_a_thread(cache: kvserve.Client) -> None:
+    thread = threading.Thread(target=cache.close)
+    thread.start()
+    thread.join()
+
+
+def test_a_client_that_is_closed_while_another_thread_takes_its_place(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enter_late(names: Names) -> Seat:
+        seat = enter(names)
+        close_in_a_thread(cache)
+        return seat
+
+    cache = direct(server)
+    cache._drop_hand()  # type: ignore[attr-defined]  # so that the next write looks for a place
+    monkeypatch.setattr(direct_table, "enter", enter_late)
+    with pytest.raises(ClientClosed):
+        cache.set("key", 1)
+    assert writers(server) == 0
+
+
+def test_a_client_that_is_closed_before_another_thread_uses_its_place(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sit_down_early(client: DirectClient) -> None:
+        sit_down(client)
+        close_in_a_thread(client)
+
+    cache = direct(server)
+    cache._drop_hand()  # type: ignore[attr-defined]
+    sit_down = DirectClient._sit_down
+    monkeypatch.setattr(DirectClient, "_sit_down", sit_down_early)
+    with pytest.raises(ClientClosed):
+        cache.delete("key")
+    assert writers(server) == 0
