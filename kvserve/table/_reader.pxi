@@ -238,17 +238,18 @@ cdef class Reader:
         check_keys(keys)
         cdef tuple wanted = tuple(keys)  # ours: others may change theirs while a value is decoded
         cdef Py_ssize_t n = 0, count = len(wanted)
+        cdef uint32_t reading
         # A dict that grows while it is filled takes a fifth more time.
         cdef dict found = new_dict(min(count, PRESIZED_MAX))
-        while n < count and self.reading() != 0:
-            n = self._get_group(wanted, n, found, rest)
+        while n < count and (reading := self.reading()) != 0:
+            n = self._get_group(reading, wanted, n, found, rest)
         for n in range(n, count):
             check_key(wanted[n])
             rest.append(wanted[n])
         return found
 
-    cdef Py_ssize_t _get_group(self, tuple wanted, Py_ssize_t first, dict found,
-                               list rest) except -1:
+    cdef Py_ssize_t _get_group(self, uint32_t reading, tuple wanted, Py_ssize_t first,
+                               dict found, list rest) except -1:
         """Reads the next keys of many, in the steps of `kv_find_soon`; returns where to go on.
 
         Of a table of a million items, a key takes 170 ns so, and 420 one after the other.
@@ -258,7 +259,6 @@ cdef class Reader:
         cdef bint here[KEYS_AHEAD]
         cdef object key, value
         cdef Py_ssize_t n, count = min(<Py_ssize_t>KEYS_AHEAD, len(wanted) - first)
-        cdef uint32_t reading = self.reading()
         cdef uint64_t attachment = self.attachment
         for n in range(count):
             as_key(&self.t, wanted[first + n], &k[n])
