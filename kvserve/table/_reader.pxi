@@ -143,7 +143,11 @@ cdef class Reader:
                 memcpy(stack, view.value, view.value_bytes)
                 if not kv_view_intact(view):
                     continue
-                value = PyUnicode_DecodeUTF8(stack, view.value_bytes, NULL)
+                try:
+                    value = PyUnicode_DecodeUTF8(stack, view.value_bytes, NULL)
+                except UnicodeDecodeError:
+                    decode(KV_CODEC_TEXT, stack[:view.value_bytes])  # raises, as of a long text
+                    raise
             else:
                 value = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
             if kv_view_intact(view):

@@ -72,6 +72,14 @@ def test_without_a_store_readers_answer_everything(table: Table, reader: Reader)
         assert answers(reader, key) == ["missing", None, None, "missing"]
 
 
+@pytest.mark.parametrize("size", [1, 2000])
+def test_a_damaged_text(table: Table, reader: Reader, size: int) -> None:
+    table.set("damaged", codec.TEXT, b"\xff" * size, 0)
+    for read in (reader.get, reader._gets_here, lambda key: reader.get_many([key])):
+        with pytest.raises(InternalError, match="not of codec 1"):
+            read("damaged")
+
+
 def test_misses_elsewhere(table: Table, reader: Reader) -> None:
     table.set_elsewhere(misses=True, freshness=False, workers=WORKERS)
     for key in ("nobody", "over"):
