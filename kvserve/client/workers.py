@@ -27,6 +27,7 @@ from kvserve.errors import (
     OutcomeUnknown,
     RequestTimeout,
     ServerBusy,
+    ServerUnavailable,
 )
 from kvserve.live import settings
 from kvserve.live.applying import from_page
@@ -205,7 +206,7 @@ class Workers:
         try:
             with closing(settings.attach(self._names, verify_directory(self._names))) as page:
                 return from_page(page.read().values).spin
-        except (FileNotFoundError, ForeignObject):
+        except (FileNotFoundError, ForeignObject, ServerUnavailable):
             return 0  # of another version, perhaps; the session itself will tell
 
     def _give_back(self, worker: int, channel: Channel) -> None:

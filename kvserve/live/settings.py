@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from kvserve.errors import ForeignObject, InternalError, ServerBusy
+from kvserve.errors import ForeignObject, InternalError, ServerBusy, ServerUnavailable
 from kvserve.names import Names
 from kvserve.objects import taken_over
 from kvserve.table import segment
@@ -108,10 +108,13 @@ class SettingsPage:
         """The settings in force.
 
         Raises:
+            ServerUnavailable: its server has ended.
             ForeignObject: somebody wrote something else into the page.
         """
         for _ in range(_READS_MAX):
             version = self.version
+            if version == _RETIRED:
+                raise ServerUnavailable("the server has just ended, or another one has begun")
             start = _slot_at(version)
             slot = self._memory[start : start + _SLOT_BYTES]
             if self.version == version and (values := _parse(slot, version)) is not None:

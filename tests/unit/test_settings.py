@@ -18,7 +18,7 @@ from typing import Any
 import posix_ipc
 import pytest
 
-from kvserve.errors import ForeignObject, ServerBusy
+from kvserve.errors import ForeignObject, ServerBusy, ServerUnavailable
 from kvserve.live import settings
 from kvserve.names import Names
 from kvserve.parent.housekeeping import memory_path
@@ -252,6 +252,15 @@ def test_no_change_of_two_writers_is_lost(names: Names, page: settings.SettingsP
     children = [start_child(count) for _ in range(2)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert page.read() == (601, {"number": 600})
+
+
+def test_a_page_whose_server_has_ended_is_not_damaged(
+    names: Names, page: settings.SettingsPage
+) -> None:
+    settings.remove(names)
+    assert page.is_retired
+    with pytest.raises(ServerUnavailable, match="ended"):
+        page.read()
 
 
 def test_a_writer_that_stands_still_is_named(names: Names, page: settings.SettingsPage) -> None:
