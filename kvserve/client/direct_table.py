@@ -61,8 +61,7 @@ class DirectTable:
 
     def enter(self) -> None:
         """Takes the process's seat, and the settings in force. Raises as `seats.enter`."""
-        seat = enter(self._names)
-        seat.admit(self)
+        seat = enter(self._names, self)
         found = seat.page.read()
         config = from_page(found.values)
         hand = Writer()

@@ -8,13 +8,20 @@ given up, and the next write looks for another one.
 What a seat promises the others is that its process changes the table only while it holds the
 slot's record lock, and tells of it in that slot's ring alone. A forked child has not got the lock,
 so it finds its seat given up, and takes one of its own.
+
+So seats are taken and left one after the other, under one lock: a descriptor that is closed late
+would take along the record lock that the next seat has got already. Clients go at any moment, also
+when the garbage collector finds them while this thread has that lock; whoever has it leaves what
+has no client any more once it is free.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import weakref
+from contextlib import suppress
 from threading import Lock
 
 from kvserve import runtime
@@ -44,7 +51,7 @@ class Seat(Writer):
         page: the settings of the server's run.
 
     Raises:
-        FileNotFoundError, ServerUnavailable: the server has just ended.
+        FileNotFoundError, ServerUnavailable: the server has just ended, or is still starting.
         ForeignObject: something of the instance is not its owner's.
         WriteRefused: the server lets nobody write into its table.
         ServerBusy: as many processes as it lets do so already.
@@ -54,7 +61,7 @@ class Seat(Writer):
 
     def __init__(self, names: Names, owner_uid: int, page: settings.SettingsPage) -> None:
         self.page = page
-        self._clients: weakref.WeakSet[object] = weakref.WeakSet()
+        self._clients: set[weakref.ref[object]] = set()
         self._pid = os.getpid()
         config = from_page(page.read().values)
         _require_leave(names, config)
@@ -62,12 +69,16 @@ class Seat(Writer):
         self._lease = lease = _take_slot(names, config, owner_uid)
         try:
             attach_maps(self, names, owner_uid)
+            feed = None
+            if names.feed in manifest.memory_objects:
+                feed = feed_segment.attach(names, owner_uid, writable=True)
+            if page.is_retired:  # what was attached may be the next server's: touch nothing of it
+                raise FileNotFoundError(errno.ENOENT, "the server has just ended", names.name)
             every = [names.shard_semaphore(shard) for shard in range(manifest.shards)]
             self._join(lease.descriptor, lease.slot, every)
             self.recover(lease.slot)  # what a predecessor held when it was killed
-            if names.feed in manifest.memory_objects:
-                ring = manifest.workers + lease.slot - LEASE_SLOT_WRITER_FIRST
-                feed_segment.produce(names, self, ring, owner_uid)
+            if feed is not None:
+                self._attach_feed(feed, manifest.workers + lease.slot - LEASE_SLOT_WRITER_FIRST)
         except BaseException:
             self.leave()
             raise
@@ -77,15 +88,22 @@ class Seat(Writer):
         """Whether this process may write here: it has not left, and the server has not ended."""
         return self._holds_lease and not self.page.is_retired
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether anybody needs it."""
+        return any(client() is not None for client in list(self._clients))
+
     def admit(self, client: object) -> None:
         """Stays at least until this client goes, or is no more."""
-        self._clients.add(client)
+        self._clients.add(weakref.ref(client, self._forget))
 
     def dismiss(self, client: object) -> None:
         """Leaves with the last client."""
+        self._forget(weakref.ref(client))
+
+    def _forget(self, client: weakref.ref[object]) -> None:
         self._clients.discard(client)
-        if not self._clients:
-            self.leave()
+        _seats.leave_unused()
 
     def leave(self) -> None:
         """Gives the slot and the ring to whoever comes next. Twice does no harm.
@@ -97,33 +115,69 @@ class Seat(Writer):
             self._give_lease_up(told_all=os.getpid() == self._pid)
             lease.leave()
 
-    def __del__(self) -> None:
-        self.leave()
 
+class _Seats:
+    """All seats of this process, by the instance's name, of which the names of its kernel objects
+    are made."""
 
-def enter(names: Names) -> Seat:
-    """This process's seat, taken now unless it has one.
+    def __init__(self) -> None:
+        self._taken: dict[str, Seat] = {}
+        self._changing = Lock()
 
-    Raises:
-        ServerUnavailable: nobody serves.
-        WriteRefused: this process may not write into the table.
-        ServerBusy: as many processes do so already as may.
-        ForeignObject: something of the instance is not its owner's.
-    """
-    if not _entering.acquire(timeout=_ENTER_SECONDS):
-        raise ServerBusy("another thread of this process is just connecting; try again")
-    try:
-        seat = _seats.get(names.name)
-        if seat is not None and seat.is_taken:
+    def enter(self, names: Names, client: object) -> Seat:
+        """This process's seat, taken now unless it has one; it stays while the client needs it.
+
+        Raises:
+            ServerUnavailable: nobody serves.
+            WriteRefused: this process may not write into the table.
+            ServerBusy: as many processes do so already as may.
+            ForeignObject: something of the instance is not its owner's.
+        """
+        if not self._changing.acquire(timeout=_ENTER_SECONDS):
+            raise ServerBusy("another thread of this process is just connecting; try again")
+        try:
+            seat = self._taken.get(names.name)
+            if seat is None or not seat.is_taken:
+                if seat is not None:
+                    seat.leave()  # first, for it would take the new one's lock along
+                with runtime.named_errors():
+                    seat = self._taken[names.name] = _take(names)
+            seat.admit(client)
             return seat
-        if seat is not None:
-            seat.leave()  # first, for it would take the new one's lock along
-        with runtime.named_errors():
-            seat = _take(names)
-        _seats[names.name] = seat
-        return seat
-    finally:
-        _entering.release()
+        finally:
+            self._changing.release()
+            self.leave_unused()
+
+    def leave_unused(self) -> None:
+        """Leaves seats without clients, unless somebody is just changing seats: then he will."""
+        while not all(seat.has_clients for seat in list(self._taken.values())):
+            if not self._changing.acquire(blocking=False):
+                return
+            try:
+                for name, seat in list(self._taken.items()):
+                    if not seat.has_clients:
+                        seat.leave()
+                        del self._taken[name]
+            finally:
+                self._changing.release()
+
+    def end(self) -> None:
+        """Leaves all when the process ends; else whoever watches would be told of a loss."""
+        if self._changing.acquire(timeout=_ENTER_SECONDS):
+            try:
+                self._leave_all()
+            finally:
+                self._changing.release()
+
+    def become_child(self) -> None:
+        """Lets go of the parent's seats in a forked child."""
+        self._leave_all()
+        if self._changing.locked():  # by a thread that the child has not got
+            self._changing.release()
+
+    def _leave_all(self) -> None:
+        while self._taken:
+            self._taken.popitem()[1].leave()
 
 
 def _take(names: Names) -> Seat:
@@ -135,13 +189,8 @@ def _take(names: Names) -> Seat:
                 f"only {user_name(owner_uid)}, whose server this is, and root may write into the "
                 f"table of {names.name!r} themselves; leave out write='direct'"
             )
-        try:
-            seat = Seat(names, owner_uid, settings.attach(names, owner_uid))
-        except FileNotFoundError:  # of a server that is just starting or stopping
-            continue
-        if seat.is_taken:  # so all of it was of one run
-            return seat
-        seat.leave()
+        with suppress(FileNotFoundError):  # of a server that is just starting or stopping
+            return Seat(names, owner_uid, settings.attach(names, owner_uid))
     raise ServerUnavailable(f"the server of {names.name!r} is just starting or stopping; try again")
 
 
@@ -169,22 +218,9 @@ def _take_slot(names: Names, config: Config, owner_uid: int) -> Lease:
         ) from None
 
 
-# By the instance's name, of which all names of its kernel objects are made. A process-wide fact in
-# process-wide state: see above.
-_seats: weakref.WeakValueDictionary[str, Seat] = weakref.WeakValueDictionary()
-_entering = Lock()
+# A process-wide fact in process-wide state: see above.
+_seats = _Seats()
+enter = _seats.enter
 
-
-def _leave_all() -> None:
-    for seat in list(_seats.values()):
-        seat.leave()
-
-
-def _become_child() -> None:
-    _leave_all()
-    if _entering.locked():  # by a thread that the child has not got
-        _entering.release()
-
-
-os.register_at_fork(after_in_child=_become_child)
-atexit.register(_leave_all)  # else whoever watches would be told of a loss
+os.register_at_fork(after_in_child=_seats.become_child)
+atexit.register(_seats.end)

@@ -68,32 +68,30 @@ def create(names: Names, rings: int, feed_size: int, mode: int, group_id: int | 
         format_feed(memory, rings, capacity)
 
 
-def attach(names: Names, owner_uid: int) -> mmap.mmap:
-    """Maps the feed for reading, after checking whose it is.
+def attach(names: Names, owner_uid: int, *, writable: bool = False) -> mmap.mmap:
+    """Maps the feed, after checking whose it is.
 
     Raises:
         FileNotFoundError: there is none.
         ForeignObject: it is not plain memory of this owner's alone.
     """
-    return segment.attach(names.feed, owner_uid, writable=False)
+    return segment.attach(names.feed, owner_uid, writable=writable)
 
 
-def produce(names: Names, table: Writer, ring: int, owner_uid: int | None = None) -> None:
-    """Lets a process's table tell of its changes, until it is closed.
+def produce(names: Names, table: Writer, ring: int) -> None:
+    """Lets a worker's table tell of its changes, until it is closed.
 
     Args:
         names: whose feed.
-        table: the process's.
-        ring: a worker's number, or that of a trusted writer behind those.
-        owner_uid: who owns the instance; None: this user.
+        table: the worker's.
+        ring: its number.
 
     Raises:
         FileNotFoundError: there is no feed.
         ForeignObject: it is not ours, or not whole.
     """
-    owner_uid = os.geteuid() if owner_uid is None else owner_uid
     # Never closed here: the table holds it as long as it writes there.
-    table._attach_feed(segment.attach(names.feed, owner_uid, writable=True), ring)
+    table._attach_feed(attach(names, os.geteuid(), writable=True), ring)
 
 
 def remove(names: Names) -> list[str]:
@@ -103,7 +101,7 @@ def remove(names: Names) -> list[str]:
         The names that were there.
     """
     try:
-        with segment.attach(names.feed, os.geteuid(), writable=True) as memory:
+        with attach(names, os.geteuid(), writable=True) as memory:
             retire_feed(memory)
     except (FileNotFoundError, ForeignObject):
         pass  # nobody can be attached to it either, or it is not ours to say

@@ -174,8 +174,8 @@ def close_in_a_thread(cache: kvserve.Client) -> None:
 def test_a_client_that_is_closed_while_another_thread_takes_its_place(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def enter_late(names: Names) -> Seat:
-        seat = enter(names)
+    def enter_late(names: Names, client: object) -> Seat:
+        seat = enter(names, client)
         close_in_a_thread(cache)
         return seat
 
