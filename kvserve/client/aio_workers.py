@@ -13,7 +13,7 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.aio_channel import AioChannel, NotBegun
-from kvserve.client.questions import Question
+from kvserve.client.questions import Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -21,6 +21,7 @@ from kvserve.errors import (
     KvserveError,
     OutcomeUnknown,
     RequestTimeout,
+    ServerBusy,
 )
 from kvserve.names import Names
 from kvserve.runtime import Manifest, named_errors
@@ -56,17 +57,21 @@ class AioWorkers:
     async def ask(self, question: Question) -> Any:
         """The answer to one request. Raises as `workers.Workers.ask` does."""
         deadline = asyncio.get_running_loop().time() + self._timeout
+        sent = False  # to a worker that died
         while True:
             try:
                 channel = await self._channel(question.shard, deadline)
             except WorkerGone:
-                continue  # nothing was sent yet
+                continue  # nothing was sent there
+            except ServerBusy as error:
+                raise what_busy_means(error, sent=sent) from None
             try:
                 reply = await channel.ask(question.command, question.arguments, deadline)
             except NotBegun:
                 continue
             except WorkerGone:
                 if question.idempotent:
+                    sent = True
                     continue
                 raise OutcomeUnknown(
                     "the worker died before it replied: it was executed once, or not at all"
@@ -77,6 +82,8 @@ class AioWorkers:
                 raise OutcomeUnknown(
                     "no reply before the deadline: it was executed once, or not at all"
                 ) from None
+            except ServerBusy as error:
+                raise what_busy_means(error, sent=sent) from None
             return reply.result()
 
     async def ask_each(self, questions: list[Question]) -> list[Any]:

@@ -30,6 +30,14 @@ class Question(NamedTuple):
     idempotent: bool
 
 
+def what_busy_means(error: ServerBusy, *, sent: bool) -> KvserveError:
+    """The error itself, unless the request was sent already, to a worker that died over it.
+
+    For `ServerBusy` promises that nothing was changed.
+    """
+    return RequestTimeout(f"the worker died, and its successor: {error}") if sent else error
+
+
 def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool = False) -> None:
     """Raises what is true of questions that belong together, if one of them failed.
 

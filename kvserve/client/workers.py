@@ -18,7 +18,7 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.channel import Channel
-from kvserve.client.questions import Question
+from kvserve.client.questions import Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -95,7 +95,10 @@ class Workers:
         sent = False  # to a worker that died
         while True:
             if begun is None:
-                worker, channel = self._borrow(shard, deadline)
+                try:
+                    worker, channel = self._borrow(shard, deadline)
+                except ServerBusy as error:
+                    raise what_busy_means(error, sent=sent) from None
                 request_id = 0
             else:
                 worker, channel, request_id = begun
@@ -120,9 +123,7 @@ class Workers:
                 ) from None
             except ServerBusy as error:
                 self._give_back(worker, channel)
-                if sent:  # ServerBusy would promise that nothing was changed
-                    raise RequestTimeout(f"the worker died, and its successor: {error}") from None
-                raise
+                raise what_busy_means(error, sent=sent) from None
             except BaseException:
                 channel.close()
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -153,6 +154,38 @@ def test_full_queue_is_busy_and_changed_nothing(server: Server, way: str) -> Non
             assert cache.get(mine) == 0
         else:
             assert refusal.type is OutcomeUnknown
+
+
+@pytest.mark.parametrize("way", ["worker-queue", "async"])
+def test_busy_after_a_death_does_not_promise_that_nothing_was_changed(
+    server: Server, way: str, eventually: Eventually
+) -> None:
+    """The worker may have executed it before it died; its successor's queue stays full."""
+    with connected(way, server, 2.0) as cache, connected(way, server) as other:
+        key = key_of_worker(other, 0)
+        cache.set(key, 0)
+        pid = by_worker(other, "pid")[0]
+        errors: list[BaseException] = []
+        with stopped(server.pid), stopped(pid):
+
+            def ask() -> None:
+                try:
+                    cache.set(key, 1)
+                except ServerError as error:
+                    errors.append(error)
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            while not (errors and isinstance(errors[-1], ServerBusy)):  # until its queue is full
+                try:
+                    other.set(key, 2)
+                except ServerError as error:
+                    errors.append(error)
+            errors.clear()
+            os.kill(pid, signal.SIGKILL)
+            asking.join()
+        assert [type(error) for error in errors] == [RequestTimeout]
+        eventually(lambda: len(server.worker_pids) == 2)
 
 
 @pytest.mark.parametrize("way", ways.SERVED)
