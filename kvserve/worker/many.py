@@ -78,7 +78,10 @@ def as_operations(code: int, arguments: tuple[Any, ...]) -> list[list[Any]]:
 
 def as_answer(code: int, outcomes: list[tuple[int, Any]]) -> tuple[int, Any]:
     """The status and the answer of such a command from those of its operations."""
+    statuses = {status for status, _ in outcomes}
     for status, answer in outcomes:
+        if status == ServerBusy.wire_code and len(statuses) > 1:  # as in `each`
+            return RequestTimeout.wire_code, f"not everything was done: {answer}"
         if status != STATUS_DONE:
             return status, answer
     answers = [answer for _, answer in outcomes]

@@ -18,7 +18,7 @@ from kvserve.limits import (
     frame_bytes_max,
 )
 from kvserve.protocol import codec, commands
-from kvserve.protocol.messages import Request, decode_request
+from kvserve.protocol.messages import STATUS_DONE, Request, decode_request
 from kvserve.worker import many
 
 Key = str | bytes
@@ -106,6 +106,16 @@ def test_what_one_key_is_refused_for_does_not_stop_the_others() -> None:
         many.each(change, ["a", "b", "c", "d"])
     assert done == ["a", "d"]
     assert many.each(change, ["a", "missing", "d"]) == 2
+
+
+@pytest.mark.parametrize("others", [(STATUS_DONE, 1), (ValueTooLarge.wire_code, "long")], ids=str)
+def test_busy_promises_that_also_where_there_is_a_store(others: tuple[int, Any]) -> None:
+    """Whose jobs are refused one by one when too many wait."""
+    busy = ServerBusy.wire_code, "too many wait"
+    code = commands.SET_MANY.code
+    assert many.as_answer(code, [busy, busy]) == busy
+    for outcomes in ([busy, (STATUS_DONE, 1)], [(STATUS_DONE, 1), busy, others]):
+        assert many.as_answer(code, outcomes)[0] == RequestTimeout.wire_code
 
 
 @pytest.mark.parametrize(("place", "error"), [(0, ServerBusy), (1, RequestTimeout)])
