@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kvserve.client.aio import AsyncClient
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
-from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_mapping
-from kvserve.client.pipeline import first_error
+from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
+from kvserve.client.questions import raise_for_all
 from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy
 from kvserve.names import Names
 from kvserve.protocol import commands
@@ -61,6 +61,7 @@ class AsyncDirectClient(AsyncClient):
         for operation in operations:
             check_key(operation.key)  # of all, before anything is done
         deadline = time.monotonic() + self._timeout
+        await self._until(self._require_seat, deadline)
         results: list[Any] = []
         for operation in operations:
             try:
@@ -71,6 +72,12 @@ class AsyncDirectClient(AsyncClient):
                 results.append(error)
         return results
 
+    async def _run_all(self, operations: list[Operation]) -> list[Any]:
+        """As `_run_batch`, but if something failed raises what is true of all."""
+        results = await self._run_batch(operations)
+        raise_for_all([each.question(self._reader._shard_of) for each in operations], results)
+        return results
+
     # One key after another, since a lock that is taken is waited for between two of them.
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
@@ -79,8 +86,8 @@ class AsyncDirectClient(AsyncClient):
         if rest:
             self._reader._follow_table()
             missing = object()
-            values = await self._run_batch([self._operations.get(key, missing) for key in rest])
-            for key, value in zip(rest, first_error(values), strict=True):
+            values = await self._run_all([self._operations.get(key, missing) for key in rest])
+            for key, value in zip(rest, values, strict=True):
                 if value is not missing:
                     found[key] = value
         return found
@@ -88,20 +95,31 @@ class AsyncDirectClient(AsyncClient):
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
         items = check_mapping(values).items()
-        operations = [self._operations.set(key, value, ttl) for key, value in items]
-        first_error(await self._run_batch(operations))
+        to_ttl_ms(ttl)  # also where there is nothing to store
+        await self._run_all([self._operations.set(key, value, ttl) for key, value in items])
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
         operations = [self._operations.delete(key) for key in check_keys(keys)]
-        return sum(first_error(await self._run_batch(operations)))
+        return sum(await self._run_all(operations))
 
     async def _execute(self, operation: Operation, deadline: float) -> Any:
+        def attempt() -> Any:
+            self._require_seat()
+            return self._table.execute(operation)
+
+        return await self._until(attempt, deadline)
+
+    def _require_seat(self) -> None:
+        if not self._table.is_current:
+            self._sit_down()
+
+    @staticmethod
+    async def _until(attempt: Callable[[], Any], deadline: float) -> Any:
+        """What an attempt gives in the end; while something is busy, others have their turn."""
         while True:
             try:
-                if not self._table.is_current:
-                    self._sit_down()
-                return self._table.execute(operation)
+                return attempt()
             except ServerBusy:
                 if time.monotonic() >= deadline:
                     raise

@@ -167,7 +167,8 @@ cdef class TrustedWriter(Reader):
         return self.incr(key, -delta, initial, ttl)
 
     def _set_all(self, dict values, ttl):
-        """Stores many values; all of them, or, where an argument is bad, none.
+        """Stores many values, none of them where an argument is bad. One that a tiny table has no
+        room for, as its key is long, does not stop the others.
 
         Returns:
             None, or after a ServerBusy the error and how many had been stored before it.
@@ -175,16 +176,15 @@ cdef class TrustedWriter(Reader):
         cdef kv_key k
         cdef kv_value v
         cdef int64_t cell
-        cdef uint64_t ttl_ms = 0
         cdef Writer hand = self.ready()
+        cdef uint64_t ttl_ms = self.life_ms(ttl)
         cdef list holders = []
         cdef list codecs = []
         cdef Py_ssize_t done = 0
+        refused = None
         for value in values.values():
             holders.append(self.as_value(value, &v, &cell))
             codecs.append(v.codec)
-            if not ttl_ms:
-                ttl_ms = self.life_ms(ttl)
         for key in values:
             as_key(&hand.t, key, &k)
         for key in values:
@@ -200,5 +200,9 @@ cdef class TrustedWriter(Reader):
                 hand.put(&k, &v, ttl_ms, KV_SET, 0)
             except ServerBusy as error:
                 return error, done
+            except ValueTooLarge as error:
+                refused = refused or error
             done += 1
+        if refused is not None:
+            raise refused
         return None

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from conformance import ways
 
+from kvserve.errors import InvalidTTL
+
 THOUSAND = {f"key {number}": f"value {number}" for number in range(1000)}
 
 
@@ -31,6 +33,12 @@ def test_of_nothing(cache: Any) -> None:
     assert cache.set_many({}) is None
     assert cache.delete_many([]) == 0
     assert list(cache.scan()) == []
+
+
+@pytest.mark.ways(*ways.SERVED)
+def test_a_wrong_ttl_is_told_also_of_nothing(cache: Any) -> None:
+    with pytest.raises(InvalidTTL):
+        cache.set_many({}, ttl=-1)
 
 
 def test_of_one(cache: Any, key: str) -> None:

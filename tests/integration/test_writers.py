@@ -29,6 +29,7 @@ from kvserve.errors import (
     ValueTooLarge,
     WriteRefused,
 )
+from kvserve.limits import KEY_BYTES_MAX
 from kvserve.names import Names
 
 Eventually = Callable[[Callable[[], object]], None]
@@ -201,6 +202,18 @@ def test_live_settings_reach_a_writer(server: Server) -> None:
             pipeline.set("batch", 1)
         for key in ("key", "many", "batch"):
             assert 0 < cache.ttl(key) <= 60
+
+
+@pytest.mark.parametrize("write", ["worker", "direct"])
+def test_what_a_tiny_table_cannot_hold_does_not_stop_the_rest(
+    make_server: StartServer, write: str
+) -> None:
+    sizes = ("--memory", "64KiB", "--max-value", "16KiB", "--shards", "1", "--workers", "1")
+    with make_server("--writers", "1", *sizes).connect(write=write) as cache:
+        longest = cache.stats()["value_bytes_max"]
+        with pytest.raises(ValueTooLarge, match="tiny table"):
+            cache.set_many({"k" * KEY_BYTES_MAX: bytes(longest), "key": 1})
+        assert cache.get("key") == 1
 
 
 def test_a_limiter_counts_with_the_ordinary_clients(server: Server) -> None:

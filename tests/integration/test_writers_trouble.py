@@ -9,9 +9,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from commands import kvserve as run_command
+from conformance import ways
 from servers import Server, StartServer
 from trusted import direct, staying, writers
 
@@ -19,7 +21,7 @@ import kvserve
 from kvserve.client import direct_table
 from kvserve.client.seats import Seat, enter
 from kvserve.client.writing import DirectClient
-from kvserve.errors import ClientClosed, ServerBusy, WriteRefused
+from kvserve.errors import ClientClosed, RequestTimeout, ServerBusy, WriteRefused
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.names import Names
 from kvserve.table._core import LAYOUT
@@ -44,21 +46,21 @@ def kill(server: Server) -> None:
     server.process.wait()
 
 
-def hold_all_locks(server: Server, slot: int) -> None:
-    """Makes it look as if who has this slot had been stopped inside every shard."""
+def hold_locks(server: Server, slot: int, only: int | None = None) -> None:
+    """Makes it look as if who has this slot had been stopped inside every shard, or one."""
     with attach(server.names.table, os.geteuid(), writable=True) as table:
         (incarnation,) = LOCK_WORD.unpack_from(table, INCARNATIONS_AT + 8 * slot)
         with server.connect() as cache:
             shards = cache.stats()["shards"]
         shard_bytes = (len(table) - LAYOUT["superblock_bytes"]) // shards
-        for shard in range(shards):
+        for shard in range(shards) if only is None else [only]:
             place = LAYOUT["superblock_bytes"] + shard * shard_bytes
             LOCK_WORD.pack_into(table, place, incarnation << 16 | slot + 1)
 
 
 def test_a_stopped_writer_makes_others_busy_and_a_killed_one_does_not(server: Server) -> None:
     with staying(server) as member, direct(server, timeout=0.2) as cache:
-        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        hold_locks(server, LEASE_SLOT_WRITER_FIRST)
         began = time.monotonic()
         with pytest.raises(ServerBusy, match=f"lease slot {LEASE_SLOT_WRITER_FIRST}"):
             cache.set("key", 1)
@@ -72,6 +74,35 @@ def test_a_stopped_writer_makes_others_busy_and_a_killed_one_does_not(server: Se
         assert cache.get("key") == "taken from the dead"
         assert cache.verify() == []
         assert cache.stats()["lock_recoveries"] >= 2
+
+
+@pytest.mark.parametrize("way", ["writer", "async-writer"])
+def test_busy_promises_that_nothing_of_a_batch_was_changed(server: Server, way: str) -> None:
+    with staying(server), closing(ways.connect(way, server.name, timeout=0.1)) as cache:
+        with direct(server) as reader:
+            keys = [f"key {number}" for number in range(100)]
+            free = next(key for key in keys if reader._shard_of(key) == 0)
+            held = next(key for key in keys if reader._shard_of(key) == 1)
+        hold_locks(server, LEASE_SLOT_WRITER_FIRST, only=1)
+        for call, left in ((cache.set_many, 2), (cache.delete_many, None)):
+            with pytest.raises(ServerBusy):
+                call({held: 1})
+            with pytest.raises(RequestTimeout):
+                call({free: 2, held: 1})
+            assert cache.get(free) == left
+
+
+@pytest.mark.parametrize("way", ["writer", "async-writer"])
+def test_a_pipeline_says_as_one_that_nothing_may_be_written(
+    server: Server, make_server: StartServer, way: str
+) -> None:
+    with closing(ways.connect(way, server.name)) as cache:
+        server.stop()
+        make_server("--shards", "2", names=server.names)
+        pipeline = cache.pipeline().set("key", 1)
+        run = getattr(cache, "run", lambda results: results)
+        with pytest.raises(WriteRefused):
+            run(pipeline.execute(raise_on_error=False))
 
 
 def test_an_event_loop_goes_on_while_a_lock_is_held(server: Server) -> None:
@@ -93,14 +124,14 @@ def test_an_event_loop_goes_on_while_a_lock_is_held(server: Server) -> None:
 
     turns: list[None] = []
     with staying(server) as member:
-        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        hold_locks(server, LEASE_SLOT_WRITER_FIRST)
         asyncio.run(main())
     assert len(turns) > 5
 
 
 def test_the_parent_frees_what_nobody_comes_to(server: Server, eventually: Eventually) -> None:
     with staying(server) as member:
-        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        hold_locks(server, LEASE_SLOT_WRITER_FIRST)
         os.kill(member.pid, signal.SIGKILL)
         eventually(lambda: "locks that a killed writer held" in server.log)
 
@@ -155,7 +186,7 @@ def test_a_kept_table_in_the_hands_of_a_stopped_writer_is_not_served(
     server: Server, make_server: StartServer
 ) -> None:
     with staying(server) as member:
-        hold_all_locks(server, LEASE_SLOT_WRITER_FIRST)
+        hold_locks(server, LEASE_SLOT_WRITER_FIRST)
         member.signal(signal.SIGSTOP)
         kill(server)
         refused = make_server(*SERVE, names=server.names, wait=False)
