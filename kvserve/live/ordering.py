@@ -40,6 +40,7 @@ class Told(Protocol):
 
 E = TypeVar("E", bound=Told)
 Place = tuple[int, int]
+_NOWHERE: Place = (0, 0)  # before all
 
 
 class InOrder(Generic[E]):
@@ -58,14 +59,15 @@ class InOrder(Generic[E]):
         first = self._waiting or self._read()
         if not first:
             return []
-        last: dict[str | bytes, Place] = {}
+        last: dict[bytes, Place] = {}
         for event in first:
-            if event.key is not None:
-                last[event.key] = max(last.get(event.key, (0, 0)), place(event))
+            if (name := name_of(event)) is not None:
+                last[name] = max(last.get(name, _NOWHERE), place(event))
         forerunners: list[E] = []
         self._waiting = []
         for event in self._read():
-            is_forerunner = event.key is not None and place(event) < last.get(event.key, (0, 0))
+            name = name_of(event)
+            is_forerunner = name is not None and place(event) < last.get(name, _NOWHERE)
             (forerunners if is_forerunner else self._waiting).append(event)
         return keys_in_order(by_time(first, forerunners))
 
@@ -78,6 +80,11 @@ def by_time(*rings: Iterable[E]) -> list[E]:
     return list(heapq.merge(*rings, key=attrgetter("time")))
 
 
+def name_of(event: Told) -> bytes | None:
+    """The key, whose events they are whether it was stored as str or as bytes."""
+    return event.key.encode() if isinstance(event.key, str) else event.key
+
+
 def place(event: Told) -> Place:
     """Where an event belongs among those of its key."""
     return event.version or 0, _RANKS.get(event.kind, _END)
@@ -85,10 +92,10 @@ def place(event: Told) -> Place:
 
 def keys_in_order(events: list[E]) -> list[E]:
     """The events, those of one key in the places that they have together, sorted among these."""
-    indices: dict[str | bytes, list[int]] = {}
+    indices: dict[bytes, list[int]] = {}
     for index, event in enumerate(events):
-        if event.key is not None:
-            indices.setdefault(event.key, []).append(index)
+        if (name := name_of(event)) is not None:
+            indices.setdefault(name, []).append(index)
     for own in indices.values():
         if len(own) > 1:
             ordered = sorted((events[index] for index in own), key=place)
