@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from kvserve import names as naming
+from kvserve.client.brackets import Brackets
 from kvserve.client.cursor import Cursor
 from kvserve.client.direct import Read, Write, check_write
 from kvserve.client.many import DeleteMany, SetMany
@@ -71,7 +72,7 @@ def connect(
     return DirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
 
 
-class Client(Namespaces, Watching, Upkeep):
+class Client(Namespaces, Brackets, Watching, Upkeep):
     """A blocking client; made by `kvserve.connect`, which describes the arguments.
 
     All methods that take a key raise InvalidKey if it is no str or bytes of 1 to 1024 bytes. All
@@ -288,25 +289,6 @@ class Client(Namespaces, Watching, Upkeep):
             (False, False)
         """
         return self.ttl(key) is not None
-
-    __contains__ = contains
-
-    def __getitem__(self, key: Key) -> Any:
-        """The value of a key; raises KeyError on a miss."""
-        missing = object()
-        value = self.get(key, missing)
-        if value is missing:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: Key, value: Value) -> None:
-        """`set` without a time to live."""
-        self.set(key, value)
-
-    def __delitem__(self, key: Key) -> None:
-        """`delete`; raises KeyError on a miss."""
-        if not self.delete(key):
-            raise KeyError(key)
 
     def scan(self, prefix: Key = "") -> Iterator[Key]:
         """All keys that begin with a prefix, in no order.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kvserve.client.brackets import Brackets
 from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_mapping
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes import layout
@@ -42,7 +43,7 @@ class Namespaces(Recipes):
         return Namespace(self._root, (*self._path, name))
 
 
-class Namespace(Namespaces):
+class Namespace(Namespaces, Brackets):
     """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
 
     Locks and limiters have the namespace in their names, and are not touched by `clear`.
@@ -162,25 +163,6 @@ class Namespace(Namespaces):
     def contains(self, key: Key) -> bool:
         """See `Client.contains`."""
         return self._client.contains(self._place(key))
-
-    __contains__ = contains
-
-    def __getitem__(self, key: Key) -> Any:
-        """The value of a key; raises KeyError on a miss."""
-        missing = object()
-        value = self.get(key, missing)
-        if value is missing:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: Key, value: Value) -> None:
-        """`set` without a time to live."""
-        self.set(key, value)
-
-    def __delitem__(self, key: Key) -> None:
-        """`delete`; raises KeyError on a miss."""
-        if not self.delete(key):
-            raise KeyError(key)
 
     def scan(self, prefix: Key = "") -> Iterator[Key]:
         """See `Client.scan`. The keys come without what stands before them."""
