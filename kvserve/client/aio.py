@@ -101,12 +101,8 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         workers = self._workers
-        batch = Batch(
-            operations,
-            self._reader._shard_of,
-            workers.manifest.workers,
-            workers.frame_bytes_max,
-        )
+        count = await workers.count()
+        batch = Batch(operations, self._reader._shard_of, count, workers.frame_bytes_max)
         await self._run_questions(batch)
         return batch.results
 
@@ -186,7 +182,7 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         found, rest = self._reader._get_many_here(keys)
         if rest:
             self._reader._follow_table()
-            gets = GetMany(self._reader._split(rest, self._workers.manifest.workers))
+            gets = GetMany(self._reader._split(rest, await self._workers.count()))
             await self._run_questions(gets)
             found |= gets.found
         return found
@@ -195,14 +191,15 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         """See `Client.set_many`."""
         workers = self._workers
         items = check_mapping(values)
-        by_worker = self._reader._split(items, workers.manifest.workers)
+        by_worker = self._reader._split(items, await workers.count())
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
         await self._run_questions(sets)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
-        deletes = DeleteMany(self._reader._split(check_keys(keys), self._workers.manifest.workers))
+        keys = check_keys(keys)
+        deletes = DeleteMany(self._reader._split(keys, await self._workers.count()))
         await self._run_questions(deletes)
         return deletes.count
 

@@ -137,6 +137,11 @@ class AioChannel:
             self.close()
             raise
 
+    def look(self) -> bool:
+        """Takes what has come; returns whether the worker is still there."""
+        self._receive()
+        return not self.gone
+
     def _receive(self) -> None:
         try:
             for reply in self._session.replies():

@@ -9,6 +9,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from kvserve import limits
@@ -53,6 +54,15 @@ class AioWorkers:
     def frame_bytes_max(self) -> int:
         """The longest frame that the workers take."""
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
+
+    async def count(self) -> int:
+        """How many there are now. See `workers.Workers.count`."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            with suppress(WorkerGone):
+                channel = await self._channel(0, deadline)
+                if channel.look():
+                    return self.manifest.workers
 
     async def ask(self, question: Question) -> Any:
         """The answer to one request. Raises as `workers.Workers.ask` does."""

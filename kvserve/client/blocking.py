@@ -253,7 +253,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         """
         workers = self._workers
         items = check_mapping(values)
-        by_worker = self._split(items, workers.manifest.workers)
+        by_worker = self._split(items, workers.count())
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
         self._run_questions(sets)
@@ -266,7 +266,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
             >>> cache.delete_many(["a", "b", "nobody"])
             2
         """
-        deletes = DeleteMany(self._split(check_keys(keys), self._workers.manifest.workers))
+        deletes = DeleteMany(self._split(check_keys(keys), self._workers.count()))
         self._run_questions(deletes)
         return deletes.count
 

@@ -71,13 +71,17 @@ class Channel:
             ServerBusy: it was not taken before the deadline.
             WorkerGone: the worker is no more. It never began with this request.
         """
-        if deadline > self._looked + _FRESH_SECONDS:
-            while self._poll.poll(0):
-                self.session.replies()  # late ones are dropped; or the worker is gone since long
-        self._looked = deadline
+        self.look(deadline)
         request_id, frame, sender = self.session.request(command, arguments, deadline)
         self._send(frame, sender, command.priority, deadline)
         return request_id
+
+    def look(self, deadline: float) -> None:
+        """Drops late replies, for a request with this deadline. Raises WorkerGone if it is."""
+        if deadline > self._looked + _FRESH_SECONDS:
+            while self._poll.poll(0):
+                self.session.replies()
+        self._looked = deadline
 
     def _send(self, frame: bytes, sender: FrameSender, priority: int, deadline: float) -> None:
         while not sender.offer(frame, priority):

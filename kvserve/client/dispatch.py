@@ -42,7 +42,7 @@ class Dispatcher(TableFollower):
 
     def _get_many_elsewhere(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         self._follow_table()
-        gets = GetMany(self._split(rest, self._workers.manifest.workers))
+        gets = GetMany(self._split(rest, self._workers.count()))
         self._run_questions(gets)
         return found | gets.found
 
@@ -57,7 +57,7 @@ class Dispatcher(TableFollower):
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         """The result of each operation; errors are among them as objects."""
         workers = self._workers
-        batch = Batch(operations, self._shard_of, workers.manifest.workers, workers.frame_bytes_max)
+        batch = Batch(operations, self._shard_of, workers.count(), workers.frame_bytes_max)
         self._run_questions(batch)
         return batch.results
 

@@ -71,6 +71,27 @@ class Workers:
         """The longest frame that the workers take."""
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
+    def count(self) -> int:
+        """How many there are now. To be asked before keys are split among them: a server that was
+        started anew may have more, and each of them must get the keys of its shards alone.
+
+        Raises:
+            ServerUnavailable, ServerBusy, RequestTimeout: there is no session with any.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            worker, channel = self._borrow(0, deadline)
+            try:
+                channel.look(deadline)
+            except WorkerGone:
+                channel.close()
+                continue
+            except BaseException:
+                channel.close()
+                raise
+            self._give_back(worker, channel)
+            return self.manifest.workers
+
     def ask(self, command: Command, arguments: tuple[Any, ...], shard: int) -> Any:
         """The answer to one request, from the worker that serves its shard.
 

@@ -58,7 +58,7 @@ def connected(way: str, server: Server, timeout: float = TIMEOUT) -> closing[Any
     return closing(cache)
 
 
-def by_worker(cache: Any, figure: str) -> list[int]:
+def by_worker(cache: Any, figure: str) -> list[Any]:
     """A figure of each worker, in the order of their indexes."""
     workers = sorted(cache.stats()["workers"], key=lambda worker: worker["index"])
     return [worker[figure] for worker in workers]
@@ -215,6 +215,31 @@ def test_client_survives_a_restart(make_server: StartServer, way: str) -> None:
         assert cache.get("key") == "kept"
         cache.set("key", "new")
         assert cache.get("key") == "new"
+
+
+@pytest.mark.parametrize("way", ["worker-queue", "async"])
+def test_a_batch_after_a_restart_goes_to_the_workers_of_today(
+    make_server: StartServer, tmp_path: Path, way: str
+) -> None:
+    """Behind a table with a store, each key must have one worker that writes it."""
+    flags = ("--shards", "4", "--store", f"sqlite:///{tmp_path / 'cache.db'}", "--workers")
+    server = make_server(*flags, "1")
+    values = {f"key {number}": number for number in range(100)}
+    with connected(way, server, PATIENT) as cache:
+        cache.set_many(values)
+        for workers in ("2", "3", "4"):
+            server.stop()
+            server = make_server(*flags, workers, names=server.names)
+            if workers == "2":
+                cache.set_many(values)
+            elif workers == "3":
+                assert cache.delete_many(values) == 100
+            else:
+                with cache.pipeline() as pipeline:
+                    for key in values:
+                        pipeline.incr(key)
+            figures = by_worker(cache, "operations")
+            assert all(max(own["set"], own["delete"], own["incr"]) > 0 for own in figures)
 
 
 @pytest.mark.parametrize("way", ways.SERVED)
