@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import kvserve
 
 READY_SECONDS = 60.0
+PATIENCE_SECONDS = 20.0  # of clients: a busy machine is no failure
 STOP_SECONDS = 30.0  # three times what the server itself takes before it kills
 # Small, so that many servers fit into one user's limits of queues beside each other.
 SMALL = ["--workers", "2", "--memory", "16MiB", "--max-value", "256KiB", "--queue-depth", "4"]
@@ -72,10 +75,10 @@ class Server:
         return self.process.poll() is None
 
     def connect(self, **options: Any) -> kvserve.Client:
-        """A client of this server, with the options of `kvserve.connect`."""
+        """A client of this server, with the options of `kvserve.connect`, and patient."""
         import kvserve
 
-        return kvserve.connect(self.name, **options)
+        return kvserve.connect(self.name, **{"timeout": PATIENCE_SECONDS} | options)
 
     def wait_ready(self) -> None:
         """Waits until every worker answers a ping; fails with the log when that does not come."""
@@ -109,12 +112,48 @@ class Server:
             self.process.wait()
             raise AssertionError(f"the server did not stop at {number!r}:\n{self.log}") from None
 
+    def kill_everything(self) -> None:
+        """Parent and workers at once, as the kernel does when memory runs out."""
+        for pid in [self.pid, *self.worker_pids]:
+            with suppress(ProcessLookupError):  # a worker leaves when its parent is gone
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
 
 class StartServer(Protocol):
     """What the fixture `make_server` gives."""
 
     def __call__(self, *flags: str, names: Names | None = None, wait: bool = True) -> Server:
         """Starts `kvserve serve` with these flags; `wait`: until it is ready."""
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that lives and does not go on: it has stopped before the block begins."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.0005)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def impatient(cache: Any, seconds: float = 0.2) -> Iterator[None]:
+    """A client that soon gives up, for a block in which nobody answers.
+
+    Around the block it is as patient as it was made: there somebody answers, if slowly.
+    """
+    timed = [each for each in (cache, cache._workers) if hasattr(each, "_timeout")]
+    patience_seconds = timed[0]._timeout
+    for each in timed:
+        each._timeout = seconds
+    try:
+        yield
+    finally:
+        for each in timed:
+            each._timeout = patience_seconds
 
 
 def clean_up(names: Names) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import kvserve
@@ -101,16 +97,6 @@ ASYNC_KINDS = {
     "ask all": ask_all_async,
     "connect": connect_async,
 }
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A worker that lives and takes nothing."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def descriptors() -> int:

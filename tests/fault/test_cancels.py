@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 from conftest import Eventually
-from fault.interrupted import ASYNC_KINDS, descriptors, stopped
-from servers import Server, StartServer
+from fault.interrupted import ASYNC_KINDS, descriptors
+from servers import Server, StartServer, stopped
 
 import kvserve
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +37,7 @@ def test_verify_of_what_a_stopped_server_and_a_killed_one_left(make_server: Star
     sound = b"the kept table keeps its invariants\n"
     assert answers(kvserve("verify", "--name", server.name), 0, sound)
     again = make_server(names=server.names)
-    for pid in [again.pid, *again.worker_pids]:
-        os.kill(pid, signal.SIGKILL)
-    again.process.wait()
+    again.kill_everything()
     unharmed = b'{"violations": [], "kept": true, "unrecovered_shards": 0}\n'
     assert answers(kvserve("verify", "--name", server.name, "--json"), 0, unharmed)
     with make_server(names=server.names).connect() as cache:

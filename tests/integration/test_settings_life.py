@@ -92,18 +92,13 @@ def test_a_killed_servers_page_is_taken_for_no_server_and_replaced(
 ) -> None:
     server = make_server()
     change(server, "spin", "0")
-    pids = [server.pid, *server.worker_pids]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    server.process.wait()
+    server.kill_everything()
     assert memory_path(server.names.settings).exists()
     eventually(lambda: kvserve("config", "get", "spin", "--name", server.name).returncode == 3)
     again = make_server(names=server.names)
     assert versions(again) == [1, 1]
     assert answers(config(again, "get", "spin"), 0, b"50\n")
-    for pid in [again.pid, *again.worker_pids]:
-        os.kill(pid, signal.SIGKILL)
-    again.process.wait()
+    again.kill_everything()
     clean_up(server.names)
     assert not memory_path(server.names.settings).exists()
 
