@@ -47,15 +47,20 @@ class Event:
         return self.answer == UNKNOWN
 
 
-def with_doubles(events: Iterable[Event], deaths: Iterable[int]) -> list[Event]:
-    """Adds what may have happened twice: sets and deletes that a worker's death fell into."""
+def with_doubles(events: Iterable[Event], deaths: Iterable[tuple[int, int]]) -> list[Event]:
+    """Adds what may have happened twice: sets and deletes that a worker's death fell into.
+
+    Args:
+        events: of one key.
+        deaths: of each, the moments before and after the kill; it died at one between them.
+    """
     deaths = list(deaths)
     found = []
     for event in events:
         found.append(event)
         if event.name in ("set", "delete") and not event.is_optional:
-            for death in deaths:
-                if event.began <= death <= event.ended:
+            for before, after in deaths:
+                if event.began <= after and before <= event.ended:
                     found.append(replace(event, answer=UNKNOWN))
     return found
 

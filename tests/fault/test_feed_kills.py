@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
+from conftest import Eventually
 from fault import payloads
 
 from kvserve.limits import LEASE_SLOT_WORKER_FIRST
@@ -32,6 +33,7 @@ FORK = multiprocessing.get_context("fork")
 KILLS = int(os.environ.get("KVSERVE_TEST_KILLS", "100"))
 WORKERS = 2
 FEED_SIZE = 16 * 1024
+EVENT_BYTES_MIN = 32  # fewer than any event has
 MODE = 0o600
 WATCHERS = 2  # of each ring; the last is stopped now and then
 BATCH = 10_000  # more than the ring holds, so that it is lapped in the middle of a batch, too
@@ -119,7 +121,9 @@ def spawn() -> Iterator[Spawn]:
 
 
 @pytest.mark.watchdog(120 + KILLS)
-def test_workers_are_killed_while_they_tell(names: Names, spawn: Spawn) -> None:
+def test_workers_are_killed_while_they_tell(
+    names: Names, spawn: Spawn, eventually: Eventually
+) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -144,6 +148,9 @@ def test_workers_are_killed_while_they_tell(names: Names, spawn: Spawn) -> None:
         stopped = watchers[worker][-1].pid
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
+        if kills[worker] % 2 == 0:  # every other one has told more than the ring holds
+            told = done[worker].value + FEED_SIZE // EVENT_BYTES_MIN
+            eventually(lambda n=worker, told=told: done[n].value > told)
         time.sleep(chance.uniform(0.001, 0.03))
         workers[worker].kill()
         workers[worker].join()

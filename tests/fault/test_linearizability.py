@@ -77,8 +77,9 @@ def test_a_set_may_be_sent_twice_only_over_a_death() -> None:
         write("get", None, 1, 11, 12),
     ]
     assert not is_linearizable([mine, theirs, *reads])
-    assert is_linearizable(with_doubles([mine, theirs, *reads], [4]))
-    assert not is_linearizable(with_doubles([mine, theirs, *reads], [30]))
+    assert is_linearizable(with_doubles([mine, theirs, *reads], [(4, 4)]))
+    assert is_linearizable(with_doubles([mine, theirs, *reads], [(4, 30)]))
+    assert not is_linearizable(with_doubles([mine, theirs, *reads], [(30, 30)]))
 
 
 def make_history(number: int, name: str, read: Any, until: float, seed: int, results: Any) -> None:
@@ -146,8 +147,9 @@ def test_histories(server: Server, kills: bool) -> None:
     while kills and time.monotonic() < until:
         time.sleep(chance.uniform(0.2, 1.0))
         with suppress(ProcessLookupError, IndexError):
-            os.kill(chance.choice(server.worker_pids), signal.SIGKILL)
-            deaths.append(time.monotonic_ns())
+            victim, before = chance.choice(server.worker_pids), time.monotonic_ns()
+            os.kill(victim, signal.SIGKILL)
+            deaths.append((before, time.monotonic_ns()))
     whole: History = [entry for _ in processes for entry in results.get()]
     for process in processes:
         process.join()
