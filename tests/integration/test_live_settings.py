@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from commands import answers, kvserve
@@ -176,11 +178,17 @@ def test_slow_requests_are_logged(server: Server, eventually: Eventually) -> Non
     assert server.log.count("slow request: ") == logged
 
 
+def is_idle(pid: int) -> bool:
+    """Whether a process has taken every signal that it was sent, and waits for the next."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = re.findall(r"^(?:SigPnd|ShdPnd):\t(\w+)", status, re.MULTILINE)
+    return "\nState:\tS" in status and not any(int(signals, 16) for signals in pending)
+
+
 def test_the_log_level_filters_the_parent_too(server: Server, eventually: Eventually) -> None:
     change(server, "log_level", "error")
     server.process.send_signal(signal.SIGUSR1)  # would log statistics
-    with server.connect() as cache:
-        cache.ping()
+    eventually(lambda: is_idle(server.pid))
     change(server, "log_level", "info")
     server.process.send_signal(signal.SIGUSR1)
     eventually(lambda: "statistics: " in server.log)

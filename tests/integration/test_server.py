@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 def pipes(pid: int) -> set[str]:
     """The pipes that a process has open."""
-    return {
-        target
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir()
-        if (target := str(descriptor.readlink())).startswith("pipe:")
-    }
+    targets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # a client's FIFO, which was just closed
+            targets.add(str(descriptor.readlink()))
+    return {target for target in targets if target.startswith("pipe:")}
 
 
 def test_a_start_says_that_it_is_ready(server: Server, eventually: Eventually) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from commands import answers, kvserve
 from leftovers import leftovers, processes
+from servers import stopped
 
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
@@ -71,8 +72,9 @@ def test_a_signal_to_the_whole_group_is_one_graceful_stop(names: Names) -> None:
         assert process.stderr is not None
         while b"ready: " not in process.stderr.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        os.killpg(process.pid, signal.SIGTERM)
+        with stopped(process.pid):  # so that both are there when it goes on, though it is late
+            os.killpg(process.pid, signal.SIGTERM)
+            process.send_signal(signal.SIGINT)  # another TERM would be the same one
         log = process.stderr.read()
         assert process.wait() == 0
     assert b"stopping: workers finish" in log
