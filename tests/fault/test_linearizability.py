@@ -20,6 +20,7 @@ from servers import Server
 import kvserve
 
 PROCESSES = 5
+TURNS_MIN = 50  # of one that begins late
 SECONDS = float(os.environ.get("KVSERVE_TEST_LINEARIZABILITY_SECONDS", "6"))
 COUNTERS, REGISTERS = ("counter 1", "counter 2"), ("register 1", "register 2", "register 3")
 FORK = multiprocessing.get_context("fork")
@@ -100,7 +101,7 @@ def make_history(number: int, name: str, read: Any, until: float, seed: int, res
             return answer
 
         turn = 0
-        while time.monotonic() < until:
+        while time.monotonic() < until or turn < TURNS_MIN:
             turn += 1
             time.sleep(chance.uniform(0, 0.004))  # a search over longer histories takes too long
             counter, register = chance.choice(COUNTERS), chance.choice(REGISTERS)

@@ -107,6 +107,12 @@ class Gunicorn:
         assert self._process.wait(60) == 0, self.log
 
 
+def sessions_of(pid: int, server: Server) -> list[Path]:
+    """The FIFOs of a worker's sessions."""
+    opened = [descriptor.readlink() for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
+    return [path for path in opened if path.parent == server.names.clients_directory]
+
+
 @pytest.fixture(params=["preloaded", "not preloaded"])
 def gunicorn(
     server: Server, tmp_path: Path, request: pytest.FixtureRequest, eventually: Eventually
@@ -136,13 +142,10 @@ def test_every_request_counts_once_whatever_becomes_of_the_workers(
 
     with server.connect(timeout=20) as cache:
 
-        def sessions() -> int:
-            return sum(worker["sessions"] for worker in cache.stats()["workers"])
-
         def kill_worker(pid: int) -> None:
-            before = sessions()
+            left = sessions_of(pid, server)
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda: sessions() < before)
+            eventually(lambda: not any(fifo.exists() for fifo in left))
             eventually(lambda: pid not in gunicorn.worker_pids and gunicorn.is_ready)
 
         send_requests()

@@ -46,8 +46,8 @@ def prefix() -> str:
     return f"{secrets.token_hex(4)}:"
 
 
-def near_cache(make_server: StartServer, url: str, prefix: str) -> Server:
-    flags = ("--near-cache-staleness", str(STALENESS), "--store-timeout", "1", "--workers", "1")
+def near_cache(make_server: StartServer, url: str, prefix: str, timeout: str = "1") -> Server:
+    flags = ("--near-cache-staleness", str(STALENESS), "--store-timeout", timeout, "--workers", "1")
     joint = "&" if "?" in url else "?"
     return make_server("--store", f"{url}{joint}prefix={prefix}", *flags)
 
@@ -71,8 +71,8 @@ def loads(cache: kvserve.Client) -> int:
 def test_what_one_host_changes_the_other_sees(
     make_server: StartServer, valkey: Valkey, prefix: str
 ) -> None:
-    one = near_cache(make_server, valkey.url, prefix)
-    other = near_cache(make_server, valkey.url, prefix)
+    one = near_cache(make_server, valkey.url, prefix, timeout="20")
+    other = near_cache(make_server, valkey.url, prefix, timeout="20")
     with one.connect() as here, other.connect() as there:
         here.set("a", "old")
         assert there.get("a") == "old"
@@ -87,8 +87,8 @@ def test_what_one_host_changes_the_other_sees(
 def test_conditions_are_decided_for_all_hosts(
     make_server: StartServer, valkey: Valkey, prefix: str
 ) -> None:
-    one = near_cache(make_server, valkey.url, prefix)
-    other = near_cache(make_server, valkey.url, prefix)
+    one = near_cache(make_server, valkey.url, prefix, timeout="20")
+    other = near_cache(make_server, valkey.url, prefix, timeout="20")
     with one.connect() as here, other.connect() as there:
         added = [here.add("only", 1), there.add("only", 2), here.add("only", 3)]
         assert added == [True, False, False]

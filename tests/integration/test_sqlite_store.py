@@ -19,6 +19,7 @@ from stores import edit, now_ms, opened, record
 
 from kvserve.errors import StoreUnavailable
 from kvserve.protocol import codec
+from kvserve.store import sqlite
 from kvserve.store.base import Key, Record
 from kvserve.store.sqlite import PURGE_ROWS, SqliteStore
 
@@ -155,6 +156,12 @@ def test_what_has_expired_is_not_there(path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.fixture
+def unpurged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No store commits by itself, however long a test takes."""
+    monkeypatch.setattr(sqlite, "PURGE_SECONDS", 3600.0)
+
+
 Trace = Callable[[Callable[[str], None]], None]
 
 
@@ -195,8 +202,6 @@ def test_expired_rows_are_removed_step_by_step(
 
 
 def test_purging_needs_no_search_through_all_rows(path: Path) -> None:
-    from kvserve.store import sqlite
-
     SqliteStore.check(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {sqlite._PURGE}", (0, 1)).fetchall()
@@ -204,6 +209,7 @@ def test_purging_needs_no_search_through_all_rows(path: Path) -> None:
     assert not any(row[3].startswith("SCAN") for row in plan)
 
 
+@pytest.mark.usefixtures("unpurged")
 def test_writes_of_one_turn_share_a_commit(path: Path, trace: Trace) -> None:
     statements: list[str] = []
     trace(statements.append)
@@ -222,6 +228,7 @@ def test_writes_of_one_turn_share_a_commit(path: Path, trace: Trace) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("unpurged")
 def test_writes_during_a_commit_share_the_next_and_wait_for_it(path: Path, trace: Trace) -> None:
     may_commit = threading.Semaphore(1)  # one: that of the opening
     commits: list[str] = []

@@ -22,22 +22,24 @@ from servers import Server, StartServer
 
 from kvserve.client.figures import INSTANCE, STORE, WORKER
 
-ESCAPES = re.compile(rb"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Z])")
+ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Z])")
 
 
 @pytest.fixture
 def traffic(shared: Server) -> Iterator[None]:
     """Somebody who uses it all the while."""
-    is_over = threading.Event()
+    is_over, has_begun = threading.Event(), threading.Event()
 
     def use() -> None:
         with shared.connect() as cache:
             while not is_over.is_set():
                 cache["k"] = 1
                 cache.get("k")
+                has_begun.set()
 
     thread = threading.Thread(target=use)
     thread.start()
+    has_begun.wait()
     yield
     is_over.set()
     thread.join()
@@ -65,8 +67,9 @@ class Terminal:
         def look() -> bool:
             while select.select([self._ours], [], [], 0)[0]:
                 self._seen += os.read(self._ours, 65536)
-            assert self.process.poll() is None, self._seen.decode()
-            screen = ESCAPES.sub(b"", self._seen).decode()
+            seen = self._seen.decode(errors="replace")  # it may begin or end within a character
+            assert self.process.poll() is None, seen
+            screen = ESCAPES.sub("", seen)
             return all(text in screen for text in texts)
 
         return look

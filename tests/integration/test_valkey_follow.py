@@ -17,9 +17,9 @@ from valkeys import Heard, Valkey, following, serve, wait_until
 
 from kvserve.store.valkey import ValkeyStore
 
-STALENESS_SECONDS = 0.4
-TIMEOUT_SECONDS = 0.4
-PAUSE_MS = 2000
+STALENESS_SECONDS = 1.0  # it lapses if one of us stands still for three quarters of that
+TIMEOUT_SECONDS = 20.0
+PAUSE_MS = 5000
 Work = Callable[[ValkeyStore, Heard], Awaitable[None]]
 
 
