@@ -168,5 +168,5 @@ def count_once(name: str) -> None:
     """What a spawned process does; here, because it must be able to import it."""
     import kvserve
 
-    with kvserve.connect(name) as cache:
+    with kvserve.connect(name, timeout=20) as cache:
         cache.incr("counter")

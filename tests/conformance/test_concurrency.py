@@ -36,7 +36,7 @@ READ_WHILE_CLOSING = """
 import sys, threading, time
 import kvserve
 name = sys.argv[1]
-with kvserve.connect(name) as cache:
+with kvserve.connect(name, timeout=20) as cache:
     cache.set("key", [(number, (number,)) for number in range(300)])
 def read(cache):
     try:
@@ -47,7 +47,7 @@ def read(cache):
     except kvserve.ClientClosed:
         pass
 for turn in range(30):
-    cache = kvserve.connect(name)
+    cache = kvserve.connect(name, timeout=20)
     threads = [threading.Thread(target=read, args=(cache,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -149,7 +149,7 @@ def test_tasks_share_a_client(served: Server, way: str, key: str) -> None:
             assert await cache.get(f"{key} {number}") == value
 
     async def main() -> None:
-        async with await kvserve.connect_async(served.name) as cache:
+        async with await kvserve.connect_async(served.name, timeout=20) as cache:
             await asyncio.gather(*(work(cache, number) for number in range(50)))
             assert await cache.get(f"{key} count") == 50 * (TURNS // 4)
 
@@ -160,7 +160,7 @@ def test_tasks_share_a_client(served: Server, way: str, key: str) -> None:
 @pytest.mark.parametrize("way", ways.ASYNC_CLIENTS)
 def test_cancelled_task_disturbs_no_other(served: Server, way: str, key: str) -> None:
     async def main() -> None:
-        async with await kvserve.connect_async(served.name, read="worker") as cache:
+        async with await kvserve.connect_async(served.name, timeout=20, read="worker") as cache:
             await cache.set(key, "right")
             for turn in range(TURNS):
                 victim = asyncio.ensure_future(cache.set(f"{key} other", bytes(turn * 700)))

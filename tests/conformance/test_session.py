@@ -18,7 +18,7 @@ from kvserve.names import Names
 IDLE = """
 import sys, time
 import kvserve
-cache = kvserve.connect(sys.argv[1])
+cache = kvserve.connect(sys.argv[1], timeout=20)
 cache.ping()
 print(1, flush=True)
 time.sleep(1000)
@@ -114,15 +114,15 @@ def test_killed_client_leaves_no_fifo(served: Server, eventually: Eventually) ->
 
 
 def test_client_is_a_context_manager(served: Server) -> None:
-    with kvserve.connect(served.name) as cache:
+    with kvserve.connect(served.name, timeout=20) as cache:
         cache.set("key", 1)
     with pytest.raises(ClientClosed):
         cache.get("key")
 
 
 def test_two_clients_of_one_process_are_two(served: Server) -> None:
-    first = kvserve.connect(served.name)
-    with kvserve.connect(served.name) as second:
+    first = kvserve.connect(served.name, timeout=20)
+    with kvserve.connect(served.name, timeout=20) as second:
         first.set("key", 1)
         first.close()
         assert second.get("key") == 1

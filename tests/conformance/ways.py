@@ -252,7 +252,7 @@ class StepByStep:
 
 def connect(way: str, name: str, **more: Any) -> Any:
     """A client of a served instance, by this way, perhaps with more options."""
-    options = OPTIONS[way] | more
+    options = {"timeout": 20.0} | OPTIONS[way] | more
     cache: Any
     if way in LOOPS:
         loop = LOOPS[way]()

@@ -177,7 +177,7 @@ def test_async_histories(server: Server) -> None:
 
     async def main() -> list[Event]:
         history: list[Event] = []
-        async with await kvserve.connect_async(server.name) as cache:
+        async with await kvserve.connect_async(server.name, timeout=20) as cache:
             await asyncio.gather(*(work(cache, history, number) for number in range(1, 6)))
         return history
 

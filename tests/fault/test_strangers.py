@@ -98,7 +98,7 @@ def as_stranger(work: Callable[[], None]) -> int:
 
 
 def test_another_users_client_gets_a_named_error(server: Server) -> None:
-    assert as_stranger(lambda: kvserve.connect(server.name).close()) == 2
+    assert as_stranger(lambda: kvserve.connect(server.name, timeout=20).close()) == 2
 
 
 def make_memory(name: str) -> None:

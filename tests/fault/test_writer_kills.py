@@ -58,7 +58,7 @@ def change(cache: kvserve.Client, seed: int, busy: Any) -> None:
 def read(name: str, done: Any, reads: Any) -> None:
     """The oracle: what is there throughout is never missing, torn, or older than before."""
     versions = dict.fromkeys(range(KEYS), 0)
-    with kvserve.connect(name) as cache:
+    with kvserve.connect(name, timeout=20) as cache:
         while not done.is_set():
             for key in range(KEYS):
                 value, version = cache.gets(f"watched {key}")
@@ -73,7 +73,7 @@ def read(name: str, done: Any, reads: Any) -> None:
 def watch(name: str, done: Any, seen: Any) -> None:
     """The events of a key come in order, whoever changed it, and whoever died between."""
     versions: dict[Any, int] = {}
-    with kvserve.connect(name) as cache:
+    with kvserve.connect(name, timeout=20) as cache:
         for event in cache.watch("watched", timeout=30):
             if done.is_set():
                 return
@@ -152,7 +152,7 @@ def take_all_places(server: Server) -> None:
     """Every place of the dead can be had again, with its ring, and all goes on working."""
 
     def work(release: Any) -> None:
-        with kvserve.connect(server.name, write="direct") as cache:
+        with kvserve.connect(server.name, timeout=20, write="direct") as cache:
             for turn in range(2000):
                 cache.set(f"after {turn % 300}", bytes(turn % 700))
             release.wait()

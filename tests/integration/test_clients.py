@@ -32,7 +32,7 @@ def run_in_processes(count: int, work: Callable[..., None], *arguments: Any) -> 
 
 
 def count_up(_: int, name: str) -> None:
-    with kvserve.connect(name) as cache:
+    with kvserve.connect(name, timeout=20) as cache:
         for _ in range(INCREMENTS):
             cache.incr("counter")
 
@@ -108,7 +108,7 @@ def test_threads_share_a_client(server: Server) -> None:
 
 
 def small_requests(number: int, name: str, stop: Any) -> None:
-    with kvserve.connect(name, read="worker") as cache:
+    with kvserve.connect(name, timeout=20, read="worker") as cache:
         turn = 0
         while not stop.is_set():
             turn += 1
@@ -171,7 +171,7 @@ def test_cancelled_await_disturbs_nobody(server: Server, run: Callable[..., Any]
 
     async def main() -> None:
         large = b"x" * 200_000
-        async with await kvserve.connect_async(server.name, read="worker") as cache:
+        async with await kvserve.connect_async(server.name, timeout=20, read="worker") as cache:
             await cache.set("large", large)
             for turn in range(200):
                 tasks = [
@@ -216,7 +216,7 @@ def test_many_attach_and_detach_and_leave_no_descriptor(server: Server) -> None:
 @pytest.mark.parametrize("method", ["get_many", "delete_many"])
 def test_one_key_is_no_list_of_keys(server: Server, method: str, keys: Any) -> None:
     async def ask() -> None:
-        async with await kvserve.connect_async(server.name) as cache:
+        async with await kvserve.connect_async(server.name, timeout=20) as cache:
             await getattr(cache, method)(keys)
 
     with server.connect() as cache, pytest.raises(kvserve.InvalidArgument, match="list of keys"):
@@ -228,7 +228,7 @@ def test_one_key_is_no_list_of_keys(server: Server, method: str, keys: Any) -> N
 @pytest.mark.parametrize("values", [[("a", 1)], "ab", None])
 def test_set_many_takes_a_mapping(server: Server, values: Any) -> None:
     async def ask() -> None:
-        async with await kvserve.connect_async(server.name) as cache:
+        async with await kvserve.connect_async(server.name, timeout=20) as cache:
             await cache.set_many(values)
 
     with server.connect() as cache, pytest.raises(kvserve.InvalidArgument, match="a dict of keys"):

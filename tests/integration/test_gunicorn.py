@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,10 @@ class Gunicorn:
 
 def sessions_of(pid: int, server: Server) -> list[Path]:
     """The FIFOs of a worker's sessions."""
-    opened = [descriptor.readlink() for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
+    opened = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            opened.append(descriptor.readlink())
     return [path for path in opened if path.parent == server.names.clients_directory]
 
 

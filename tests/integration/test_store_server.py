@@ -143,7 +143,7 @@ def test_a_kept_table_of_another_store_is_not_believed(
 READER = """
 import sys
 import kvserve
-cache = kvserve.connect(sys.argv[1])
+cache = kvserve.connect(sys.argv[1], timeout=20)
 print("ready", flush=True)
 sys.stdin.readline()
 print(cache.get("wanted"), flush=True)
@@ -238,7 +238,7 @@ def test_the_asyncio_client_reads_through(server: Server, file: Path) -> None:
     edit(file, "INSERT INTO items (key, is_text, codec, value) VALUES ('theirs', 1, 1, 'x')")
 
     async def main() -> None:
-        async with await kvserve.connect_async(server.name) as cache:
+        async with await kvserve.connect_async(server.name, timeout=20) as cache:
             assert await asyncio.gather(*[cache.get("theirs") for _ in range(20)]) == ["x"] * 20
             await cache.set("mine", 1)
 

@@ -119,7 +119,7 @@ def test_watching_begins_with_the_call(cache: Any) -> None:
 
 def test_asyncio(server: Server) -> None:
     async def main() -> list[tuple[str, Any]]:
-        async with await api.connect_async(server.name) as cache:
+        async with await api.connect_async(server.name, timeout=20) as cache:
             events = cache.watch("aio:", timeout=0.5)
             await cache.set("aio:1", 1)
             await cache.delete("aio:1")

@@ -142,7 +142,7 @@ def test_async_client_follows_its_server(make_server: StartServer) -> None:
     first = make_server()
 
     async def main() -> None:
-        async with await kvserve.connect_async(first.name) as cache:
+        async with await kvserve.connect_async(first.name, timeout=20) as cache:
             await cache.set("key", "value")
             first.stop()
             assert await cache.get("key") == "value"

@@ -87,8 +87,8 @@ def test_a_member_of_the_group_may_not(
         program = (
             "import os, sys, kvserve, kvserve.client.writing\n"  # its files may be ours alone
             f"os.setgroups([{os.getgid()}]); os.setuid({STRANGER})\n"
-            "with kvserve.connect(sys.argv[1]) as cache: cache.set('key', 1)\n"
-            "try: kvserve.connect(sys.argv[1], write='direct')\n"
+            "with kvserve.connect(sys.argv[1], timeout=20) as cache: cache.set('key', 1)\n"
+            "try: kvserve.connect(sys.argv[1], timeout=20, write='direct')\n"
             "except kvserve.WriteRefused as error: print(error)\n"
         )
         environment = os.environ | {"KVSERVE_RUNTIME_DIR": root, "PYTHONPATH": ":".join(sys.path)}
@@ -252,7 +252,7 @@ def test_watchers_see_the_events_of_a_key_in_order(server: Server) -> None:
 def test_watchers_are_told_of_a_killed_writer_alone(server: Server, end: str) -> None:
     program = (
         "import sys, kvserve\n"
-        "cache = kvserve.connect(sys.argv[1], write='direct')\n"
+        "cache = kvserve.connect(sys.argv[1], timeout=20, write='direct')\n"
         "cache.set('key', 1)\n"
         "print('set', flush=True)\n"
         "sys.stdin.read()\n"

@@ -54,7 +54,7 @@ def keys(cache):
 
 if __name__ == "__main__":
     import shop
-    with kvserve.connect(sys.argv[1]) as cache:
+    with kvserve.connect(sys.argv[1], timeout=20) as cache:
         print(json.dumps(shop.keys(cache)))
 '''
 
@@ -105,7 +105,7 @@ def test_script_and_its_multiprocessing_children_agree(served: Server, tmp_path:
         "import multiprocessing, os, sys, kvserve\n"
         "def load(): return 1\n"
         "def show(name):\n"
-        "    with kvserve.connect(name) as cache:\n"
+        "    with kvserve.connect(name, timeout=20) as cache:\n"
         "        print(cache.memoize(60)(load).cache_key(), flush=True)\n"
         "if __name__ == '__main__':\n"
         "    show(sys.argv[1])\n"
@@ -297,7 +297,7 @@ def test_mistakes_are_said_when_the_function_is_made(served: Server, cache: kvse
         cache.memoize(ttl=60, key=lambda: 7)(lambda: 1)()  # type: ignore[arg-type, return-value]
 
     async def main() -> None:
-        async with await kvserve.connect_async(served.name) as client:
+        async with await kvserve.connect_async(served.name, timeout=20) as client:
             with pytest.raises(InvalidArgument, match="blocking client"):
                 client.memoize(ttl=60)(keys_in_a_process)  # type: ignore[arg-type]
 

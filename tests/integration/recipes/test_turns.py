@@ -75,7 +75,7 @@ def test_factory_that_waits_for_itself_is_told_so(served: Server, cache: kvserve
     assert list(cache.scan("kvserve:")) == []
 
     async def main() -> None:
-        async with await kvserve.connect_async(served.name) as client:
+        async with await kvserve.connect_async(served.name, timeout=20) as client:
 
             async def inner() -> int:
                 return await asyncio.create_task(client.get_or_set("own", inner))
@@ -133,7 +133,7 @@ def test_stale_value_is_there_for_a_factory_that_asks_for_it(
 
 def test_task_that_its_factory_began_may_ask_later(served: Server) -> None:
     async def main() -> Any:
-        async with await kvserve.connect_async(served.name) as client:
+        async with await kvserve.connect_async(served.name, timeout=20) as client:
             done = asyncio.Event()
 
             async def later() -> Any:
@@ -155,7 +155,7 @@ def test_task_that_its_factory_began_may_ask_later(served: Server) -> None:
 
 def test_cancelled_computer_gives_its_turn_up(served: Server, cache: kvserve.Client) -> None:
     async def main() -> Any:
-        async with await kvserve.connect_async(served.name) as client:
+        async with await kvserve.connect_async(served.name, timeout=20) as client:
 
             async def hang() -> None:
                 computing.set()
