@@ -20,6 +20,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import time
 import weakref
 from contextlib import suppress
 from threading import Lock
@@ -40,6 +41,7 @@ from kvserve.table.table import attach_maps
 
 _ATTEMPTS = 3  # each repeated only because a server has ended or begun meanwhile
 _ENTER_SECONDS = 1.0
+_MOURNED_SECONDS = 0.01  # the parent has a killed writer's slot while it tells of the death
 
 
 class Seat(Writer):
@@ -209,6 +211,9 @@ def _require_leave(names: Names, config: Config) -> None:
 
 def _take_slot(names: Names, config: Config, owner_uid: int) -> Lease:
     slots = range(LEASE_SLOT_WRITER_FIRST, LEASE_SLOT_WRITER_FIRST + config.writers)
+    with suppress(ServerBusy):
+        return Lease.join(names.lease_file, *slots, owner_uid=owner_uid)
+    time.sleep(_MOURNED_SECONDS)
     try:
         return Lease.join(names.lease_file, *slots, owner_uid=owner_uid)
     except ServerBusy:

@@ -272,6 +272,10 @@ class Worker:
         self._slow_seconds = config.slow_request
         self._spin.microseconds = config.spin
 
+    def _count_writers(self) -> int:
+        parent = os.getppid()  # who has a killed writer's slot while it tells of the death
+        return sum(pid != parent for pid in self._lease.holders(self._writer_slots).values())
+
     def stats(self) -> dict[str, Any]:
         """This worker's own figures."""
         return {
@@ -279,7 +283,7 @@ class Worker:
             "pid": os.getpid(),
             "uptime_seconds": round(time.monotonic() - self._started, 3),
             "settings_version": self._follower.version,
-            "writers": len(self._lease.holders(self._writer_slots)),
+            "writers": self._count_writers(),
             "requests": self._requests,
             "replies": self._replies,
             "bad_requests": self._bad,

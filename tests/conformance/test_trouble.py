@@ -36,9 +36,9 @@ def server(make_server: StartServer) -> Server:
     return make_server(*TRUSTING)
 
 
-def connected(way: str, server: Server) -> closing[Any]:
+def connected(way: str, server: Server, timeout: float = PATIENT) -> closing[Any]:
     """A client with a session with each worker."""
-    cache = ways.connect(way, server.name, timeout=PATIENT)
+    cache = ways.connect(way, server.name, timeout=timeout)
     try:
         cache.ping()
     except BaseException:
@@ -159,7 +159,7 @@ def test_busy_after_a_death_does_not_promise_that_nothing_was_changed(
         cache.set(key, 0)
         pid = by_worker(other, "pid")[0]
         errors: list[BaseException] = []
-        with stopped(server.pid), stopped(pid):
+        with stopped(server.pid), unanswered(other, 0):
 
             def ask() -> None:
                 try:
@@ -218,7 +218,7 @@ def test_a_batch_after_a_restart_goes_to_the_workers_of_today(
     flags = ("--shards", "4", "--store", f"sqlite:///{tmp_path / 'cache.db'}", "--workers")
     server = make_server(*flags, "1")
     values = {f"key {number}": number for number in range(100)}
-    with connected(way, server, PATIENT) as cache:
+    with connected(way, server) as cache:
         cache.set_many(values)
         for workers in ("2", "3", "4"):
             server.stop()
