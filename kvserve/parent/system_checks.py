@@ -133,7 +133,8 @@ def check_queues(names: Names, config: Config) -> Finding:
         if "RLIMIT_MSGQUEUE" in text:
             mend = _mend_limit(*wanted)
         return Finding(check, False, True, text, mend)
-    text = f"for {count} workers, queues of {got[1]} messages of {format_size(got[2])} each"
+    plural = "s" if count > 1 else ""
+    text = f"for {count} worker{plural}, queues of {got[1]} messages of {format_size(got[2])} each"
     if got[1] >= wanted[1] and got[2] >= wanted[2]:
         return Finding(check, True, True, text)
     text += f"; {wanted[1]} of {format_size(wanted[2])}, as configured, would bear more load"
