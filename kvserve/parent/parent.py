@@ -35,6 +35,7 @@ from kvserve.parent.reloading import ConfigFile
 from kvserve.parent.signals import SignalInbox
 from kvserve.parent.starting import Instance, find_group, started
 from kvserve.parent.timers import Timers
+from kvserve.parent.touching import touch_memory
 from kvserve.parent.workers import Workers
 from kvserve.runtime import prepared_directory
 from kvserve.store import urls
@@ -227,6 +228,7 @@ class Parent:
         )
         if self._daemon is not None:
             self._daemon.ready()
+        touch_memory(self._instance.held.table, self._timers)
 
     def _mourn(self, child: Child, code: int, phrase: str) -> None:
         text = f"{child.title} {phrase}"

@@ -134,7 +134,7 @@ cdef extern from "core/table.h" nogil:
     void kv_reads(const kv_table *, uint64_t *, uint64_t *)
     void kv_locate(const kv_table *, kv_key *)
     kv_status kv_find(const kv_table *, const kv_key *, kv_view *)
-    void kv_find_soon(const kv_table *, const kv_key *)
+    void kv_find_soon(const kv_table *, const kv_key *, kv_view *)
     void kv_find_next(const kv_table *, const kv_key *, kv_view *)
     kv_status kv_find_now(const kv_table *, const kv_key *, kv_view *)
     bint kv_next_in_bucket(const kv_table *, uint32_t, uint32_t, kv_cursor *, kv_view *)

@@ -266,7 +266,7 @@ cdef class Reader:
         cdef uint64_t attachment = self.attachment
         for n in range(count):
             as_key(&self.t, wanted[first + n], &k[n])
-            kv_find_soon(&self.t, &k[n])
+            kv_find_soon(&self.t, &k[n], &view[n])
         for n in range(count):
             here[n] = not self.lapsed(reading, k[n].shard)
             kv_find_next(&self.t, &k[n], &view[n])

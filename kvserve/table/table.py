@@ -17,6 +17,7 @@ from kvserve.table.lease import Lease
 
 _ID_BYTES = 16
 _HASH_KEY_BYTES = 32
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14, which Python's mmap does not name
 
 
 class Table(Writer):
@@ -56,6 +57,27 @@ class Table(Writer):
     def shards(self) -> int:
         """How many shards it has."""
         return self.geometry()["shards"]
+
+    def touch_memory(self, first: int, size_bytes: int) -> bool:
+        """Has the kernel make the pages of a piece of both segments now, not when a write comes.
+
+        Where pages come one by one, each costs that write some 7 us (on a virtual machine); in a
+        row, 1 us.
+
+        Args:
+            first: where the piece begins, a multiple of the page size.
+            size_bytes: how long it is.
+
+        Returns:
+            Whether there is more behind it.
+        """
+        try:
+            for memory in self._maps:
+                if first < len(memory):
+                    memory.madvise(_POPULATE_WRITE, first, min(size_bytes, len(memory) - first))
+        except OSError:  # an older kernel
+            return False
+        return any(first + size_bytes < len(memory) for memory in self._maps)
 
     def close(self) -> None:
         """Lets go of the table and of its lease."""

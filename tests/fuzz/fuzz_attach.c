@@ -114,7 +114,7 @@ static uint64_t read_all(const struct kv_table *t) {
     for (uint32_t n = 0; n < 420; n++) {
         struct kv_key key = numbered_key(t, n, key_bytes);
         struct kv_view view;
-        kv_find_soon(t, &key);
+        kv_find_soon(t, &key, &view);
         kv_find_next(t, &key, &view);
         enum kv_status status = kv_find_now(t, &key, &view);
         CHECK(kv_find(t, &key, &view) == status, "key %u: not in steps", n);

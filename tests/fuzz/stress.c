@@ -73,7 +73,7 @@ static void *write_loop(void *argument) {
 /* As a batch does, which leaves a record alone for a while after it has found where that is. */
 static enum kv_status find_slowly(const struct kv_table *t, const struct kv_key *key,
                                   struct kv_view *view) {
-    kv_find_soon(t, key);
+    kv_find_soon(t, key, view);
     kv_find_next(t, key, view);
     sched_yield();
     return kv_find_now(t, key, view);

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,26 @@ if TYPE_CHECKING:
     from servers import Server, StartServer
 
 ITEMS_AT = 168  # in a shard's header, see core/layout.h
+
+
+def test_memory_is_touched_once_it_serves(make_server: StartServer, eventually: Eventually) -> None:
+    with closing(mmap.mmap(-1, mmap.PAGESIZE)) as memory:
+        try:
+            memory.madvise(23)
+        except OSError:
+            pytest.skip("needs MADV_POPULATE_WRITE, of Linux 5.14")
+    server = make_server("--memory", "64MiB")
+    eventually(lambda: all(size == touched > 0 for size, touched in mapped(server)))
+
+
+def mapped(server: Server) -> list[tuple[int, int]]:
+    """The KiB of the table and of the hints, and how many of them the parent has mapped."""
+    found = []
+    maps = Path(f"/proc/{server.pid}/smaps").read_text()
+    for name in (server.names.table, server.names.hints):
+        figures = maps.partition(str(memory_path(name)))[2].split()
+        found.append(tuple(int(figures[figures.index(what) + 1]) for what in ("Size:", "Rss:")))
+    return found
 
 
 def test_a_killed_worker_is_replaced(server: Server, eventually: Eventually) -> None:

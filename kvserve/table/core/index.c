@@ -154,23 +154,24 @@ enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struc
  * fetches what that needs, so that they wait for memory together (group prefetching: Chen,
  * Ailamaki, Gibbons, Mowry, "Improving hash join performance through prefetching", ICDE 2004).
  * What is found was there when the second step was taken, or later. */
-void kv_find_soon(const struct kv_table *t, const struct kv_key *key) {
+void kv_find_soon(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
     uint32_t home = home_of(t, key->hash);
-    __builtin_prefetch(bucket_at(t, key->shard, home));
-    __builtin_prefetch(hint_at(t, key->shard, home, 0));
+    view->home = bucket_at(t, key->shard, home);
+    view->hint = hint_at(t, key->shard, home, 0);
+    __builtin_prefetch(view->home);
+    __builtin_prefetch(view->hint);
 }
 
 void kv_find_next(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
     uint64_t tag = tag_of(key->hash);
-    uint32_t home = home_of(t, key->hash);
-    struct kv_bucket *bucket = bucket_at(t, key->shard, home);
+    const struct kv_bucket *bucket = view->home;
     view->record = NULL;
     for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
         uint64_t entry = LOAD_ACQUIRE(bucket->entry[slot]);
         if (entry >> 48 == tag) {
             if (aim(t, key->shard, entry, view)) {
                 __builtin_prefetch(view->record);
-                view->hint = hint_at(t, key->shard, home, slot);
+                view->hint += slot;
             }
             return;
         }

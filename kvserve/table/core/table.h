@@ -57,6 +57,7 @@ struct kv_view {
     uint64_t position;
     uint64_t rest_bytes; /* from the record to the ring's end */
     _Atomic uint8_t *hint;
+    const struct kv_bucket *home; /* see kv_find_soon */
 };
 
 struct kv_key {
@@ -109,7 +110,7 @@ void kv_reads(const struct kv_table *t, uint64_t *hits, uint64_t *misses);
 /* index.c: lookup without a lock */
 void kv_locate(const struct kv_table *t, struct kv_key *key);
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
-void kv_find_soon(const struct kv_table *t, const struct kv_key *key);
+void kv_find_soon(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
 void kv_find_next(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
 enum kv_status kv_find_now(const struct kv_table *t, const struct kv_key *key,
                            struct kv_view *view);

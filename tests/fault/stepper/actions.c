@@ -117,7 +117,7 @@ void carry(const struct kv_table *table, const struct kv_key *key, uint64_t now_
     struct kv_view view;
     carried->status = KV_CONTENDED;
     if (in_steps) {
-        kv_find_soon(table, key);
+        kv_find_soon(table, key, &view);
         kv_find_next(table, key, &view);
     }
     for (int retries = 0; retries < RETRIES_MAX; retries++) {
