@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvserve.names import Names
-from kvserve.table import lease, semaphores
+from kvserve.table import semaphores
 from kvserve.table.geometry import plan
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, remove
@@ -30,7 +30,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
     geometry = plan(64 * 2**20, 112, 2**20, 2, 1)
     create(names, geometry, MODE, None)
     semaphores.create(names, geometry.shards, MODE, None)
-    lease.create(names.lease_file, MODE, None)
     opened = Table(names, Lease.join(names.lease_file, 1))
     for number in range(geometry.capacity_items * 5 // 4):
         opened.set(b"key:%08d" % number, 0, VALUE, 0)
