@@ -200,6 +200,7 @@ def retire_segment(table):
 
 
 # One extension in some files, each with one purpose.
+include "_attached.pxi"
 include "_reader.pxi"
 include "_owner.pxi"
 include "_writer.pxi"

@@ -2,7 +2,9 @@
 
 FEED_CAPACITY_MIN = KV_FEED_CAPACITY_MIN
 
-cdef tuple KIND_NAMES = ("pad", "begin", "gap", "flush", "set", "touch", "delete", "expire", "evict")
+cdef tuple KIND_NAMES = (
+    "pad", "begin", "gap", "flush", "set", "touch", "delete", "expire", "evict",
+)
 assert len(KIND_NAMES) == KV_EVENT_KINDS
 assert KIND_NAMES[KV_EVENT_EVICT] == "evict" and KIND_NAMES[KV_EVENT_FLUSH] == "flush"
 

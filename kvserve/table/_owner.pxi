@@ -1,6 +1,7 @@
 # The class Owner: who may own the locks of shards; part of _core.pyx.
 
-cdef kv_bool sleep_without_gil(const kv_owner *me, sem_t *semaphore, uint64_t milliseconds) noexcept:
+cdef kv_bool sleep_without_gil(const kv_owner *me, sem_t *semaphore,
+                               uint64_t milliseconds) noexcept:
     """Lets the process's other threads run. The lock is taken with the GIL again, and given back
     before it is let go: so one thread at a time changes tables and writes to a ring of the feed,
     and none that changes something holds a lock while it waits for the GIL. (One that verifies

@@ -24,7 +24,9 @@ from kvserve.protocol import codec
 from kvserve.runtime import prepare_directory
 from kvserve.table import lease as leases
 from kvserve.table import table as tables
+from kvserve.table._core import Reader
 from kvserve.table.geometry import Geometry, plan
+from kvserve.table.segment import boot_id
 from kvserve.table.semaphores import create as create_semaphores
 from kvserve.table.semaphores import unlink as unlink_semaphores
 from kvserve.table.table import Table
@@ -286,6 +288,17 @@ def own_table(names: Names, geometry: Geometry, seed: int | None = None) -> Iter
     finally:
         tables.remove(names)
         unlink_semaphores(names, geometry.shards)
+
+
+@contextmanager
+def reading(table: Table) -> Iterator[Reader]:
+    """A reader of a table, such as clients are."""
+    reader = Reader()
+    reader._attach(*table._maps, boot_id())
+    try:
+        yield reader
+    finally:
+        reader._detach()
 
 
 @contextmanager

@@ -32,9 +32,10 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools", 
 
 PYTHON = sorted(PACKAGE.rglob("*.py"))
 CYTHON = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".pyx", ".pxd", ".pyi"))
+INCLUDED = sorted(PACKAGE.rglob("*.pxi"))
 C_CORE = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".c", ".h"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-SOURCES = [*PYTHON, *CYTHON, *C_CORE, *TESTS]
+SOURCES = [*PYTHON, *CYTHON, *INCLUDED, *C_CORE, *TESTS]
 
 
 def short(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from conformance.ways import own_table
+from conformance.ways import own_table, reading
 
 from kvserve.errors import InvalidArgument, InvalidKey
 from kvserve.names import Names
@@ -34,11 +34,8 @@ def table(names: Names) -> Iterator[Table]:
 
 @pytest.fixture
 def reader(table: Table) -> Iterator[Reader]:
-    """A reader such as clients are."""
-    reader = Reader()
-    reader._attach(*table._maps, boot_id())
-    yield reader
-    reader._detach()
+    with reading(table) as reader:
+        yield reader
 
 
 class Meddler(bytes):

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conformance.ways import own_table
+from conformance.ways import own_table, reading
 
 from kvserve.errors import InternalError
 from kvserve.names import Names
 from kvserve.protocol import codec
 from kvserve.table._core import ELSEWHERE, Reader
 from kvserve.table.geometry import plan
-from kvserve.table.segment import boot_id
 from kvserve.table.table import Table
 
 WORKERS = 2
@@ -39,11 +38,8 @@ def table(names: Names) -> Iterator[Table]:
 
 @pytest.fixture
 def reader(table: Table) -> Iterator[Reader]:
-    """A reader such as clients are."""
-    reader = Reader()
-    reader._attach(*table._maps, boot_id())
-    yield reader
-    reader._detach()
+    with reading(table) as reader:
+        yield reader
 
 
 def key_of_worker(table: Table, worker: int) -> str:

@@ -1,0 +1,130 @@
+# The class Attached; part of _core.pyx.
+
+cdef class Attached:
+    """A table in shared memory that this process has mapped: whose keys lie where, and figures."""
+
+    cdef kv_table t
+    cdef bint attached
+    cdef uint64_t attachment  # tells one from the other
+    cdef bint reads_here
+    cdef Py_buffer table_view
+    cdef Py_buffer hints_view
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef void _release(self) noexcept:
+        if self.attached:
+            self.attached = False
+            self.attachment += 1
+            PyBuffer_Release(&self.table_view)
+            PyBuffer_Release(&self.hints_view)
+
+    def _attach(self, table, hints, bytes boot_id, bint reads_here=True):
+        """Checks the mapped segments and reads from them from now on.
+
+        Args:
+            table, hints: buffers; the table's may be read-only.
+            boot_id: this boot's.
+            reads_here: False: only for finding keys' shards, all reads answer ELSEWHERE.
+
+        Raises:
+            ForeignObject: they are not a whole and ready table of this layout and boot.
+        """
+        cdef Py_buffer table_view, hints_view
+        cdef kv_table t
+        cdef const char *wrong
+        PyObject_GetBuffer(table, &table_view, PyBUF_SIMPLE)
+        try:
+            PyObject_GetBuffer(hints, &hints_view, PyBUF_WRITABLE)
+        except BaseException:
+            PyBuffer_Release(&table_view)
+            raise
+        wrong = kv_attach(&t, <uint8_t *>table_view.buf, table_view.len,
+                          <uint8_t *>hints_view.buf, hints_view.len, boot_id)
+        if wrong != NULL:
+            PyBuffer_Release(&table_view)
+            PyBuffer_Release(&hints_view)
+            raise ForeignObject(f"the table cannot be used: {wrong.decode()}")
+        self._release()
+        self.t = t
+        self._choose_stripe()
+        self.table_view, self.hints_view = table_view, hints_view
+        self.reads_here = reads_here
+        self.attached = True
+        self.attachment += 1
+
+    cdef int _require_attached(self) except -1:
+        if not self.attached:
+            raise ClientClosed("this table was closed")
+        return 0
+
+    def _choose_stripe(self):
+        """Counts reads apart from other processes; to be called again after a fork."""
+        self.t.stripe = os.getpid() % KV_READER_STRIPES
+
+    def _detach(self):
+        """Lets go of the segments. Reads answer ELSEWHERE from now on."""
+        self._release()
+
+    def _shard_of(self, key):
+        """The shard that a key belongs to. Raises InvalidKey. Works after `_detach`, too."""
+        cdef kv_key k
+        as_key(&self.t, key, &k)
+        return k.shard
+
+    def _split(self, keys, uint32_t workers):
+        """The keys in one list for each worker, in their order. Raises InvalidKey."""
+        cdef kv_key k
+        cdef object key
+        cdef list parts = [[] for _ in range(workers)]
+        for key in keys:
+            as_key(&self.t, key, &k)
+            (<list>parts[k.shard % workers]).append(key)
+        return parts
+
+    def _shard_stats(self, uint32_t shard):
+        """Counters of a shard by name."""
+        cdef kv_counts counts
+        self._require_attached()
+        if shard >= self.t.geometry.shards:
+            raise IndexError(f"no shard {shard}")
+        kv_counts_of(&self.t, shard, &counts)
+        statistics = counts.statistics
+        return {
+            "items": counts.items,
+            "live_bytes": counts.live_bytes,
+            "overflow_buckets": counts.overflow_used,
+            "sets": statistics[KV_SETS],
+            "deletes": statistics[KV_DELETES],
+            "touches": statistics[KV_TOUCHES],
+            "increments": statistics[KV_INCREMENTS],
+            "evictions": statistics[KV_EVICTIONS],
+            "expirations": statistics[KV_EXPIRATIONS],
+            "index_evictions": statistics[KV_INDEX_EVICTIONS],
+            "promotions": statistics[KV_PROMOTIONS],
+            "reinsertions": statistics[KV_REINSERTIONS],
+            "cleaned": statistics[KV_CLEANED],
+            "ghost_hits": statistics[KV_GHOST_HITS],
+            "flushes": statistics[KV_FLUSHES],
+            "lock_recoveries": statistics[KV_LOCK_RECOVERIES],
+            "withdrawals": statistics[KV_WITHDRAWALS],
+        }
+
+    def _reads(self):
+        """(hits, misses) of all readers. Readers that share a stripe may lose a few."""
+        cdef uint64_t hits, misses
+        self._require_attached()
+        kv_reads(&self.t, &hits, &misses)
+        return hits, misses
+
+    def _geometry(self):
+        """The fields of the C structure, by name."""
+        return dict(self.t.geometry)
+
+    def _instance_id(self):
+        """The 16 bytes that tell this table from all others."""
+        cdef uint8_t identity[16]
+        self._require_attached()
+        kv_instance_id(&self.t, identity)
+        return PyBytes_FromStringAndSize(<const char *>identity, 16)
