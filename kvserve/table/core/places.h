@@ -1,4 +1,5 @@
-/* Where things lie in the segments, and how to read the words that lie there. For core files only.
+/* Where things lie in the segments, and how to read the words that lie there. For core
+ * files, and by way of view.h for the skin.
  *
  * Loads and stores are spelled out by order: acquire and release where another process follows
  * along without the lock, relaxed where the lock orders them. */
