@@ -1,7 +1,8 @@
 """Prints the tables of both README.md and of docs/ipc.md: `python -m benchmarks.figures`.
 
-They are made of the results. With --write it puts them in their places, between the marks
-`<!-- figures NAME -->` and `<!-- end -->`, and the picture of the means of IPC into docs/.
+They are made of the results of this machine's runs. With --publish it takes these results over
+into `results/`, which is tracked, and puts the tables in their places on the pages, between the
+marks `<!-- figures NAME -->` and `<!-- end -->`, and the picture of the means of IPC into docs/.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import click
 
 from benchmarks import machine
-from benchmarks.report import cell, goals_of, load, output_option, wide_console
+from benchmarks.report import PUBLISHED, cell, goals_of, load, output_option, wide_console
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -143,20 +144,31 @@ def fill(page: Path, name: str, text: str) -> None:
     page.write_text(filled)
 
 
+def publish(output: Path) -> None:
+    """Takes the results in `output` over as the published ones, and writes the pages' tables.
+
+    A question that `output` has no results of keeps those that were published before.
+    """
+    if output.resolve() != PUBLISHED:
+        for result in (*output.glob("*.json"), *output.glob("*.svg")):
+            shutil.copy(result, PUBLISHED)
+    fill(README, "goals", goals_table(PUBLISHED))
+    fill(README, "parts", parts_table(PUBLISHED))
+    fill(FRONT_PAGE, "front", front_table(PUBLISHED))
+    fill(IPC_PAGE, "ipc", ipc_tables(PUBLISHED))
+    if (picture := PUBLISHED / "ipc.svg").exists():
+        shutil.copy(picture, IPC_PAGE.parent)
+
+
 @click.command()
 @output_option
-@click.option("--write", is_flag=True, help="Write the tables into their pages.")
-def main(output: Path, write: bool) -> None:
-    """Prints, or writes, the tables made of the results in --output."""
-    if not write:
+@click.option("--publish", "is_published", is_flag=True, help="Write them into the pages.")
+def main(output: Path, is_published: bool) -> None:
+    """Prints the tables made of the results in --output, or publishes these results."""
+    if is_published:
+        publish(output)
+    else:
         print(goals_table(output), parts_table(output), ipc_tables(output), sep="\n\n")
-        return
-    fill(README, "goals", goals_table(output))
-    fill(README, "parts", parts_table(output))
-    fill(FRONT_PAGE, "front", front_table(output))
-    fill(IPC_PAGE, "ipc", ipc_tables(output))
-    if (picture := output / "ipc.svg").exists():
-        shutil.copy(picture, IPC_PAGE.parent)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from benchmarks import machine
 from benchmarks.effort import EFFORTS, Effort
 from benchmarks.measuring import Spread
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "runs"  # of this machine; not tracked
+PUBLISHED = Path(__file__).parent / "results"  # what the pages show
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ WRITERS_MAX = 64  # each costs a ring of the change feed, and they fight for the
 
 # Requests.
 QUEUE_MESSAGE_BYTES = 8 * KIB  # fs.mqueue.msgsize_max's default
-QUEUE_MESSAGE_BYTES_MIN = KIB  # a frame with the longest key must fit, see below
+QUEUE_MESSAGE_BYTES_MIN = KIB  # a greeting must fit; what does not goes through the FIFO
 QUEUE_DEPTH = 64
 QUEUE_DEPTH_MIN = 2
 FRAME_OVERHEAD_BYTES = 256  # everything in a frame but the key and the value

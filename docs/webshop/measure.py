@@ -70,9 +70,11 @@ def make_databases(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
-    """A process for a block of code."""
+    """A process for a block of code; in a directory where no sources hide what is installed."""
     with log.open("ab") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, cwd=log.parent
+        )
         try:
             yield
         finally:
@@ -95,28 +97,28 @@ def shop(mode: str, workers: int, directory: Path) -> Iterator[Path]:
             place = directory / "valkey"
             command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(place)]
             stack.enter_context(running([*command, "--save", ""], environment, log))
-            wait_for(place.exists)
+            wait_for(place.exists, log)
             store = f"unix://{place}"
         if mode != "plain":
             serve = [sys.executable, "-m", "kvserve", "serve", "--store", store, "--no-keep"]
             stack.enter_context(running([*serve, "--queue-depth", "8"], environment, log))
-            wait_for(is_served)
+            wait_for(is_served, log)
         place = directory / "shop"
         command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", str(workers)]
         command += ["--worker-class", "gthread", "--threads", "4", "--bind", f"unix:{place}"]
         stack.enter_context(
             running([*command, "--chdir", str(HERE), "app:application"], environment, log)
         )
-        wait_for(place.exists)
+        wait_for(place.exists, log)
         yield place
 
 
-def wait_for(is_there: Callable[[], bool]) -> None:
-    """Waits until something is there; gives up after 20 s."""
+def wait_for(is_there: Callable[[], bool], log: Path) -> None:
+    """Waits until a server is there; gives up after 20 s, and shows what the servers printed."""
     give_up = time.monotonic() + 20
     while not is_there():
         if time.monotonic() > give_up:
-            raise TimeoutError("a server did not start; see its log")
+            sys.exit(f"a server did not start:\n{log.read_text()}")
         time.sleep(0.05)
 
 

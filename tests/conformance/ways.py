@@ -188,10 +188,14 @@ class OverAsync:
         missing = object()
         return self.get(key, missing) is not missing
 
+    def close_client(self) -> None:
+        """Closes the client alone, so that its refusals can be seen."""
+        self.run(self._client.close())
+
     def close(self) -> None:
         """Closes the client, then its loop."""
         try:
-            self.run(self._client.close())
+            self.close_client()
         finally:
             self._loop.close()
 

@@ -1,40 +1,204 @@
-"""The Python in the pages of docs/ runs, from top to bottom, and gives what it shows."""
+"""The pages of docs/ are tried: their Python runs and gives what it shows, their commands too.
+
+A command that cannot run here as it stands (it installs something, takes a minute, or names a host
+of the reader's) is changed by its page's test, in view; one that a test does not know fails it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import doctest
+import json
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from servers import Server
+from valkeys import Valkey
 
-PAGES = [Path(__file__).parents[2] / "docs" / "recipes.md"]
+DOCS = Path(__file__).parents[2] / "docs"
+Shell = Callable[[str], str]
+_FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def blocks(page: Path) -> list[tuple[int, str]]:
-    """The fenced blocks of Python, each with the line that it begins at."""
-    text = page.read_text()
+def blocks(page: str, language: str) -> list[tuple[int, str]]:
+    """The fenced blocks of a language, each with the line that it begins at."""
+    text = (DOCS / page).read_text()
     return [
-        (text.count("\n", 0, match.start()) + 1, match[1])
-        for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        (text.count("\n", 0, match.start()) + 1, match[2])
+        for match in _FENCE.finditer(text)
+        if match[1] == language
     ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page(page: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def commands(page: str) -> list[str]:
+    """What a reader is shown to type: the lines after `$ ` of its consoles."""
+    shown = [text for _, text in (*blocks(page, "console"), *blocks(page, ""))]
+    return [command for text in shown for command in re.findall(r"^\$ (.+)$", text, re.MULTILINE)]
+
+
+@pytest.fixture
+def shell(server: Server, tmp_path: Path) -> Iterator[Shell]:
+    """Runs a command of a page in an empty directory, for the test's server; gives its output."""
+    environment = os.environ | {
+        "KVSERVE_NAME": server.name,
+        "KVSERVE_RUNTIME_DIR": str(server.names.runtime_directory.parent),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": "100",
+    }
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    yield run
+    for name in ("stored", "near"):  # servers that the pages start
+        with contextlib.suppress(AssertionError):
+            stats = run(f"kvserve stats --name {server.name}-{name} --json")
+            os.kill(json.loads(stats)["pid"], signal.SIGTERM)
+
+
+def need(*programs: str) -> None:
+    """Skips, aloud, what needs a program that is not there."""
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        pytest.skip(f"needs {' and '.join(missing)}")
+
+
+def test_every_page_is_tried() -> None:
+    """A page that shows something to type or to run has its test below."""
+    pages = {
+        page.name
+        for page in DOCS.glob("*.md")
+        if commands(page.name) or any(blocks(page.name, kind) for kind in ("python", "sh", "sql"))
+    }
+    assert pages == {
+        "bench.md", "dump-format.md", "recipes.md", "stores.md", "webshop.md",
+    }  # fmt: skip
+
+
+def test_recipes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVSERVE_NAME", server.name)
     found: dict[str, Any] = {"__name__": "example"}
     runner = doctest.DocTestRunner()
     parser = doctest.DocTestParser()
-    for line, source in blocks(page):
+    for line, source in blocks("recipes.md", "python"):
         if ">>>" in source:
-            example = parser.get_doctest(source, found, page.name, str(page), line)
+            example = parser.get_doctest(source, found, "recipes.md", "recipes.md", line)
             runner.run(example, clear_globs=False)
             found = example.globs
         else:
-            exec(compile("\n" * line + source, page, "exec"), found)
+            exec(compile("\n" * line + source, "recipes.md", "exec"), found)
     found["cache"].close()
     assert runner.tries > 10
     assert runner.failures == 0
+
+
+def test_bench(shell: Shell, tmp_path: Path) -> None:
+    need("xzcat", "od", "awk", "xz")
+    (tmp_path / "requests.txt").write_text(blocks("bench.md", "")[1][1])
+    (tmp_path / "benchmarks").symlink_to(DOCS.parent / "benchmarks")
+    live, replay, unpack, trace = commands("bench.md")
+    shorter = live.replace("--seconds 10 --keys 100000", "--seconds 0.2 --keys 1000")
+    assert shorter != live
+    assert "failures 0\n" in shell(shorter)
+    assert (tmp_path / "latency.svg").stat().st_size > 1000
+    assert "hit_ratio" in shell(f"{replay} --memory 1MiB")
+    shell(unpack)
+    printed = shell(f"{trace} --memory 1MiB --memory 4MiB --json")
+    shown = dict(
+        re.findall(r"^ +(\d+) MiB +\S+ +([\d,]+) ", blocks("bench.md", "")[0][1], re.MULTILINE)
+    )
+    for size in ("1", "4"):  # the page's figures, but for the last digits
+        hits = int(shown[size].replace(",", ""))
+        assert any(
+            abs(int(number) - hits) < hits / 100 for number in re.findall(r'"hits": (\d+)', printed)
+        ), (shown[size], printed)
+
+
+def test_the_recordings_of_bench_are_replayed(shell: Shell, tmp_path: Path) -> None:
+    need("awk", "xz")
+    memcached, valkey, sizes = (text for _, text in blocks("bench.md", "sh"))
+    (tmp_path / "memcached.log").write_text(
+        "<30 get page:1\n>30 END\n<30 set page:1 0 60 512\n>30 STORED\n<30 get page:1 page:2\n"
+        "<30 delete page:1\n"
+    )
+    shell(memcached)
+    assert (tmp_path / "raw.txt").read_text().split("\n") == [
+        "page:1", "page:1 512 set", "page:1", "page:2", "page:1 delete", "",
+    ]  # fmt: skip
+    shell(sizes)
+    assert '"gets": 3' in shell("kvserve bench --trace requests.xz --memory 1MiB --json")
+    monitor = valkey.replace("timeout 60 valkey-cli monitor", "cat monitor.log")
+    assert monitor != valkey
+    (tmp_path / "monitor.log").write_text(
+        'OK\n1.5 [0 unix:s] "GET" "a"\n1.6 [0 unix:s] "set" "a" "four"\n1.7 [0 unix:s] "DEL" "a"\n'
+    )
+    shell(monitor)
+    assert (tmp_path / "raw.txt").read_text() == "a\na 4 set\na delete\n"
+
+
+def test_stores(shell: Shell, server: Server, tmp_path: Path) -> None:
+    need("sqlite3")
+    name, flags = f"{server.name}-stored", "--memory 4MiB --workers 1 --queue-depth 2"
+    shell(f"kvserve serve --daemon --no-keep --name {name} --store sqlite:///cache.db {flags}")
+    shell(f"kvserve set --name {name} user:1 Ada")
+    schema = shell("sqlite3 cache.db .schema")
+    ((_, shown),) = blocks("stores.md", "sql")
+    assert " ".join(shown.split()) in " ".join(schema.split())
+    *edits, _, serve = commands("stores.md")
+    for edit in edits:
+        shell(edit.replace("kvserve flush", f"kvserve flush --yes --name {name}"))
+    assert shell(f"kvserve get --name {name} greeting") == "hello"
+    assert shell(f"kvserve get --name {name} hits") == "42"
+    assert 0 < float(shell(f"kvserve ttl --name {name} greeting")) <= 60
+
+    directory = tmp_path / "v"
+    directory.mkdir()
+    valkey = Valkey(directory)
+    try:
+        near = serve.replace("valkey://cache.example:6379", valkey.url)
+        assert near != serve
+        shell(f"{near} --daemon --no-keep --name {server.name}-near {flags}")
+        shell(f"kvserve set --name {server.name}-near user:1 Ada")
+        assert valkey.call("GET", "user:1")
+    finally:
+        valkey.kill()
+
+
+def test_webshop(shell: Shell) -> None:
+    install, measure = commands("webshop.md")
+    assert install.startswith("pip install ")
+    printed = shell(f"cd {DOCS.parent} && {measure} --seconds 0.3 --workers 1")
+    modes = [line.split()[0] for line in printed.splitlines() if line[:1].isalpha()]
+    assert modes == ["plain", "sqlite", "valkey"]
+
+
+def test_dump_format(shell: Shell, tmp_path: Path) -> None:
+    need("zstd")
+    shell("kvserve set user:1 Ada --ttl 60 && kvserve incr visits 41")
+    dump, load = commands("dump-format.md")
+    shell(dump)
+    assert re.fullmatch(r"loaded 2, skipped 0 bad records, 0 expired\n", shell(load))
+    ((_, source),) = blocks("dump-format.md", "python")
+    found: dict[str, Any] = {"zlib": zlib, "msgpack": msgpack}
+    exec(source, found)
+    shell("zstd -dc cache.zst > cache.dump")
+    with (tmp_path / "cache.dump").open("rb") as stream:
+        items = {key: (codec, payload) for key, codec, payload, _ in found["read_dump"](stream)}
+    assert items == {"user:1": (1, b"Ada"), "visits": (2, (41).to_bytes(8, "little"))}

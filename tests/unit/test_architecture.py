@@ -35,6 +35,7 @@ CYTHON = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".pyx", "
 INCLUDED = sorted(PACKAGE.rglob("*.pxi"))
 C_CORE = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".c", ".h"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+C_TESTS = sorted(path for path in (ROOT / "tests").rglob("*") if path.suffix in (".c", ".h"))
 SOURCES = [*PYTHON, *CYTHON, *INCLUDED, *C_CORE, *TESTS]
 
 
@@ -156,6 +157,40 @@ def test_functions_fit_on_a_screen(path: Path) -> None:
     assert long == []
 
 
+@pytest.mark.parametrize("path", [*C_CORE, *CYTHON, *INCLUDED, *C_TESTS], ids=short)
+def test_functions_in_c_and_the_skin_fit_on_a_screen(path: Path) -> None:
+    """A function in C ends with the first brace in column 0, one of the skin where it is left."""
+    lines = path.read_text().splitlines()
+    bodies = c_bodies(lines) if path.suffix in (".c", ".h") else skin_bodies(lines)
+    assert {name: count for name, count in bodies if count > FUNCTION_LINES_MAX} == {}
+
+
+def c_bodies(lines: list[str]) -> Iterator[tuple[str, int]]:
+    """Each function's first line, and how many lines it has."""
+    begin = None
+    for number, line in enumerate(lines):
+        if line.endswith("{") and re.match(r"\w.*\)? \{$|\s+.*\) \{$", line) and begin is None:
+            begin = number
+        elif line.startswith("}") and begin is not None:
+            yield lines[begin], number - begin + 1
+            begin = None
+
+
+def skin_bodies(lines: list[str]) -> Iterator[tuple[str, int]]:
+    """Each function's first line, and how many lines it has, up to its last that is not blank."""
+    for number, line in enumerate(lines):
+        if found := re.match(r"(\s*)(?:c|cp)?def (?!class ).*\(", line):
+            indent = len(found[1])
+            last = number
+            for follower in range(number + 1, len(lines)):
+                text = lines[follower]
+                if text.strip() and len(text) - len(text.lstrip()) <= indent and text[0] != ")":
+                    break
+                if text.strip():
+                    last = follower
+            yield line, last - number + 1
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=short)
 def test_no_mutable_state_in_modules_and_classes(path: Path) -> None:
     """A constant in capitals may be a table; anything else that can change belongs to an object."""
@@ -230,13 +265,49 @@ def test_every_public_name_has_an_example() -> None:
     assert missing == []
 
 
-def test_both_clients_have_the_same_methods() -> None:
+def public_methods(kind: type) -> dict[str, Any]:
+    """What a class offers, its own and what it inherits."""
+    return {name: getattr(kind, name) for name in dir(kind) if not name.startswith("_")}
+
+
+def twins() -> list[tuple[str, Any, Any]]:
+    """Each method of a blocking class, and the asyncio class's of the same name."""
     import kvserve
+    from kvserve.client.recipes.aio import AsyncLimiter, AsyncLock
+    from kvserve.client.recipes.aio_namespaces import AsyncNamespace
+    from kvserve.client.recipes.limiters import Limiter
+    from kvserve.client.recipes.locks import Lock
+    from kvserve.client.recipes.namespaces import Namespace
 
-    def methods(client: type) -> set[str]:
-        return {name for name in dir(client) if not name.startswith("_")}
+    pairs = (
+        (kvserve.Client, kvserve.AsyncClient), (Namespace, AsyncNamespace), (Lock, AsyncLock),
+        (Limiter, AsyncLimiter),
+    )  # fmt: skip
+    found = []
+    for blocking, aio in pairs:
+        ours, theirs = public_methods(blocking), public_methods(aio)
+        assert set(ours) == set(theirs), f"{blocking.__name__} and {aio.__name__}"
+        found += [(f"{blocking.__name__}.{name}", ours[name], theirs[name]) for name in ours]
+    return found
 
-    assert methods(kvserve.Client) == methods(kvserve.AsyncClient)
+
+@pytest.mark.parametrize(("name", "blocking", "aio"), twins(), ids=lambda each: str(each)[:40])
+def test_both_clients_take_the_same_arguments(name: str, blocking: Any, aio: Any) -> None:
+    if not callable(blocking):
+        assert not callable(aio)
+        return
+    ours, theirs = inspect.signature(blocking), inspect.signature(aio)
+    assert list(ours.parameters) == list(theirs.parameters), name
+    for parameter, other in zip(ours.parameters.values(), theirs.parameters.values(), strict=True):
+        assert (parameter.kind, parameter.default) == (other.kind, other.default), name
+
+
+@pytest.mark.parametrize(("name", "blocking", "aio"), twins(), ids=lambda each: str(each)[:40])
+def test_both_clients_are_documented(name: str, blocking: Any, aio: Any) -> None:
+    """The asyncio one in its own words, or by naming where the same is said."""
+    if callable(blocking):
+        assert (inspect.getdoc(blocking) or "").strip(), name
+        assert (inspect.getdoc(aio) or "").strip(), name
 
 
 def test_every_error_can_be_imported_from_the_front_door() -> None:
