@@ -3,8 +3,9 @@
 One loop over one selector, without threads. Everything that happens is one of four: a worker says
 something through a pipe, a signal came, a worker is dead, a timer is due.
 
-A stop is term, wait, kill. A worker that dies is replaced at once; one that dies young waits for
-its successor longer each time. Its locks are freed first, so that nobody waits for a dead process.
+A stop is term, wait, kill. A worker that dies is replaced, and its locks are freed first, so that
+nobody waits for a dead process; `respawning` says when. Once the server has served, nothing that
+fails here ends it; `attempts` says how.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import os
 import selectors
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from kvserve import limits
@@ -25,6 +28,7 @@ from kvserve.errors import KvserveError
 from kvserve.live import settings
 from kvserve.live.applying import Follower, differences
 from kvserve.names import Names, instance
+from kvserve.parent.attempts import Attempts
 from kvserve.parent.child import Child
 from kvserve.parent.claiming import claim, unlink_claim
 from kvserve.parent.daemon import Daemon, launch, open_standard_descriptors
@@ -32,6 +36,7 @@ from kvserve.parent.doctor import start_checks
 from kvserve.parent.housekeeping import NameWatch, memory_path, remove_dead_fifos
 from kvserve.parent.logs import Log
 from kvserve.parent.reloading import ConfigFile
+from kvserve.parent.respawning import Respawns
 from kvserve.parent.signals import SignalInbox
 from kvserve.parent.starting import Instance, find_group, started
 from kvserve.parent.timers import Timers
@@ -41,10 +46,7 @@ from kvserve.runtime import prepared_directory
 from kvserve.store import urls
 from kvserve.worker import exit_codes
 
-YOUNG_SECONDS = 1.0  # a worker that dies younger than this is not replaced at once
-RESPAWN_SECONDS_FIRST = 0.2
-RESPAWN_SECONDS_MAX = 5.0
-BOOT_ATTEMPTS_MAX = 3  # deaths of one worker before the server has ever served
+BOOT_ATTEMPTS_MAX = 3  # deaths of one worker in a row before the server has ever served
 QUIT_SECONDS = 1.0
 REPEAT_SECONDS = 0.2  # a second signal to stop counts only after that
 FIFO_SWEEP_SECONDS = 10.0
@@ -135,13 +137,14 @@ class Parent:
         self._inbox = inbox
         self._file = file
         self._daemon = daemon
-        self._deaths: dict[int, int] = {}  # of young workers in a row, by index
-        self._respawns = 0
+        self._unserved: Counter[int] = Counter()  # deaths in a row before the first service
+        self._respawns = Respawns()
         self._has_served = False
         self._is_stopping = False
         self._stopping_since = 0.0
         self._status = 0
         self._timers = Timers()
+        self._attempts = Attempts(log, self._timers, lambda: self._has_served)
         self._selector = selectors.DefaultSelector()
         self._follower = Follower(
             settings.attach(instance.names, os.geteuid()), self.apply_settings
@@ -176,23 +179,28 @@ class Parent:
         for index in range(self._config.workers):
             self.spawn_worker(index)
         while self._workers or not self._is_stopping:
-            events = self._selector.select(self._timers.seconds_left())
-            # First, so that a line which a worker logs after a change is filtered as that says.
-            # The workers poll, and each logs what it applied: the parent needs no timer for it.
-            self.follow_settings()
-            for key, _ in events:
-                key.data()
-            # Signals before deaths: a signal to the whole process group must not make its victims
-            # look like failures. Both after the pipes: none is closed while its event waits above.
-            for number in self._inbox.take():
-                if handler := self._handlers.get(number):
-                    handler()
-            # Whether or not SIGCHLD came: two deaths close together may make one signal.
-            self._workers.reap()
-            self._timers.run_due()
-            if not self._log.flush():
-                self._timers.set("log", LOG_RETRY_SECONDS, lambda: None)
+            self._attempts.run("the parent's loop", self._turn)
         return self._status
+
+    def _turn(self) -> None:
+        """Waits for whatever comes, and does all of it that came."""
+        attempts = self._attempts
+        events = self._selector.select(self._timers.seconds_left())
+        # First, so that a line which a worker logs after a change is filtered as that says.
+        # The workers poll, and each logs what it applied: the parent needs no timer for it.
+        attempts.run("looking at the settings", self.follow_settings)
+        for key, _ in events:
+            attempts.run("hearing a worker", key.data)
+        # Signals before deaths: a signal to the whole process group must not make its victims
+        # look like failures. Both after the pipes: none is closed while its event waits above.
+        for number in self._inbox.take():
+            if handler := self._handlers.get(number):
+                attempts.run(number.name, handler)
+        # Whether or not SIGCHLD came: two deaths close together may make one signal.
+        attempts.run("burying a worker", self._workers.reap)
+        self._timers.run_due(attempts.run_timer)
+        if not self._log.flush():
+            self._timers.set("log", LOG_RETRY_SECONDS, lambda: None)
 
     def close(self) -> None:
         """Kills what is left of the workers, if the loop ended by an error."""
@@ -209,7 +217,7 @@ class Parent:
             self._workers.spawn(index)
         except OSError as error:
             self._log.error(f"worker {index} cannot be forked: {error.strerror}")
-            self._replace(index, died_young=True)
+            self._replace(index, has_served=False)
 
     def _welcome(self, child: Child) -> None:
         if self._has_served:
@@ -236,26 +244,20 @@ class Parent:
             self._log.write("debug" if code == exit_codes.DONE else "warning", text)
             return
         self._log.error(text)
-        if code == exit_codes.CANNOT_BOOT:
+        if code == exit_codes.CANNOT_BOOT and not self._has_served:
             self._fail(f"worker {child.index} cannot boot, so the server stops")
             return
-        lived_seconds = time.monotonic() - child.started_at
-        died_young = lived_seconds < YOUNG_SECONDS or not child.is_serving
-        self._replace(child.index, died_young=died_young)
+        self._replace(child.index, has_served=child.is_serving)
 
-    def _replace(self, index: int, *, died_young: bool) -> None:
-        deaths = self._deaths.get(index, 0) + 1 if died_young else 0
-        self._deaths[index] = deaths
-        if deaths >= BOOT_ATTEMPTS_MAX and not self._has_served:
-            self._fail(f"worker {index} failed {deaths} times in a row, so the server stops")
-            return
-        pause = RESPAWN_SECONDS_FIRST * 2 ** (deaths - 1) if deaths else 0.0
-        self._respawns += 1
-        self._timers.set(
-            f"worker {index}",
-            min(pause, RESPAWN_SECONDS_MAX),
-            lambda: self.spawn_worker(index),
-        )
+    def _replace(self, index: int, *, has_served: bool) -> None:
+        if not self._has_served:
+            self._unserved[index] = 0 if has_served else self._unserved[index] + 1
+            if self._unserved[index] >= BOOT_ATTEMPTS_MAX:
+                times = f"{self._unserved[index]} times in a row"
+                self._fail(f"worker {index} failed {times}, so the server stops")
+                return
+        pause = self._respawns.pause(index, has_served=has_served)
+        self._timers.set(f"worker {index}", pause, partial(self.spawn_worker, index))
 
     def _become_child(self) -> None:
         """Closes, in a new worker, what is the parent's alone."""
@@ -291,8 +293,8 @@ class Parent:
         self._is_stopping = True
         self._stopping_since = time.monotonic()
         self._timers.clear()
-        self._workers.send(number)
         self._timers.set("kill", seconds, self.kill_workers)
+        self._workers.send(number)
 
     def kill_workers(self) -> None:
         """KILL: for workers that did not leave in time."""
@@ -344,7 +346,7 @@ class Parent:
         hits, misses = table.reads()
         totals = {
             "workers": sum(child.is_serving for child in self._workers),
-            "respawns": self._respawns,
+            "respawns": self._respawns.count,
             "hits": hits,
             "misses": misses,
         }
