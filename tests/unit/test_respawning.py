@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_two_thousand_deaths_right_after_the_respawn(clock: Clock) -> None:
         clock.now += respawns.pause(0, has_served=True)
         moments.append(clock.now)
         clock.now += 0.01  # it serves, and dies
-    gaps = [after - before for before, after in zip(moments, moments[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
     assert max(gaps[: RESPAWNS_A_MINUTE - 1]) < 0.02
     paced = gaps[RESPAWNS_A_MINUTE:]
     assert paced == pytest.approx([RESPAWN_PACE_SECONDS] * len(paced))
