@@ -193,7 +193,7 @@ class Parent:
             attempts.run("hearing a worker", key.data)
         # Signals before deaths: a signal to the whole process group must not make its victims
         # look like failures. Both after the pipes: none is closed while its event waits above.
-        for number in self._inbox.take():
+        for number in dict.fromkeys(self._inbox.take()):  # many of a kind mean it once
             if handler := self._handlers.get(number):
                 attempts.run(number.name, handler)
         # Whether or not SIGCHLD came: two deaths close together may make one signal.
@@ -305,18 +305,18 @@ class Parent:
     # Signals that do not stop.
 
     def handle_hup(self) -> None:
-        """HUP: opens the log anew and reads the configuration file again."""
-        if self._daemon is not None:
-            self._daemon.open_log()
-        if self._file is None:
-            self._log.info("reload: there is no configuration file; start with --config")
-            return
+        """HUP: opens the log anew and reads the configuration file again: both, or nothing."""
         try:
+            if self._daemon is not None:
+                self._daemon.open_log()
+            if self._file is None:
+                self._log.info("reload: there is no configuration file; start with --config")
+                return
             remarks = self._file.publish(
                 self._instance.names, self._instance.geometry.value_bytes_max
             )
-        except (KvserveError, OSError) as error:
-            self._log.error(f"reload: nothing changed: {error}")
+        except Exception as error:  # the next HUP is the next attempt
+            self._log.error(f"reload: nothing changed: {error or type(error).__name__}")
             return
         version = self._follower.version
         self.follow_settings()
