@@ -204,9 +204,28 @@ class PidFile:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return cls(descriptor)
 
+    def leads_here(self, names: Names) -> bool:
+        """Whether the file of that name is the one that is locked."""
+        try:
+            there = names.pid_file.lstat()
+        except OSError:
+            return False
+        ours = os.fstat(self._descriptor)
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def renew(self, names: Names) -> None:
+        """Makes the file again after it was removed, and takes the lock on the new one.
+
+        Raises as `acquire` does; the lock on the old one stays then.
+        """
+        new = self.acquire(names)
+        os.dup2(new._descriptor, self._descriptor, inheritable=False)
+        os.close(new._descriptor)
+
     def release(self) -> None:
         """Gives the lock up, unless a worker that inherited it still lives."""
-        os.ftruncate(self._descriptor, 0)
+        with suppress(OSError):  # a full disk
+            os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 

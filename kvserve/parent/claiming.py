@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 
 from kvserve.errors import AlreadyServed, ForeignObject, ServerError
+from kvserve.limits import LEASE_SLOT_PARENT
 from kvserve.names import Names
 from kvserve.objects import user_name
 from kvserve.parent.housekeeping import memory_path
 from kvserve.runtime import PidFile, holder
+from kvserve.table import lease
 
 ORPHANS_SECONDS = 5.0  # a dead parent's workers leave within 2 s
 _PASSING_SECONDS = 0.2  # clients take the lock for a moment to see whether it is free
@@ -73,8 +75,9 @@ def _acquire(names: Names) -> PidFile:
 
 
 def unlink_claim(names: Names, pid_file: PidFile) -> None:
-    """Removes the pid file, then gives up the lock on it."""
-    names.pid_file.unlink(missing_ok=True)
+    """Removes the pid file, unless it is another's by now, then gives up the lock on it."""
+    if pid_file.leads_here(names):
+        names.pid_file.unlink(missing_ok=True)
     pid_file.release()
 
 
@@ -125,9 +128,18 @@ class SegmentClaim:
                     return True
                 self.release()
             except AlreadyServed:
-                if time.monotonic() - began >= _PASSING_SECONDS:
+                # The pid file may have been removed while they served, so it tells nothing of them.
+                patience = _PASSING_SECONDS if self._has_parent() else ORPHANS_SECONDS
+                if time.monotonic() - began >= patience:
                     raise
             time.sleep(_RETRY_SECONDS)
+
+    def _has_parent(self) -> bool:
+        """Whether the parent of those who have the lock lives, and not only its last workers."""
+        try:
+            return bool(lease.holders(self._names.lease_file, [LEASE_SLOT_PARENT]))
+        except (FileNotFoundError, ForeignObject):
+            return True  # nothing is known of it
 
     def _try_take(self) -> bool:
         path = memory_path(self._names.table)

@@ -33,25 +33,23 @@ from kvserve.parent.child import Child
 from kvserve.parent.claiming import claim, unlink_claim
 from kvserve.parent.daemon import Daemon, launch, open_standard_descriptors
 from kvserve.parent.doctor import start_checks
-from kvserve.parent.housekeeping import NameWatch, memory_path, remove_dead_fifos
 from kvserve.parent.logs import Log
+from kvserve.parent.mending import Mending
 from kvserve.parent.reloading import ConfigFile
 from kvserve.parent.respawning import Respawns
+from kvserve.parent.rounds import Rounds
 from kvserve.parent.signals import SignalInbox
-from kvserve.parent.starting import Instance, find_group, started
+from kvserve.parent.starting import Instance, find_group, queue_mode, started
 from kvserve.parent.timers import Timers
 from kvserve.parent.touching import touch_memory
 from kvserve.parent.workers import Workers
-from kvserve.runtime import prepared_directory
+from kvserve.runtime import PidFile, prepared_directory
 from kvserve.store import urls
 from kvserve.worker import exit_codes
 
 BOOT_ATTEMPTS_MAX = 3  # deaths of one worker in a row before the server has ever served
 QUIT_SECONDS = 1.0
 REPEAT_SECONDS = 0.2  # a second signal to stop counts only after that
-FIFO_SWEEP_SECONDS = 10.0
-NAME_WATCH_SECONDS = 2.0
-WRITERS_SECONDS = 0.5
 LOG_RETRY_SECONDS = 0.1
 
 
@@ -105,7 +103,7 @@ def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon 
         inbox = SignalInbox()
         undo.callback(inbox.close)
         running = undo.enter_context(started(names, config, group_id, log))
-        parent = Parent(running, log, inbox, file, daemon)
+        parent = Parent(running, log, inbox, file, daemon, pid_file)
         undo.callback(parent.close)
         status = parent.run()
     log.info("stopped")
@@ -121,6 +119,7 @@ class Parent:
         inbox: the signals.
         file: what SIGHUP reads again, if there is a file.
         daemon: whom to tell that the server is ready, if it is a daemon.
+        pid_file: with the lock that says that the instance is served.
     """
 
     def __init__(
@@ -130,6 +129,7 @@ class Parent:
         inbox: SignalInbox,
         file: ConfigFile | None,
         daemon: Daemon | None,
+        pid_file: PidFile,
     ) -> None:
         self._instance = instance
         self._config: Config = instance.config
@@ -149,7 +149,6 @@ class Parent:
         self._follower = Follower(
             settings.attach(instance.names, os.geteuid()), self.apply_settings
         )
-        self._watch = NameWatch(instance.manifest.memory_objects, instance.manifest.semaphores)
         self._workers = Workers(
             instance.names,
             instance.config.store,
@@ -160,6 +159,16 @@ class Parent:
             on_serving=self._welcome,
             on_end=self._mourn,
         )
+        mending = Mending(
+            instance.names,
+            instance.manifest,
+            queue_mode(instance.config),
+            pid_file,
+            daemon,
+            log,
+            self._workers.replace,
+        )
+        self._rounds = Rounds(instance, mending, self._timers, log, self._fail)
         self._handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self.handle_term,
             signal.SIGINT: self.handle_term,
@@ -171,10 +180,7 @@ class Parent:
     def run(self) -> int:
         """Serves until a signal or a failure ends it; returns the exit status."""
         self._selector.register(self._inbox, selectors.EVENT_READ, lambda: None)
-        self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
-        self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
-        if self._config.writers:
-            self._timers.set("writers", WRITERS_SECONDS, self.tend_writers)
+        self._rounds.begin()
         gc.freeze()  # a worker's first collection then neither visits nor copies what it inherits
         for index in range(self._config.workers):
             self.spawn_worker(index)
@@ -355,32 +361,3 @@ class Parent:
                 totals[name] = totals.get(name, 0) + count
         counts = " ".join(f"{name}={count}" for name, count in totals.items())
         self._log.info(f"statistics: {counts}")
-
-    # Housekeeping.
-
-    def sweep_fifos(self) -> None:
-        """Removes what dead clients left, now and every ten seconds from now on."""
-        removed = remove_dead_fifos(self._instance.names)
-        if removed:
-            self._log.debug(f"removed {removed} FIFOs of clients that are gone")
-        self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
-
-    def tend_writers(self) -> None:
-        """Frees what dead trusted writers held, now and from time to time."""
-        if freed := self._instance.writers.tend():
-            self._log.info(f"freed {freed} locks that a killed writer held")
-        self._timers.set("writers", WRITERS_SECONDS, self.tend_writers)
-
-    def watch_names(self) -> None:
-        """Stops the server, loudly, when somebody unlinked its kernel objects."""
-        vanished = self._watch.vanished()
-        if not vanished:
-            self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
-            return
-        names = self._instance.names
-        if set(vanished) & {memory_path(names.table), memory_path(names.hints)}:
-            self._instance.held.is_kept = False  # half a table is none
-        self._fail(
-            f"{vanished[0]} was removed by somebody else, so new clients cannot see this server; "
-            "it stops. If a user's logout did it, see systemd's RemoveIPC and kvserve doctor"
-        )

@@ -115,6 +115,11 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         yield Instance(names, config, geometry, held, manifest, writers)
 
 
+def queue_mode(config: Config) -> int:
+    """The mode of a queue: clients of the group send, and must not take what others sent."""
+    return config.mode & ~0o040
+
+
 def workers_wanted(config: Config) -> int:
     """How many workers there shall be: as told, else one for two cores, up to a few.
 
@@ -206,9 +211,7 @@ def _make_queues(
     names: Names, config: Config, workers: int, group_id: int | None, log: Log
 ) -> tuple[int, int]:
     wanted = config.queue_depth, config.queue_message
-    # Clients of the group send, and must not take what others sent.
-    mode = config.mode & ~0o040
-    depth, message_bytes = create_queues(names, workers, *wanted, mode, group_id)
+    depth, message_bytes = create_queues(names, workers, *wanted, queue_mode(config), group_id)
     if (depth, message_bytes) != wanted:
         log.info(
             f"queues of {depth} messages of {format_size(message_bytes)} instead of "

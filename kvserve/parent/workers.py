@@ -99,6 +99,12 @@ class Workers:
             with contextlib.suppress(OSError):  # the others must get it, too
                 os.kill(pid, number)
 
+    def replace(self, index: int) -> None:
+        """Has worker `index` finish what it received, and leave."""
+        for child in self:
+            if child.index == index:
+                os.kill(child.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """Kills all that are left, and buries them."""
         self.send(signal.SIGKILL)
