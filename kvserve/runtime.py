@@ -76,6 +76,10 @@ def prepared_directory(
 def remove_directory(names: Names) -> bool:
     """Removes the runtime directory unless something is in it; returns whether it did."""
     try:
+        # Looked at first: the directory of the clients is another server's if a pid file is there.
+        with suppress(FileNotFoundError):
+            if any(path != names.clients_directory for path in names.runtime_directory.iterdir()):
+                return False
         for directory in (names.clients_directory, names.runtime_directory):
             with suppress(FileNotFoundError):
                 directory.rmdir()

@@ -15,7 +15,7 @@ from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.live import feed_segment, settings
 from kvserve.names import Names
 from kvserve.objects import as_user, taken_over, user_name
-from kvserve.parent.claiming import SegmentClaim, claim, is_alive, unlink_claim
+from kvserve.parent.claiming import MakingLock, SegmentClaim, claim, is_alive, unlink_claim
 from kvserve.parent.housekeeping import remove_all_fifos, semaphore_path
 from kvserve.runtime import holder, prepared_directory, remove_directory, verify_directory
 from kvserve.table import semaphores
@@ -52,6 +52,10 @@ def clean(names: Names) -> list[str]:
         pid_file_was_there = names.pid_file.exists()
         pid_file = claim(names)
         undo.callback(unlink_claim, names, pid_file)
+        making = MakingLock(names)
+        if not making.take():
+            raise making.in_use(names)
+        undo.callback(making.release)
         segment_claim = SegmentClaim(names)
         undo.callback(segment_claim.release)
         segment_claim.take()

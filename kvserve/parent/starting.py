@@ -23,7 +23,7 @@ from kvserve.live.applying import to_page
 from kvserve.names import Names
 from kvserve.objects import taken_over
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
-from kvserve.parent.claiming import SegmentClaim
+from kvserve.parent.claiming import MakingLock, SegmentClaim
 from kvserve.parent.housekeeping import remove_all_fifos
 from kvserve.parent.logs import Log
 from kvserve.parent.writers import TrustedWriters
@@ -72,8 +72,12 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         AlreadyServed, ForeignObject, LimitError: as their texts say. What was made is removed,
             and a table that was found stays.
     """
-    geometry, workers = _plan(names, config, log)
     with ExitStack() as undo:
+        making = MakingLock(names)
+        if not making.take():
+            raise making.in_use(names)
+        undo.callback(making.release)
+        geometry, workers = _plan(names, config, log)
         segment_claim = SegmentClaim(names)
         undo.callback(segment_claim.release)
         segment_claim.take()  # before anything that a server elsewhere may use is touched
@@ -112,6 +116,8 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         undo.callback(names.manifest.unlink, missing_ok=True)
         manifest.write(names)
         writers = _expect_writers(names, config, held.table)
+        making.release()
+        undo.callback(making.take)  # to take it all down, at any rate
         yield Instance(names, config, geometry, held, manifest, writers)
 
 
