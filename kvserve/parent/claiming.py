@@ -22,7 +22,7 @@ from pathlib import Path
 from kvserve.errors import AlreadyServed, ForeignObject, ServerError
 from kvserve.limits import LEASE_SLOT_PARENT
 from kvserve.names import Names
-from kvserve.objects import user_name
+from kvserve.objects import unlink_file, user_name
 from kvserve.parent.housekeeping import identity, memory_path
 from kvserve.runtime import PidFile, holder
 from kvserve.table import lease
@@ -83,7 +83,7 @@ def _acquire(names: Names) -> PidFile:
 def unlink_claim(names: Names, pid_file: PidFile) -> None:
     """Removes the pid file, unless it is another's by now, then gives up the lock on it."""
     if pid_file.leads_here(names):
-        names.pid_file.unlink(missing_ok=True)
+        unlink_file(names.pid_file)
     pid_file.release()
 
 

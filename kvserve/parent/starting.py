@@ -21,7 +21,7 @@ from kvserve.errors import ConfigError
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import to_page
 from kvserve.names import Names
-from kvserve.objects import taken_over
+from kvserve.objects import taken_over, unlink_file
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
 from kvserve.parent.claiming import MakingLock, SegmentClaim
 from kvserve.parent.housekeeping import remove_all_fifos
@@ -81,7 +81,7 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         segment_claim = SegmentClaim(names)
         undo.callback(segment_claim.release)
         segment_claim.take()  # before anything that a server elsewhere may use is touched
-        names.manifest.unlink(missing_ok=True)
+        unlink_file(names.manifest)
         undo.callback(remove_all_fifos, names)
         remove_all_fifos(names)
         undo.callback(_unlink_objects, names, segment_claim)
@@ -113,7 +113,7 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
             semaphores=[names.shard_semaphore(shard) for shard in range(geometry.shards)],
             queues=[names.worker_queue(worker) for worker in range(workers)],
         )
-        undo.callback(names.manifest.unlink, missing_ok=True)
+        undo.callback(unlink_file, names.manifest)
         manifest.write(names)
         writers = _expect_writers(names, config, held.table)
         making.release()
