@@ -17,12 +17,15 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.errors import ConfigError
+from kvserve.toml_file import read_settings, told
 
 ENVIRONMENT_PREFIX = "KVSERVE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 SIZES = ("memory", "item_size", "max_value", "queue_message", "feed_size")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_GROUP = re.compile(r"[^\0-\x1f:]{0,256}")
+_MODE_MAX = 0o7777  # more than these bits is no mode
 _SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -36,9 +39,10 @@ def parse_size(text: str | int) -> int:
         >>> parse_size("1.5 MiB"), parse_size("64k"), parse_size(4096)
         (1572864, 65536, 4096)
     """
-    match = _SIZE.fullmatch(str(text).strip())
+    # An integer is told first: Python makes no text of one that is very long.
+    match = _SIZE.fullmatch(text.strip() if isinstance(text, str) else told(text))
     if isinstance(text, bool) or match is None:
-        raise ConfigError(f"{text!r} is not a size; write it like 4096, 64KiB, 256MiB or 2GiB")
+        raise ConfigError(f"{told(text)} is not a size; write it like 4096, 64KiB, 256MiB or 2GiB")
     return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
 
 
@@ -60,9 +64,12 @@ def format_size(size_bytes: int) -> str:
 def parse_mode(text: str | int) -> int:
     """Permission bits: in a text octal digits such as `0660`, as TOML's 0o660 an int."""
     try:
-        return text if isinstance(text, int) else int(text, 8)
+        mode = text if isinstance(text, int) else int(text, 8)
+        if not 0 <= mode <= _MODE_MAX:
+            raise ValueError
+        return mode
     except (TypeError, ValueError):  # TOML may hold any type here
-        raise ConfigError(f"mode {text!r} is not octal; write it like 0600 or 0660") from None
+        raise ConfigError(f"mode {told(text)} is not octal; write it like 0600 or 0660") from None
 
 
 def _setting(default: Any, help_text: str, fixed: str = "") -> Any:
@@ -199,13 +206,17 @@ class Config:
             raise ConfigError(f"mode {self.mode:04o}: use 0600, or 0660 with a group")
         if self.mode & 0o070 and not self.group:
             raise ConfigError(f"mode {self.mode:04o} opens the cache to a group; name it: --group")
+        if not _GROUP.fullmatch(self.group):
+            raise ConfigError(f"group {told(self.group)} is no name of a group")
         if self.log_level not in LOG_LEVELS:
-            raise ConfigError(f"log_level {self.log_level!r}: use one of {', '.join(LOG_LEVELS)}")
+            raise ConfigError(
+                f"log_level {told(self.log_level)}: use one of {', '.join(LOG_LEVELS)}"
+            )
         if self.log_format not in LOG_FORMATS:
-            raise ConfigError(f"log_format {self.log_format!r}: use {' or '.join(LOG_FORMATS)}")
+            raise ConfigError(f"log_format {told(self.log_format)}: use {' or '.join(LOG_FORMATS)}")
 
     def _check_store(self) -> None:
-        size_bytes = len(os.fsencode(self.store))
+        size_bytes = len(self.store.encode(errors="surrogateescape"))  # whatever the locale
         if not 0 < size_bytes <= limits.STORE_URL_BYTES_MAX:
             raise ConfigError(
                 f"store has {size_bytes} bytes: use a URL of at most "
@@ -225,7 +236,7 @@ class Config:
     def _check_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not low <= value <= high:
-            raise ConfigError(f"{name} = {value}: use a value from {low} to {high}")
+            raise ConfigError(f"{name} = {told(value)}: use a value from {low} to {high}")
 
 
 _FIXED = {setting.name: setting.metadata["fixed"] for setting in dataclasses.fields(Config)}
@@ -278,7 +289,7 @@ def adjusted(running: Config, name: str, value: Any) -> Config:
 def check_known(name: str) -> None:
     """Raises ConfigError unless there is a setting of this name."""
     if name not in _FIXED:
-        raise ConfigError(f"unknown key {name!r}; known: {', '.join(_FIXED)}")
+        raise ConfigError(f"unknown key {told(name)}; known: {', '.join(_FIXED)}")
 
 
 def load(
@@ -315,14 +326,7 @@ def load(
 
 
 def _from_file(file: Path) -> dict[str, Any]:
-    import tomllib  # not above: every client imports this module, and few processes read a file
-
-    try:
-        settings = tomllib.loads(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    settings = read_settings(file)
     try:
         for name in settings:
             check_known(name)
@@ -356,20 +360,20 @@ def _convert(name: str, value: Any) -> Any:
     kind = type(getattr(_DEFAULTS, name))
     if kind is bool and isinstance(value, str):
         if value.lower() not in ("0", "1", "true", "false", "yes", "no"):
-            raise ConfigError(f"{name} = {value!r}: use true or false")
+            raise ConfigError(f"{name} = {told(value)}: use true or false")
         return value.lower() in ("1", "true", "yes")
     if kind is int and isinstance(value, str):
         try:
             return int(value)
         except ValueError:
-            raise ConfigError(f"{name} = {value!r} is not a whole number") from None
+            raise ConfigError(f"{name} = {told(value)} is not a whole number") from None
     if kind is float and type(value) in (int, float, str):  # TOML's 2 is as good as its 2.0
         try:
             return float(value)
         except (ValueError, OverflowError):
-            raise ConfigError(f"{name} = {value!r} is not a number") from None
+            raise ConfigError(f"{name} = {told(value)} is not a number") from None
     if type(value) is not kind:
-        raise ConfigError(f"{name} = {value!r}: expected {kind.__name__}")
+        raise ConfigError(f"{name} = {told(value)}: expected {kind.__name__}")
     return value
 
 

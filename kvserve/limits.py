@@ -33,7 +33,10 @@ LEASE_SLOT_WRITER_FIRST = 65
 WORKERS_MAX = 64
 WORKERS_DEFAULT_MAX = 4  # more only pays when most requests miss
 SESSIONS_MAX = 4096  # a worker's clients; each costs it two descriptors
+CONFIG_FILE_BYTES_MAX = 256 * KIB  # ours with all its comments has 6; more is another file
 STOP_SECONDS = 10.0  # term, wait, kill
+RESPAWNS_A_MINUTE = 120  # of one worker, at once; each takes 10 ms, so 2 % of a core
+RESPAWN_PACE_SECONDS = 0.5  # between those beyond that: as many, and every request has its chance
 
 WRITERS_MAX = 64  # each costs a ring of the change feed, and they fight for the shards' locks
 

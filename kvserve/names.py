@@ -67,6 +67,11 @@ class Names(NamedTuple):
         return Path(f"/dev/shm/kvserve.{self.name}.lease")
 
     @property
+    def making_lock(self) -> Path:
+        """Whose flock is held while a server makes or removes kernel objects; beside these."""
+        return Path(f"/dev/shm/kvserve.{self.name}.making")
+
+    @property
     def settings_lock(self) -> Path:
         """Whose flock keeps two writers of the settings apart."""
         return self.runtime_directory / "settings.lock"

@@ -6,6 +6,7 @@ import os
 import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import posix_ipc
 
@@ -23,6 +24,23 @@ def grant(file: int | str, mode: int, group_id: int | None) -> None:
     if group_id is not None:
         os.chown(file, -1, group_id)
     os.chmod(file, mode)  # noqa: PTH101 - it may be a descriptor
+
+
+def unlink_file(path: Path) -> bool:
+    """Removes the name of a file, a link or whatever else it is; returns whether it was there.
+
+    Raises:
+        ForeignObject: it is a directory, or this user may not remove it.
+    """
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if path.is_dir() and not path.is_symlink():
+            raise ForeignObject(f"{path} is a directory; remove it: rm -r {path}") from None
+        raise ForeignObject(f"{path} cannot be removed: {error.strerror}") from None
+    return True
 
 
 def user_name(uid: int) -> str:

@@ -27,7 +27,7 @@ from kvserve.errors import (
     ServerUnavailable,
 )
 from kvserve.names import Names
-from kvserve.objects import user_name
+from kvserve.objects import unlink_file, user_name
 
 _PID_FILE_BYTES_MAX = 32
 _MANIFEST_BYTES_MAX = 1024 * 1024
@@ -76,6 +76,10 @@ def prepared_directory(
 def remove_directory(names: Names) -> bool:
     """Removes the runtime directory unless something is in it; returns whether it did."""
     try:
+        # Looked at first: the directory of the clients is another server's if a pid file is there.
+        with suppress(FileNotFoundError):
+            if any(path != names.clients_directory for path in names.runtime_directory.iterdir()):
+                return False
         for directory in (names.clients_directory, names.runtime_directory):
             with suppress(FileNotFoundError):
                 directory.rmdir()
@@ -102,7 +106,8 @@ def prepare_directory(names: Names, group_id: int | None) -> None:
             # Members make FIFOs here: setgid gives these the group, sticky protects each's own.
             (names.clients_directory, 0o700 if group_id is None else 0o3770),
         ):
-            path.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):  # whatever it is
+                path.mkdir(mode=0o700)
             _verify_directory(path, owners={os.geteuid()})
             if group_id is not None:
                 _give_to_group(path, group_id)
@@ -184,13 +189,7 @@ class PidFile:
             AlreadyServed: another process holds the lock; `holder` tells which.
             ForeignObject: something else stands in its place.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            descriptor = os.open(names.pid_file, flags, 0o640)
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.ELOOP):
-                raise
-            raise ForeignObject(f"{names.pid_file} is not a plain file; remove it") from None
+        descriptor = _open_pid_file(names, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -198,15 +197,38 @@ class PidFile:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise AlreadyServed(
-                f"instance {names.name!r} is held by pid {_read_pid(names) or '(unknown)'}"
+                f"instance {names.name!r} is held by pid {holder(names) or '(unknown)'}"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(descriptor)
+
+    def leads_here(self, names: Names) -> bool:
+        """Whether the file of that name is the one that is locked."""
+        try:
+            there = names.pid_file.lstat()
+        except OSError:
+            return False
+        ours = os.fstat(self._descriptor)
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def renew(self, names: Names) -> None:
+        """Makes the file again after it was removed, and takes the lock on the new one.
+
+        Raises as `acquire` does; the lock on the old one stays then.
+        """
+        new = self.acquire(names)
+        os.dup2(new._descriptor, self._descriptor, inheritable=False)
+        os.close(new._descriptor)
 
     def release(self) -> None:
         """Gives the lock up, unless a worker that inherited it still lives."""
-        os.ftruncate(self._descriptor, 0)
+        with suppress(OSError):  # a full disk
+            os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 
@@ -220,12 +242,14 @@ def holder(names: Names) -> int | None:
         ForeignObject: this user may not look, or there is no directory to look into.
     """
     try:
-        descriptor = os.open(names.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _open_pid_file(names, os.O_RDONLY)
     except FileNotFoundError:
         return None
     except NotADirectoryError:
         raise _not_a_directory(names) from None
-    except PermissionError:
+    except PermissionError as error:
+        if isinstance(error, ForeignObject):
+            raise
         raise _not_permitted(names) from None
     try:
         # Shared, for a moment: a server that starts in it tries again.
@@ -233,7 +257,7 @@ def holder(names: Names) -> int | None:
         # Explicitly: a child that is forked just now would keep it with its copy.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError:
-        return _read_pid(names)
+        return _read_pid(descriptor)
     finally:
         os.close(descriptor)
     return None
@@ -255,10 +279,25 @@ def _not_permitted(names: Names) -> ForeignObject:
     )
 
 
-def _read_pid(names: Names) -> int:
+def _open_pid_file(names: Names, flags: int) -> int:
+    """Opens it without waiting, as it would for the other end of a FIFO in its place."""
+    not_plain = f"{names.pid_file} is not a plain file; remove it"
     try:
-        with names.pid_file.open("rb") as file:
-            return int(file.read(_PID_FILE_BYTES_MAX) or 0)
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(names.pid_file, flags, 0o640)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise ForeignObject(not_plain) from None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise ForeignObject(not_plain)
+
+
+def _read_pid(descriptor: int) -> int:
+    try:
+        return int(os.pread(descriptor, _PID_FILE_BYTES_MAX, 0) or 0)
     except (OSError, ValueError):
         return 0
 
@@ -295,7 +334,7 @@ class Manifest(NamedTuple):
     def write(self, names: Names) -> None:
         """Replaces the manifest in one step."""
         temporary = names.manifest.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
+        unlink_file(temporary)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         with os.fdopen(descriptor, "w") as file:
             if self.group_id is not None:

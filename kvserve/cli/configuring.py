@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from kvserve.cli.main import NO_SERVER
 from kvserve.cli.options import KeyCommand, json_option, name_option
 from kvserve.client import settings
 from kvserve.config import LIVE, Config, show
+from kvserve.toml_file import read_settings
 
 _EVERY = tuple(configuration.describe())
 
@@ -159,7 +159,7 @@ def _text(config: Config, name: str) -> str:
 
 def _sources(config_file: Path | None, flags: Mapping[str, Any]) -> dict[str, str]:
     """Where each setting comes from; the order of winning is that of `config.load`."""
-    in_file = tomllib.loads(config_file.read_text()) if config_file else {}
+    in_file = read_settings(config_file) if config_file else {}
     sources = {}
     for setting in _EVERY:
         if flags.get(setting) is not None:

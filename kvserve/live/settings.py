@@ -38,7 +38,7 @@ import msgpack
 
 from kvserve.errors import ForeignObject, InternalError, ServerBusy, ServerUnavailable
 from kvserve.names import Names
-from kvserve.objects import taken_over
+from kvserve.objects import taken_over, unlink_file
 from kvserve.table import segment
 
 PAGE_BYTES = 4096
@@ -213,8 +213,7 @@ def remove(names: Names) -> list[str]:
     with taken_over(names.settings):
         if segment.unlink(names.settings):
             removed.append(names.settings)
-    if names.settings_lock.exists():
-        names.settings_lock.unlink()
+    if unlink_file(names.settings_lock):
         removed.append(str(names.settings_lock))
     return removed
 

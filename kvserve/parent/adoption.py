@@ -17,6 +17,7 @@ from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.logs import Log
 from kvserve.store import urls
+from kvserve.table import lease
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, kept, remove
@@ -66,9 +67,20 @@ def held_table(
     try:
         yield held
     finally:
+        if held.is_kept:
+            _restore_lease_file(names, held.table)
         held.table.close()
         if not held.is_kept and not claim.is_superseded:
             remove(names)
+
+
+def _restore_lease_file(names: Names, table: Table) -> None:
+    """Makes a lease file for the next server if somebody removed ours, without which it would drop
+    the table. Not while trusted writers hold places in the old one: they would be taken for dead.
+    """
+    writers = table.lease.holders(range(limits.LEASE_SLOT_WRITER_FIRST, limits.LEASE_SLOTS))
+    if not writers and not os.path.lexists(names.lease_file):
+        lease.create(names.lease_file)
 
 
 def _adopt(

@@ -104,7 +104,7 @@ def fork_worker(
             pid = os.fork()
             if pid == 0:
                 _become_worker(names, index, store_url, pipes, in_child)
-    except OSError:
+    except BaseException:
         for descriptor in (end for pipe in pipes for end in pipe):
             os.close(descriptor)
         raise

@@ -3,21 +3,29 @@
 Two locks, both flocks, both inherited by the workers, so that they are free only when the last of
 these is gone: one on the pid file, which every kvserve of this runtime directory sees; and one on
 the table's segment, since the names of kernel objects do not depend on the runtime directory.
+
+Before there is a table, while it is replaced, and when it is gone again, there is no second lock.
+So a third one, on a file that exists for no longer, is held while kernel objects are made or
+removed: else servers of two runtime directories would each remove what the other has just made.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
 
 from kvserve.errors import AlreadyServed, ForeignObject, ServerError
+from kvserve.limits import LEASE_SLOT_PARENT
 from kvserve.names import Names
-from kvserve.objects import user_name
-from kvserve.parent.housekeeping import memory_path
+from kvserve.objects import unlink_file, user_name
+from kvserve.parent.housekeeping import identity, memory_path
 from kvserve.runtime import PidFile, holder
+from kvserve.table import lease
 
 ORPHANS_SECONDS = 5.0  # a dead parent's workers leave within 2 s
 _PASSING_SECONDS = 0.2  # clients take the lock for a moment to see whether it is free
@@ -73,8 +81,9 @@ def _acquire(names: Names) -> PidFile:
 
 
 def unlink_claim(names: Names, pid_file: PidFile) -> None:
-    """Removes the pid file, then gives up the lock on it."""
-    names.pid_file.unlink(missing_ok=True)
+    """Removes the pid file, unless it is another's by now, then gives up the lock on it."""
+    if pid_file.leads_here(names):
+        unlink_file(names.pid_file)
     pid_file.release()
 
 
@@ -95,6 +104,77 @@ def _not_ours(path: Path, owner: int) -> ForeignObject:
     return ForeignObject(
         f"{path} belongs to {user_name(owner)}; use another --name, or run this as that user"
     )
+
+
+class MakingLock:
+    """The lock under which the kernel objects of a name are made and removed.
+
+    Args:
+        names: whose.
+
+    Example:
+        >>> import pathlib
+        >>> lock = MakingLock(Names("docs", pathlib.Path("/run/kvserve/docs")))
+        >>> lock.take(), lock.release()
+        (True, None)
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._path = names.making_lock
+        self._descriptor: int | None = None
+
+    def take(self, patience_seconds: float = ORPHANS_SECONDS) -> bool:
+        """Takes the lock, and waits a while for it; returns whether it was free in time.
+
+        Raises:
+            ForeignObject: something else has its name.
+        """
+        give_up = time.monotonic() + patience_seconds
+        while not self._try_take():
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(_RETRY_SECONDS)
+        return True
+
+    def _try_take(self) -> bool:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            descriptor = os.open(self._path, flags, 0o600)
+        except (PermissionError, IsADirectoryError, FileExistsError):
+            raise _not_ours(self._path, self._path.lstat().st_uid) from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise _not_ours(self._path, self._path.lstat().st_uid) from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                raise _not_ours(self._path, status.st_uid)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Not if its last holder removed it between our open and our lock.
+                if identity(self._path) == (status.st_dev, status.st_ino):
+                    self._descriptor, descriptor = descriptor, -1
+                    return True
+            return False
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Removes the file and gives the lock up; does nothing if it is not held."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+            os.close(descriptor)
+
+    def in_use(self, names: Names) -> AlreadyServed:
+        """The error for a lock that was not free in time."""
+        return AlreadyServed(
+            f"another process is just starting, stopping or cleaning instance {names.name!r}; "
+            f"try again, or see which: fuser {self._path}"
+        )
 
 
 class SegmentClaim:
@@ -125,9 +205,18 @@ class SegmentClaim:
                     return True
                 self.release()
             except AlreadyServed:
-                if time.monotonic() - began >= _PASSING_SECONDS:
+                # The pid file may have been removed while they served, so it tells nothing of them.
+                patience = _PASSING_SECONDS if self._has_parent() else ORPHANS_SECONDS
+                if time.monotonic() - began >= patience:
                     raise
             time.sleep(_RETRY_SECONDS)
+
+    def _has_parent(self) -> bool:
+        """Whether the parent of those who have the lock lives, and not only its last workers."""
+        try:
+            return bool(lease.holders(self._names.lease_file, [LEASE_SLOT_PARENT]))
+        except (FileNotFoundError, ForeignObject):
+            return True  # nothing is known of it
 
     def _try_take(self) -> bool:
         path = memory_path(self._names.table)

@@ -6,7 +6,6 @@ The manifest may be lost, or be an older server's, and message queues cannot be 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from contextlib import ExitStack
 
@@ -14,8 +13,8 @@ from kvserve import limits
 from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.live import feed_segment, settings
 from kvserve.names import Names
-from kvserve.objects import as_user, taken_over, user_name
-from kvserve.parent.claiming import SegmentClaim, claim, is_alive, unlink_claim
+from kvserve.objects import as_user, taken_over, unlink_file, user_name
+from kvserve.parent.claiming import MakingLock, SegmentClaim, claim, is_alive, unlink_claim
 from kvserve.parent.housekeeping import remove_all_fifos, semaphore_path
 from kvserve.runtime import holder, prepared_directory, remove_directory, verify_directory
 from kvserve.table import semaphores
@@ -52,6 +51,10 @@ def clean(names: Names) -> list[str]:
         pid_file_was_there = names.pid_file.exists()
         pid_file = claim(names)
         undo.callback(unlink_claim, names, pid_file)
+        making = MakingLock(names)
+        if not making.take():
+            raise making.in_use(names)
+        undo.callback(making.release)
         segment_claim = SegmentClaim(names)
         undo.callback(segment_claim.release)
         segment_claim.take()
@@ -104,9 +107,4 @@ def _remove_queues(names: Names) -> list[str]:
 
 def _remove_files(names: Names) -> list[str]:
     files = [names.manifest, names.manifest.with_suffix(".new"), names.log_file]
-    removed = []
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):
-            file.unlink()
-            removed.append(str(file))
-    return removed
+    return [str(file) for file in files if unlink_file(file)]

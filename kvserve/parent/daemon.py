@@ -8,7 +8,9 @@ the server leads no session and so never gets a terminal again. A pipe reports b
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,12 +38,27 @@ class Daemon:
         """Makes descriptors 1 and 2 append to the log file. Called again, it opens it anew.
 
         So logrotate can move the log away and send SIGHUP.
+
+        Raises:
+            ServerError: something else stands in its place, or it cannot be opened.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._log_file, flags, 0o640)
-        for standard in (1, 2):
-            os.dup2(descriptor, standard)
-        os.close(descriptor)
+        descriptor = _open_log(self._log_file)
+        try:
+            for standard in (1, 2):
+                os.dup2(descriptor, standard)
+        except OSError as error:
+            raise ServerError(f"{self._log_file}: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
+
+    @property
+    def has_lost_log(self) -> bool:
+        """Whether no file of the log's name is there any more."""
+        try:
+            self._log_file.lstat()
+        except OSError:
+            return True
+        return False
 
     def ready(self) -> None:
         """Lets the launching process go, with success."""
@@ -63,6 +80,21 @@ class Daemon:
             with contextlib.suppress(OSError):  # the launching process was interrupted
                 os.write(descriptor, message[:_REPORT_BYTES_MAX])
             os.close(descriptor)
+
+
+def _open_log(path: Path) -> int:
+    # Without waiting: what lies there may be a FIFO that nobody reads.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o640)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise ServerError(f"the log {path} is not a plain file; remove it") from None
+        raise ServerError(f"the log {path} cannot be opened: {error.strerror}") from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise ServerError(f"the log {path} is not a plain file; remove it")
 
 
 def launch(body: Callable[[Daemon], int], log_file: Path) -> int:

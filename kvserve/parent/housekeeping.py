@@ -1,9 +1,4 @@
-"""What the parent does now and then: sweeps up after dead clients, and sees that the names stand.
-
-A name can vanish under a living server: systemd's RemoveIPC unlinks all objects of a user who logs
-out, and an operator may remove files by hand. Those who are attached go on, those who come find
-nothing: two halves that do not see each other. So the server notices, says so, and stops.
-"""
+"""Sweeps up after dead clients, and sees whether the names of kernel objects stand."""
 
 from __future__ import annotations
 
@@ -18,58 +13,105 @@ from pathlib import Path
 from kvserve.names import Names, parse_client_file
 
 FIFO_AGE_SECONDS = 10.0  # a client that has just made its FIFO has not opened it yet
+_PIECE_ENTRIES = 256  # of the clients directory; take 3 ms
 _SEGMENTS = Path("/dev/shm")  # where shm_open and sem_open of Linux keep their objects
 
 
-def client_fifos(names: Names) -> Iterator[tuple[Path, int]]:
-    """The files of the clients directory that have a FIFO's name, each with its client's id."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in names.clients_directory.iterdir():
-            client_id = parse_client_file(path.name)
-            if client_id is not None:
-                yield path, client_id
-
-
 def remove_all_fifos(names: Names) -> list[str]:
-    """Removes every FIFO of the clients directory; returns their paths."""
-    removed = []
-    for path, _ in list(client_fifos(names)):
-        path.unlink(missing_ok=True)
-        removed.append(str(path))
-    return removed
+    """Removes every FIFO of the clients directory; returns their paths.
+
+    What cannot be removed stays, see `sweep_dead_fifos`.
+    """
+    with _clients_directory(names) as directory:
+        if directory is None:
+            return []
+        removed = [name for name in _client_files(directory) if _remove(directory, name)]
+    return [str(names.clients_directory / name) for name in removed]
 
 
 def remove_dead_fifos(names: Names, now: float | None = None) -> int:
-    """Removes the FIFOs of clients that are gone.
+    """Removes the FIFOs of clients that are gone, all in one go; see `sweep_dead_fifos`."""
+    return sum(sweep_dead_fifos(names, now))
+
+
+def sweep_dead_fifos(names: Names, now: float | None = None) -> Iterator[int]:
+    """Removes the FIFOs of clients that are gone, piece by piece.
 
     A client keeps the read end of its reply FIFO open as long as it lives. So when nobody reads
     there, and the FIFO is not a new one, both of its FIFOs are left over.
+
+    Members of a group make what they like in the clients directory, as much as they like. So a
+    piece is short. What is no FIFO goes as well, as far as its owner lets the directory's owner
+    remove it: a directory with something in it stays. It is in nobody's way, for clients choose
+    their names at random.
 
     Args:
         names: whose.
         now: seconds since the epoch; default: the present.
 
-    Returns:
-        How many were removed.
+    Yields:
+        How many were removed, after each piece.
     """
     now = time.time() if now is None else now
-    removed = 0
-    for path, client_id in list(client_fifos(names)):
-        try:
-            age = now - path.lstat().st_mtime
-            if age >= FIFO_AGE_SECONDS and not _has_reader(names.reply_fifo(client_id)):
-                path.unlink()
-                removed += 1
-        except FileNotFoundError:  # its client, or the last turn of this loop, was quicker
-            continue
-    return removed
+    with _clients_directory(names) as directory:
+        files = [] if directory is None else _client_files(directory)
+    for first in range(0, len(files), _PIECE_ENTRIES):
+        with _clients_directory(names) as directory:
+            if directory is None:
+                return
+            piece = files[first : first + _PIECE_ENTRIES]
+            dead = [name for name in piece if _is_dead(directory, name, now)]
+            removed = sum(_remove(directory, name) for name in dead)
+        yield removed  # not within: a worker that is forked meanwhile would have the descriptor
 
 
-def _has_reader(fifo: Path) -> bool:
+def _client_files(directory: int) -> list[str]:
+    """The entries of the clients directory that have a FIFO's name."""
+    entries = os.listdir(directory)
+    return [name for name in entries if parse_client_file(name) is not None]
+
+
+def _is_dead(directory: int, name: str, now: float) -> bool:
     try:
-        if not stat.S_ISFIFO(fifo.lstat().st_mode):
+        modified = os.lstat(name, dir_fd=directory).st_mtime
+    except OSError:  # its client, or a former piece, was quicker
+        return False
+    # Either way: what is from the future is from before the clock was set back.
+    is_old = abs(now - modified) >= FIFO_AGE_SECONDS
+    return is_old and not _has_reader(directory, name.replace(".request", ".reply"))
+
+
+@contextlib.contextmanager
+def _clients_directory(names: Names) -> Iterator[int | None]:
+    """The clients directory, open; None where there is none, but nothing, or something else."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        directory = os.open(names.clients_directory, flags)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        yield None
+        return
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _remove(directory: int, name: str) -> bool:
+    for remove in (os.unlink, os.rmdir):
+        with contextlib.suppress(OSError):
+            remove(name, dir_fd=directory)
+            return True
+    return False
+
+
+def _has_reader(directory: int, fifo: str) -> bool:
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        if not stat.S_ISFIFO(os.lstat(fifo, dir_fd=directory).st_mode):
             return False
-        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+        os.close(os.open(fifo, flags, dir_fd=directory))
     except OSError as error:
         # Anything else than "nobody reads" and "no such file" is no proof of a death.
         return error.errno not in (errno.ENXIO, errno.ENOENT)
@@ -79,6 +121,8 @@ def _has_reader(fifo: Path) -> bool:
 class NameWatch:
     """Remembers which objects the names of shared memory and semaphores lead to.
 
+    See `mending` for what becomes of those that vanish.
+
     Args:
         memory_objects: names of shared memory, with their slash.
         semaphores: names of semaphores, with their slash.
@@ -87,11 +131,11 @@ class NameWatch:
     def __init__(self, memory_objects: Iterable[str], semaphores: Iterable[str]) -> None:
         paths = [memory_path(name) for name in memory_objects]
         paths += [semaphore_path(name) for name in semaphores]
-        self._identities = {path: _identity(path) for path in paths}
+        self._identities = {path: identity(path) for path in paths}
 
     def vanished(self) -> list[Path]:
         """The paths that lead nowhere now, or to another object."""
-        return [path for path, known in self._identities.items() if _identity(path) != known]
+        return [path for path, known in self._identities.items() if identity(path) != known]
 
 
 def memory_path(name: str) -> Path:
@@ -104,9 +148,10 @@ def semaphore_path(name: str) -> Path:
     return _SEGMENTS / ("sem." + name.removeprefix("/"))
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells an object from another of the same name; None if there is none."""
     try:
         status = path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino

@@ -154,7 +154,7 @@ def _foreign(names: Names) -> tuple[Path, int] | None:
     """The first object that is another user's, and whose."""
     paths = _memory_paths(names)
     paths += [semaphore_path(names.shard_semaphore(shard)) for shard in range(limits.SHARDS_MAX)]
-    for path in _existing([*paths, names.runtime_directory]):
+    for path in _existing([*paths, names.making_lock, names.runtime_directory]):
         owner = path.lstat().st_uid
         if owner != os.geteuid():
             return path, owner

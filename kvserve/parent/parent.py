@@ -3,8 +3,9 @@
 One loop over one selector, without threads. Everything that happens is one of four: a worker says
 something through a pipe, a signal came, a worker is dead, a timer is due.
 
-A stop is term, wait, kill. A worker that dies is replaced at once; one that dies young waits for
-its successor longer each time. Its locks are freed first, so that nobody waits for a dead process.
+A stop is term, wait, kill. A worker that dies is replaced, and its locks are freed first, so that
+nobody waits for a dead process; `respawning` says when. Once the server has served, nothing that
+fails here ends it; `attempts` says how.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import os
 import selectors
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from kvserve import limits
@@ -25,31 +28,28 @@ from kvserve.errors import KvserveError
 from kvserve.live import settings
 from kvserve.live.applying import Follower, differences
 from kvserve.names import Names, instance
+from kvserve.parent.attempts import Attempts
 from kvserve.parent.child import Child
 from kvserve.parent.claiming import claim, unlink_claim
 from kvserve.parent.daemon import Daemon, launch, open_standard_descriptors
 from kvserve.parent.doctor import start_checks
-from kvserve.parent.housekeeping import NameWatch, memory_path, remove_dead_fifos
 from kvserve.parent.logs import Log
+from kvserve.parent.mending import Mending
 from kvserve.parent.reloading import ConfigFile
+from kvserve.parent.respawning import Respawns
+from kvserve.parent.rounds import Rounds
 from kvserve.parent.signals import SignalInbox
-from kvserve.parent.starting import Instance, find_group, started
+from kvserve.parent.starting import Instance, find_group, queue_mode, started
 from kvserve.parent.timers import Timers
 from kvserve.parent.touching import touch_memory
 from kvserve.parent.workers import Workers
-from kvserve.runtime import prepared_directory
+from kvserve.runtime import PidFile, prepared_directory
 from kvserve.store import urls
 from kvserve.worker import exit_codes
 
-YOUNG_SECONDS = 1.0  # a worker that dies younger than this is not replaced at once
-RESPAWN_SECONDS_FIRST = 0.2
-RESPAWN_SECONDS_MAX = 5.0
-BOOT_ATTEMPTS_MAX = 3  # deaths of one worker before the server has ever served
+BOOT_ATTEMPTS_MAX = 3  # deaths of one worker in a row before the server has ever served
 QUIT_SECONDS = 1.0
 REPEAT_SECONDS = 0.2  # a second signal to stop counts only after that
-FIFO_SWEEP_SECONDS = 10.0
-NAME_WATCH_SECONDS = 2.0
-WRITERS_SECONDS = 0.5
 LOG_RETRY_SECONDS = 0.1
 
 
@@ -103,7 +103,7 @@ def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon 
         inbox = SignalInbox()
         undo.callback(inbox.close)
         running = undo.enter_context(started(names, config, group_id, log))
-        parent = Parent(running, log, inbox, file, daemon)
+        parent = Parent(running, log, inbox, file, daemon, pid_file)
         undo.callback(parent.close)
         status = parent.run()
     log.info("stopped")
@@ -119,6 +119,7 @@ class Parent:
         inbox: the signals.
         file: what SIGHUP reads again, if there is a file.
         daemon: whom to tell that the server is ready, if it is a daemon.
+        pid_file: with the lock that says that the instance is served.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Parent:
         inbox: SignalInbox,
         file: ConfigFile | None,
         daemon: Daemon | None,
+        pid_file: PidFile,
     ) -> None:
         self._instance = instance
         self._config: Config = instance.config
@@ -135,18 +137,18 @@ class Parent:
         self._inbox = inbox
         self._file = file
         self._daemon = daemon
-        self._deaths: dict[int, int] = {}  # of young workers in a row, by index
-        self._respawns = 0
+        self._unserved: Counter[int] = Counter()  # deaths in a row before the first service
+        self._respawns = Respawns()
         self._has_served = False
         self._is_stopping = False
         self._stopping_since = 0.0
         self._status = 0
         self._timers = Timers()
+        self._attempts = Attempts(log, self._timers, lambda: self._has_served)
         self._selector = selectors.DefaultSelector()
         self._follower = Follower(
             settings.attach(instance.names, os.geteuid()), self.apply_settings
         )
-        self._watch = NameWatch(instance.manifest.memory_objects, instance.manifest.semaphores)
         self._workers = Workers(
             instance.names,
             instance.config.store,
@@ -157,6 +159,16 @@ class Parent:
             on_serving=self._welcome,
             on_end=self._mourn,
         )
+        mending = Mending(
+            instance.names,
+            instance.manifest,
+            queue_mode(instance.config),
+            pid_file,
+            daemon,
+            log,
+            self._workers.replace,
+        )
+        self._rounds = Rounds(instance, mending, self._timers, log, self._fail)
         self._handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self.handle_term,
             signal.SIGINT: self.handle_term,
@@ -168,31 +180,33 @@ class Parent:
     def run(self) -> int:
         """Serves until a signal or a failure ends it; returns the exit status."""
         self._selector.register(self._inbox, selectors.EVENT_READ, lambda: None)
-        self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
-        self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
-        if self._config.writers:
-            self._timers.set("writers", WRITERS_SECONDS, self.tend_writers)
+        self._rounds.begin()
         gc.freeze()  # a worker's first collection then neither visits nor copies what it inherits
         for index in range(self._config.workers):
             self.spawn_worker(index)
         while self._workers or not self._is_stopping:
-            events = self._selector.select(self._timers.seconds_left())
-            # First, so that a line which a worker logs after a change is filtered as that says.
-            # The workers poll, and each logs what it applied: the parent needs no timer for it.
-            self.follow_settings()
-            for key, _ in events:
-                key.data()
-            # Signals before deaths: a signal to the whole process group must not make its victims
-            # look like failures. Both after the pipes: none is closed while its event waits above.
-            for number in self._inbox.take():
-                if handler := self._handlers.get(number):
-                    handler()
-            # Whether or not SIGCHLD came: two deaths close together may make one signal.
-            self._workers.reap()
-            self._timers.run_due()
-            if not self._log.flush():
-                self._timers.set("log", LOG_RETRY_SECONDS, lambda: None)
+            self._attempts.run("the parent's loop", self._turn)
         return self._status
+
+    def _turn(self) -> None:
+        """Waits for whatever comes, and does all of it that came."""
+        attempts = self._attempts
+        events = self._selector.select(self._timers.seconds_left())
+        # First, so that a line which a worker logs after a change is filtered as that says.
+        # The workers poll, and each logs what it applied: the parent needs no timer for it.
+        attempts.run("looking at the settings", self.follow_settings)
+        for key, _ in events:
+            attempts.run("hearing a worker", key.data)
+        # Signals before deaths: a signal to the whole process group must not make its victims
+        # look like failures. Both after the pipes: none is closed while its event waits above.
+        for number in dict.fromkeys(self._inbox.take()):  # many of a kind mean it once
+            if handler := self._handlers.get(number):
+                attempts.run(number.name, handler)
+        # Whether or not SIGCHLD came: two deaths close together may make one signal.
+        attempts.run("burying a worker", self._workers.reap)
+        self._timers.run_due(attempts.run_timer)
+        if not self._log.flush():
+            self._timers.set("log", LOG_RETRY_SECONDS, lambda: None)
 
     def close(self) -> None:
         """Kills what is left of the workers, if the loop ended by an error."""
@@ -209,7 +223,7 @@ class Parent:
             self._workers.spawn(index)
         except OSError as error:
             self._log.error(f"worker {index} cannot be forked: {error.strerror}")
-            self._replace(index, died_young=True)
+            self._replace(index, has_served=False)
 
     def _welcome(self, child: Child) -> None:
         if self._has_served:
@@ -236,26 +250,20 @@ class Parent:
             self._log.write("debug" if code == exit_codes.DONE else "warning", text)
             return
         self._log.error(text)
-        if code == exit_codes.CANNOT_BOOT:
+        if code == exit_codes.CANNOT_BOOT and not self._has_served:
             self._fail(f"worker {child.index} cannot boot, so the server stops")
             return
-        lived_seconds = time.monotonic() - child.started_at
-        died_young = lived_seconds < YOUNG_SECONDS or not child.is_serving
-        self._replace(child.index, died_young=died_young)
+        self._replace(child.index, has_served=child.is_serving)
 
-    def _replace(self, index: int, *, died_young: bool) -> None:
-        deaths = self._deaths.get(index, 0) + 1 if died_young else 0
-        self._deaths[index] = deaths
-        if deaths >= BOOT_ATTEMPTS_MAX and not self._has_served:
-            self._fail(f"worker {index} failed {deaths} times in a row, so the server stops")
-            return
-        pause = RESPAWN_SECONDS_FIRST * 2 ** (deaths - 1) if deaths else 0.0
-        self._respawns += 1
-        self._timers.set(
-            f"worker {index}",
-            min(pause, RESPAWN_SECONDS_MAX),
-            lambda: self.spawn_worker(index),
-        )
+    def _replace(self, index: int, *, has_served: bool) -> None:
+        if not self._has_served:
+            self._unserved[index] = 0 if has_served else self._unserved[index] + 1
+            if self._unserved[index] >= BOOT_ATTEMPTS_MAX:
+                times = f"{self._unserved[index]} times in a row"
+                self._fail(f"worker {index} failed {times}, so the server stops")
+                return
+        pause = self._respawns.pause(index, has_served=has_served)
+        self._timers.set(f"worker {index}", pause, partial(self.spawn_worker, index))
 
     def _become_child(self) -> None:
         """Closes, in a new worker, what is the parent's alone."""
@@ -291,8 +299,8 @@ class Parent:
         self._is_stopping = True
         self._stopping_since = time.monotonic()
         self._timers.clear()
-        self._workers.send(number)
         self._timers.set("kill", seconds, self.kill_workers)
+        self._workers.send(number)
 
     def kill_workers(self) -> None:
         """KILL: for workers that did not leave in time."""
@@ -303,18 +311,18 @@ class Parent:
     # Signals that do not stop.
 
     def handle_hup(self) -> None:
-        """HUP: opens the log anew and reads the configuration file again."""
-        if self._daemon is not None:
-            self._daemon.open_log()
-        if self._file is None:
-            self._log.info("reload: there is no configuration file; start with --config")
-            return
+        """HUP: opens the log anew and reads the configuration file again: both, or nothing."""
         try:
+            if self._daemon is not None:
+                self._daemon.open_log()
+            if self._file is None:
+                self._log.info("reload: there is no configuration file; start with --config")
+                return
             remarks = self._file.publish(
                 self._instance.names, self._instance.geometry.value_bytes_max
             )
-        except (KvserveError, OSError) as error:
-            self._log.error(f"reload: nothing changed: {error}")
+        except Exception as error:  # the next HUP is the next attempt
+            self._log.error(f"reload: nothing changed: {error or type(error).__name__}")
             return
         version = self._follower.version
         self.follow_settings()
@@ -344,7 +352,7 @@ class Parent:
         hits, misses = table.reads()
         totals = {
             "workers": sum(child.is_serving for child in self._workers),
-            "respawns": self._respawns,
+            "respawns": self._respawns.count,
             "hits": hits,
             "misses": misses,
         }
@@ -353,32 +361,3 @@ class Parent:
                 totals[name] = totals.get(name, 0) + count
         counts = " ".join(f"{name}={count}" for name, count in totals.items())
         self._log.info(f"statistics: {counts}")
-
-    # Housekeeping.
-
-    def sweep_fifos(self) -> None:
-        """Removes what dead clients left, now and every ten seconds from now on."""
-        removed = remove_dead_fifos(self._instance.names)
-        if removed:
-            self._log.debug(f"removed {removed} FIFOs of clients that are gone")
-        self._timers.set("fifos", FIFO_SWEEP_SECONDS, self.sweep_fifos)
-
-    def tend_writers(self) -> None:
-        """Frees what dead trusted writers held, now and from time to time."""
-        if freed := self._instance.writers.tend():
-            self._log.info(f"freed {freed} locks that a killed writer held")
-        self._timers.set("writers", WRITERS_SECONDS, self.tend_writers)
-
-    def watch_names(self) -> None:
-        """Stops the server, loudly, when somebody unlinked its kernel objects."""
-        vanished = self._watch.vanished()
-        if not vanished:
-            self._timers.set("names", NAME_WATCH_SECONDS, self.watch_names)
-            return
-        names = self._instance.names
-        if set(vanished) & {memory_path(names.table), memory_path(names.hints)}:
-            self._instance.held.is_kept = False  # half a table is none
-        self._fail(
-            f"{vanished[0]} was removed by somebody else, so new clients cannot see this server; "
-            "it stops. If a user's logout did it, see systemd's RemoveIPC and kvserve doctor"
-        )

@@ -1,14 +1,14 @@
 """Turns signals into events that a selector waits for. Handlers only enqueue; nothing happens here.
 
-The interpreter's own C handler writes the signal's number into a socket as it arrives (the
+The interpreter's own C handler writes the signal's number into a pipe as it arrives (the
 self-pipe trick, by `signal.set_wakeup_fd`). So no Python code runs at an arbitrary point of the
 parent's work, and a signal is not lost between two waits.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,7 +22,7 @@ HANDLED = (
     signal.SIGCHLD,
 )
 _IGNORED_BY_WORKERS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_NUMBERS_BYTES_MAX = 4096
+_NUMBERS_BYTES_MAX = 65_536  # all that the pipe holds
 
 
 class SignalInbox:
@@ -41,23 +41,23 @@ class SignalInbox:
     """
 
     def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        # A full socket holds thousands of signals that say nothing new: no warning about it.
-        self._previous_wakeup = signal.set_wakeup_fd(
-            self._writer.fileno(), warn_on_full_buffer=False
-        )
+        # Not a socket, which has no room for more than some three hundred single bytes: a TERM
+        # behind as many of SIGHUP would be lost. A pipe takes 65,536.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        # A full pipe holds thousands of signals that say nothing new: no warning about it.
+        self._previous_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, _do_nothing) for number in HANDLED}
 
     def fileno(self) -> int:
         """The descriptor that is readable when a signal came."""
-        return self._reader.fileno()
+        return self._reader
 
     def take(self) -> list[signal.Signals]:
         """The signals that came since the last call, in their order."""
         try:
-            numbers = self._reader.recv(_NUMBERS_BYTES_MAX)
+            numbers = os.read(self._reader, _NUMBERS_BYTES_MAX)
         except BlockingIOError:
             return []
         return [signal.Signals(number) for number in numbers if number in HANDLED]
@@ -68,7 +68,7 @@ class SignalInbox:
             # None stands for a handler that was not installed from Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._previous_wakeup)
-        self._close_sockets()
+        self._close_pipe()
 
     def close_in_child(self) -> None:
         """Makes a freshly forked worker forget the parent's handlers and descriptors.
@@ -81,11 +81,11 @@ class SignalInbox:
         for number in HANDLED:
             ignored = number in _IGNORED_BY_WORKERS
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
-        self._close_sockets()
+        self._close_pipe()
 
-    def _close_sockets(self) -> None:
-        self._reader.close()
-        self._writer.close()
+    def _close_pipe(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from kvserve.errors import ConfigError
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import to_page
 from kvserve.names import Names
-from kvserve.objects import taken_over
+from kvserve.objects import taken_over, unlink_file
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
-from kvserve.parent.claiming import SegmentClaim
+from kvserve.parent.claiming import MakingLock, SegmentClaim
 from kvserve.parent.housekeeping import remove_all_fifos
 from kvserve.parent.logs import Log
 from kvserve.parent.writers import TrustedWriters
@@ -72,12 +72,16 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         AlreadyServed, ForeignObject, LimitError: as their texts say. What was made is removed,
             and a table that was found stays.
     """
-    geometry, workers = _plan(names, config, log)
     with ExitStack() as undo:
+        making = MakingLock(names)
+        if not making.take():
+            raise making.in_use(names)
+        undo.callback(making.release)
+        geometry, workers = _plan(names, config, log)
         segment_claim = SegmentClaim(names)
         undo.callback(segment_claim.release)
         segment_claim.take()  # before anything that a server elsewhere may use is touched
-        names.manifest.unlink(missing_ok=True)
+        unlink_file(names.manifest)
         undo.callback(remove_all_fifos, names)
         remove_all_fifos(names)
         undo.callback(_unlink_objects, names, segment_claim)
@@ -109,10 +113,17 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
             semaphores=[names.shard_semaphore(shard) for shard in range(geometry.shards)],
             queues=[names.worker_queue(worker) for worker in range(workers)],
         )
-        undo.callback(names.manifest.unlink, missing_ok=True)
+        undo.callback(unlink_file, names.manifest)
         manifest.write(names)
         writers = _expect_writers(names, config, held.table)
+        making.release()
+        undo.callback(making.take)  # to take it all down, at any rate
         yield Instance(names, config, geometry, held, manifest, writers)
+
+
+def queue_mode(config: Config) -> int:
+    """The mode of a queue: clients of the group send, and must not take what others sent."""
+    return config.mode & ~0o040
 
 
 def workers_wanted(config: Config) -> int:
@@ -206,9 +217,7 @@ def _make_queues(
     names: Names, config: Config, workers: int, group_id: int | None, log: Log
 ) -> tuple[int, int]:
     wanted = config.queue_depth, config.queue_message
-    # Clients of the group send, and must not take what others sent.
-    mode = config.mode & ~0o040
-    depth, message_bytes = create_queues(names, workers, *wanted, mode, group_id)
+    depth, message_bytes = create_queues(names, workers, *wanted, queue_mode(config), group_id)
     if (depth, message_bytes) != wanted:
         log.info(
             f"queues of {depth} messages of {format_size(message_bytes)} instead of "

@@ -6,6 +6,10 @@ import time
 from collections.abc import Callable
 
 
+def _run(_name: str, action: Callable[[], None]) -> None:
+    action()
+
+
 class Timers:
     """Actions and their moments.
 
@@ -39,8 +43,12 @@ class Timers:
             return None
         return max(0.0, min(moment for moment, _ in self._set.values()) - self._clock())
 
-    def run_due(self) -> None:
-        """Runs what is due. An action may set itself again."""
+    def run_due(self, run: Callable[[str, Callable[[], None]], None] = _run) -> None:
+        """Runs what is due. An action may set itself again.
+
+        Args:
+            run: runs one, given its name and itself.
+        """
         now = self._clock()
         due = [name for name, (moment, _) in self._set.items() if moment <= now]
         for name in due:
@@ -48,4 +56,4 @@ class Timers:
             moment, action = self._set.get(name, (float("inf"), None))
             if action is not None and moment <= now:
                 del self._set[name]
-                action()
+                run(name, action)

@@ -5,6 +5,7 @@ What a death or a readiness means, and what is to be done about it, is the paren
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -69,10 +70,14 @@ class Workers:
         """
         child = fork_worker(self._names, index, self._store_url, self._log, self._become_child)
         self._by_pid[child.pid] = child
-        for output in child.outputs:
-            self._listen(output, partial(self._pump, child, output))
-        if child.ready is not None:
-            self._listen(child.ready, partial(self._hear_ready, child))
+        try:
+            for output in child.outputs:
+                self._listen(output, partial(self._pump, child, output))
+            if child.ready is not None:
+                self._listen(child.ready, partial(self._hear_ready, child))
+        except OSError as error:  # a worker that nobody hears is none; its end is heard of
+            self._log.error(f"{child.title} cannot be listened to: {error.strerror}")
+            os.kill(child.pid, signal.SIGKILL)
 
     def reap(self) -> None:
         """Buries every worker that is dead."""
@@ -91,7 +96,14 @@ class Workers:
         """Sends a signal to all of them."""
         # A pid stays its worker's until it is reaped, and nobody else reaps.
         for pid in self._by_pid:
-            os.kill(pid, number)
+            with contextlib.suppress(OSError):  # the others must get it, too
+                os.kill(pid, number)
+
+    def replace(self, index: int) -> None:
+        """Has worker `index` finish what it received, and leave."""
+        for child in self:
+            if child.index == index:
+                os.kill(child.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kills all that are left, and buries them."""
@@ -101,40 +113,62 @@ class Workers:
             self._bury(self._by_pid.pop(child.pid), status)
 
     def _bury(self, child: Child, status: int) -> None:
+        """Frees what a dead worker held, hears its last words, and tells the parent, at any rate.
+
+        It is buried once: whatever fails here must not cost it its successor.
+        """
         code, phrase = describe_end(status)
-        # First of all, so that nobody waits for a dead process.
-        freed = self._table.recover(limits.LEASE_SLOT_WORKER_FIRST + child.index)
-        if child.ready is not None:
-            self._selector.unregister(child.ready)
-        for output in child.outputs:
-            output.drain()  # its last words
-            self._selector.unregister(output)
-        for descriptor in child.descriptors():
-            os.close(descriptor)
-        if freed:
-            phrase += f"; freed {freed} locks that it held"
-        self._on_end(child, code, phrase)
+        try:
+            # First of all, so that nobody waits for a dead process. Should it fail, those who
+            # meet the lock take it from the dead themselves.
+            freed = self._table.recover(limits.LEASE_SLOT_WORKER_FIRST + child.index)
+            if freed:
+                phrase += f"; freed {freed} locks that it held"
+            with contextlib.suppress(BlockingIOError):
+                if child.ready is not None and os.read(child.ready, 1):
+                    child.is_serving = True  # it has served, and died before that was heard
+        finally:
+            try:
+                self._close_pipes(child)
+            finally:
+                self._on_end(child, code, phrase)
+
+    def _close_pipes(self, child: Child) -> None:
+        descriptors = child.descriptors()
+        try:
+            for output in child.outputs:
+                output.drain()  # its last words
+            for source in (child.ready, *child.outputs):
+                if source is not None:
+                    self._ignore(source)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _pump(self, child: Child, output: OutputPipe) -> None:
         if not output.pump():
             # The end of the file: it is about to be reaped, or it closed its output.
             output.drain()
-            self._selector.unregister(output)
-            output.close()
+            self._ignore(output)
             child.outputs.remove(output)
+            output.close()
 
     def _hear_ready(self, child: Child) -> None:
         assert child.ready is not None
         word = os.read(child.ready, 1)
-        self._selector.unregister(child.ready)
-        os.close(child.ready)
-        child.ready = None
+        self._ignore(child.ready)
+        ready, child.ready = child.ready, None
+        os.close(ready)
         if word:  # none: it is dead, and will be reaped
             child.is_serving = True
             self._on_serving(child)
 
     def _listen(self, source: OutputPipe | int, react: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, react)
+
+    def _ignore(self, source: OutputPipe | int) -> None:
+        with contextlib.suppress(KeyError):  # it could not be listened to
+            self._selector.unregister(source)
 
     def _become_child(self) -> None:
         """Closes, in a new worker, its siblings' pipes and the selector."""

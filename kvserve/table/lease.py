@@ -21,6 +21,7 @@ from typing import Self
 
 from kvserve.errors import ForeignObject, ServerBusy
 from kvserve.limits import LEASE_SLOT_PARENT, LEASE_SLOTS
+from kvserve.objects import unlink_file
 
 _FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pid
 
@@ -95,7 +96,7 @@ def create(path: Path) -> None:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        path.unlink(missing_ok=True)
+        unlink_file(path)
         descriptor = os.open(path, flags, 0o600)
     except (PermissionError, FileExistsError):
         raise ForeignObject(f"{path} is another user's; use another --name") from None

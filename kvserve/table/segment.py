@@ -76,7 +76,11 @@ def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) 
     except (posix_ipc.PermissionsError, posix_ipc.Error) as error:
         raise ForeignObject(f"shared memory {name} cannot be opened: {error}") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ELOOP, errno.EISDIR):
+        if isinstance(error, OSError) and error.errno not in (
+            errno.ELOOP,
+            errno.EISDIR,
+            errno.ENXIO,
+        ):
             raise
         raise _not_plain(name) from None
     try:
@@ -110,4 +114,4 @@ def unlink(name: str) -> bool:
 
 
 def _not_plain(name: str) -> ForeignObject:
-    return ForeignObject(f"shared memory {name} is not plain memory; remove it")
+    return ForeignObject(f"/dev/shm{name} is not plain memory; remove it: rm -r /dev/shm{name}")

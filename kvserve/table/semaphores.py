@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import posix_ipc
 
+from kvserve.errors import ForeignObject
 from kvserve.names import Names
 from kvserve.objects import grant, taken_over
 
@@ -31,10 +32,20 @@ def create(names: Names, shards: int, mode: int, group_id: int | None) -> None:
 
 
 def unlink(names: Names, shards: int) -> None:
-    """Removes them; those that are not there do not matter."""
+    """Removes them; those that are not there do not matter.
+
+    Raises:
+        ForeignObject: a directory has the name of one.
+    """
     for shard in range(shards):
-        with contextlib.suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_semaphore(names.shard_semaphore(shard))
+        name = names.shard_semaphore(shard)
+        try:
+            posix_ipc.unlink_semaphore(name)
+        except posix_ipc.ExistentialError:
+            continue
+        except IsADirectoryError:
+            path = f"/dev/shm/sem.{name[1:]}"
+            raise ForeignObject(f"{path} is a directory; remove it: rm -r {path}") from None
 
 
 @contextlib.contextmanager

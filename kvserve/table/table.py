@@ -10,6 +10,7 @@ from typing import Any
 
 from kvserve.errors import ForeignObject
 from kvserve.names import Names
+from kvserve.objects import unlink_file
 from kvserve.table import lease, segment, semaphores
 from kvserve.table._core import Writer, format_segment, retire_segment
 from kvserve.table.geometry import Geometry, as_fields
@@ -207,7 +208,6 @@ def remove(names: Names) -> list[str]:
         with table:
             retire_segment(table)
     removed = [name for name in (names.table, names.hints) if segment.unlink(name)]
-    if names.lease_file.exists():
-        names.lease_file.unlink()
+    if unlink_file(names.lease_file):
         removed.append(str(names.lease_file))
     return removed

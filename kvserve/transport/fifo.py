@@ -187,6 +187,6 @@ class FifoReceiver:
 
 
 def remove(path: Path) -> None:
-    """Removes a FIFO's name, if it is there."""
-    with contextlib.suppress(FileNotFoundError):
+    """Removes a FIFO's name, if it is there and no directory has taken its place."""
+    with contextlib.suppress(OSError):
         path.unlink()

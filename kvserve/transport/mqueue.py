@@ -225,6 +225,25 @@ def _limit(error: OSError | ValueError, depth: int, message_bytes: int) -> Limit
     )
 
 
+def queue_identity(name: str) -> tuple[int, int] | None:
+    """What tells a queue from another one of the same name; None if there is none.
+
+    Raises:
+        OSError: it cannot be opened just now.
+    """
+    try:
+        queue = posix_ipc.MessageQueue(name)
+    except posix_ipc.ExistentialError:
+        return None
+    except posix_ipc.PermissionsError:  # another user's, so none that we know
+        return 0, 0
+    try:
+        status = os.fstat(queue.mqd)
+        return status.st_dev, status.st_ino
+    finally:
+        queue.close()
+
+
 def probe() -> None:
     """Makes and removes a smallest queue, to learn whether queues can be had at all.
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from oddities import ODDITIES, uproot
 
 from kvserve.errors import AlreadyServed, ForeignObject, ServerError
 from kvserve.names import Names
-from kvserve.parent.claiming import SegmentClaim, claim
+from kvserve.parent.claiming import MakingLock, SegmentClaim, claim
 from kvserve.parent.cleanup import clean
 from kvserve.parent.housekeeping import memory_path
 from kvserve.runtime import prepare_directory
@@ -94,3 +95,40 @@ def test_who_only_looks_at_a_segment_keeps_nobody_out(
         monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(file, fcntl.LOCK_UN))
         assert ours.take()
     ours.release()
+
+
+def test_the_lock_of_who_makes_and_removes_is_one(names: Names) -> None:
+    first, second = MakingLock(names), MakingLock(names)
+    assert first.take()
+    assert not second.take(0.0)
+    first.release()
+    assert not names.making_lock.exists()
+    assert second.take()
+    second.release()
+
+
+def test_a_lock_that_its_holder_removes_between_open_and_lock(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = MakingLock(names), MakingLock(names)
+    assert first.take()
+    flock = fcntl.flock
+
+    def release_and_lock(descriptor: int, operation: int) -> None:
+        first.release()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", release_and_lock)
+    assert second.take()
+    assert names.making_lock.exists()
+    second.release()
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_what_is_no_lock_is_to_be_removed(names: Names, oddity: str) -> None:
+    ODDITIES[oddity](names.making_lock)
+    try:
+        with pytest.raises(ForeignObject, match="making is not plain memory; remove it"):
+            MakingLock(names).take()
+    finally:
+        uproot(names.making_lock)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from oddities import ODDITIES, uproot
 
 from kvserve.config import Config
 from kvserve.errors import ConfigError
@@ -20,6 +21,7 @@ from kvserve.parent.housekeeping import (
     memory_path,
     remove_all_fifos,
     remove_dead_fifos,
+    sweep_dead_fifos,
 )
 from kvserve.parent.reloading import ConfigFile
 from kvserve.parent.timers import Timers
@@ -84,6 +86,57 @@ class TestFifos:
         names.reply_fifo(1).symlink_to(target)
         assert remove_dead_fifos(names, self.later()) == 1
         assert target.read_text() == "precious"
+
+    @pytest.mark.parametrize("oddity", ODDITIES)
+    @pytest.mark.parametrize("end", ["request", "reply"])
+    def test_whatever_has_a_fifos_name_hinders_nobody(
+        self, names: Names, oddity: str, end: str
+    ) -> None:
+        odd = names.clients_directory / f"{1:016x}.{end}"
+        ODDITIES[oddity](odd)
+        self.make(names, 2)
+        stays = int(oddity == "full directory")
+        assert remove_dead_fifos(names, self.later()) == 3 - stays
+        assert list(names.clients_directory.iterdir()) == [odd] * stays
+        self.make(names, 3)
+        assert len(remove_all_fifos(names)) == 2
+        uproot(odd)
+
+    @pytest.mark.parametrize("name", [b"\xff" * 16 + b".reply", b"x" * 255, b"a\nb.request"])
+    def test_odd_names_stay(self, names: Names, name: bytes) -> None:
+        path = os.path.join(os.fsencode(names.clients_directory), name)  # noqa: PTH118 - bytes
+        os.mkfifo(path)
+        assert remove_dead_fifos(names, self.later()) == 0
+        assert remove_all_fifos(names) == []
+        os.unlink(path)  # noqa: PTH108
+
+    @pytest.mark.parametrize("plant", [*ODDITIES.values(), Path.touch])
+    def test_a_clients_directory_that_is_none(
+        self, names: Names, plant: Callable[[Path], object], tmp_path: Path
+    ) -> None:
+        names.clients_directory.rmdir()
+        plant(names.clients_directory)
+        assert remove_dead_fifos(names, self.later()) == 0
+        assert remove_all_fifos(names) == []
+        uproot(names.clients_directory)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / names.reply_fifo(1).name).touch()
+        names.clients_directory.symlink_to(elsewhere)
+        assert remove_all_fifos(names) == []  # a link is not followed
+        names.clients_directory.unlink()
+
+    def test_many_take_many_pieces(self, names: Names) -> None:
+        for client_id in range(300):
+            self.make(names, client_id)
+        pieces = list(sweep_dead_fifos(names, self.later()))
+        assert len(pieces) > 2
+        assert sum(pieces) == 600
+
+    def test_a_clock_that_is_set_back_keeps_none(self, names: Names) -> None:
+        for path in self.make(names, 1):
+            os.utime(path, (self.later() + 86_400,) * 2)
+        assert remove_dead_fifos(names) == 2
 
 
 def test_the_watch_sees_a_name_vanish_and_one_change_hands(names: Names) -> None:

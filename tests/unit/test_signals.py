@@ -54,6 +54,13 @@ def test_a_flood_of_signals_neither_blocks_nor_warns(inbox: SignalInbox) -> None
     assert set(taken) == {signal.SIGUSR1}
 
 
+def test_a_signal_behind_a_flood_is_not_lost(inbox: SignalInbox) -> None:
+    for _ in range(5000):
+        os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert inbox.take()[-1] == signal.SIGTERM
+
+
 def test_other_signals_are_not_taken(inbox: SignalInbox) -> None:
     previous = signal.signal(signal.SIGUSR2, lambda *_: None)
     try:

@@ -1,0 +1,81 @@
+"""What the parent does by the clock: sweeps the FIFOs, tends the writers, watches the names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from kvserve.parent.housekeeping import memory_path, sweep_dead_fifos
+from kvserve.parent.logs import Log
+from kvserve.parent.mending import Mending
+from kvserve.parent.starting import Instance
+from kvserve.parent.timers import Timers
+
+FIFO_SWEEP_SECONDS = 10.0
+FIFO_PAUSE_SECONDS = 0.05  # between two pieces of a sweep
+NAME_WATCH_SECONDS = 1.0  # 0.1 ms each, with 256 shards 1.4 ms
+WRITERS_SECONDS = 0.5
+
+
+class Rounds:
+    """Sets its timers anew each time. What fails is tried again, as `attempts` does with timers.
+
+    Args:
+        instance: the parent's.
+        mending: of its names.
+        timers: the parent's.
+        log: where it says what it did.
+        stop: ends the server, given the reason.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        mending: Mending,
+        timers: Timers,
+        log: Log,
+        stop: Callable[[str], None],
+    ) -> None:
+        self._instance = instance
+        self._mending = mending
+        self._timers = timers
+        self._log = log
+        self._stop = stop
+        self._sweep: Iterator[int] | None = None
+
+    def begin(self) -> None:
+        """Sets the timers."""
+        self._timers.set("watching the names", NAME_WATCH_SECONDS, self.watch_names)
+        self._timers.set("sweeping the FIFOs", FIFO_SWEEP_SECONDS, self.sweep_fifos)
+        if self._instance.config.writers:
+            self._timers.set("tending the writers", WRITERS_SECONDS, self.tend_writers)
+
+    def sweep_fifos(self) -> None:
+        """Removes what dead clients left, piece by piece, and again ten seconds after the last."""
+        sweep, self._sweep = self._sweep or sweep_dead_fifos(self._instance.names), None
+        removed = next(sweep, None)
+        if removed:
+            self._log.debug(f"removed {removed} FIFOs of clients that are gone")
+        if removed is not None:
+            self._sweep = sweep
+        pause = FIFO_SWEEP_SECONDS if removed is None else FIFO_PAUSE_SECONDS
+        self._timers.set("sweeping the FIFOs", pause, self.sweep_fifos)
+
+    def tend_writers(self) -> None:
+        """Frees what dead trusted writers held, now and from time to time."""
+        if freed := self._instance.writers.tend():
+            self._log.info(f"freed {freed} locks that a killed writer held")
+        self._timers.set("tending the writers", WRITERS_SECONDS, self.tend_writers)
+
+    def watch_names(self) -> None:
+        """Makes again what somebody removed; stops the server where that cannot be."""
+        names = self._instance.names
+        if lost := self._mending.lost():
+            if {str(memory_path(names.table)), str(memory_path(names.hints))} & set(lost):
+                self._instance.held.is_kept = False  # half a table is none
+            self._stop(
+                f"{lost[0]} was removed by somebody else, so new clients cannot see this server; "
+                "it stops. If a user's logout did it, see systemd's RemoveIPC and kvserve doctor"
+            )
+            return
+        self._mending.mend()
+        self._timers.set("watching the names", NAME_WATCH_SECONDS, self.watch_names)
