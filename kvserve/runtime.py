@@ -12,13 +12,14 @@ import fcntl
 import grp
 import json
 import os
-import resource
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from kvserve import whereabouts
 from kvserve.errors import (
     AlreadyServed,
     ForeignObject,
@@ -29,8 +30,10 @@ from kvserve.errors import (
 )
 from kvserve.names import Names
 from kvserve.objects import user_name
+from kvserve.shortages import shortage
 
 _PID_FILE_BYTES_MAX = 32
+_FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pid
 _MANIFEST_BYTES_MAX = 1024 * 1024
 
 
@@ -44,60 +47,6 @@ def named_errors() -> Iterator[None]:
     except (OSError, MemoryError) as error:
         text = shortage(error) or getattr(error, "strerror", None) or str(error)
         raise LimitError(f"the server's objects cannot be opened: {text}") from error
-
-
-def shortage(error: BaseException) -> str | None:
-    """What the system has not enough of, if that is why something failed, and what mends it.
-
-    Args:
-        error: as Python raised it; one of an import, too, which does not say why a file cannot be
-            opened.
-
-    Example:
-        >>> shortage(OSError(errno.EMFILE, "Too many open files"))
-        'too many files are open; raise the limit: ulimit -n 1024'
-        >>> shortage(ValueError()) is None
-        True
-    """
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, MemoryError):
-        number = errno.ENOMEM
-    if isinstance(error, ImportError):
-        number = _why_nothing_opens() or (errno.ENOMEM if _is_limited(resource.RLIMIT_AS) else None)
-    if number == errno.EMFILE:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return f"too many files are open; raise the limit: ulimit -n {max(1024, 2 * soft)}"
-    if number == errno.ENFILE:
-        return "the whole system has too many files open; raise the limit: sysctl fs.file-max"
-    if number == errno.ENOMEM:
-        if _is_limited(resource.RLIMIT_AS):
-            return (
-                "the address space of a process is limited to less; raise it: ulimit -v unlimited"
-            )
-        return "there is not enough memory; end other processes, or add memory"
-    if _is_start_refused(error):
-        return "no more processes and threads may be started; raise the limit: ulimit -u"
-    if number == errno.EFBIG and _is_limited(resource.RLIMIT_FSIZE):
-        return "a file may not become so large; raise the limit: ulimit -f unlimited"
-    return None
-
-
-def _is_start_refused(error: BaseException) -> bool:
-    if isinstance(error, BlockingIOError):  # of a fork, not of a full pipe, which tells how far
-        return not hasattr(error, "characters_written")
-    return isinstance(error, RuntimeError) and "start new thread" in str(error)
-
-
-def _is_limited(which: int) -> bool:
-    return resource.getrlimit(which)[0] != resource.RLIM_INFINITY
-
-
-def _why_nothing_opens() -> int | None:
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        return error.errno
-    return None
 
 
 @contextmanager
@@ -257,6 +206,16 @@ class PidFile:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return cls(descriptor)
 
+    def vouch(self) -> None:
+        """Lets `holder` see that this very process lives, by whatever number it is known there.
+
+        That is a record lock beside the flock: workers do not inherit it, and the kernel tells its
+        holder's pid as the pid namespace of the one that asks counts. Any descriptor of the file
+        that this process closes takes it away; then `holder` reads the pid in the file.
+        """
+        with suppress(OSError):  # somebody of the group has locked it: as if it were taken away
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+
     def release(self) -> None:
         """Gives the lock up, unless a worker that inherited it still lives."""
         os.ftruncate(self._descriptor, 0)
@@ -266,8 +225,8 @@ class PidFile:
 def holder(names: Names) -> int | None:
     """The pid of the process that serves the instance; None if nobody does.
 
-    The pid is as its own pid namespace counts. 0 means that somebody holds the lock whose pid is
-    not there to read.
+    The pid is as the pid namespace of this process counts. 0 means that somebody holds the lock
+    who has no pid here, or is what a dead server left; see `is_served_unseen`.
 
     Raises:
         ForeignObject: this user may not look, or there is no directory to look into.
@@ -286,10 +245,47 @@ def holder(names: Names) -> int | None:
         # Explicitly: a child that is forked just now would keep it with its copy.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError:
-        return _read_pid(names)
+        voucher = _voucher(descriptor)
+        return _pid_in_file(names) if voucher is None else voucher
     finally:
         os.close(descriptor)
     return None
+
+
+def is_served_unseen(names: Names) -> bool:
+    """Whether a process serves the instance that this one cannot see: of another pid namespace."""
+    try:
+        descriptor = os.open(names.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _voucher(descriptor) == 0
+    finally:
+        os.close(descriptor)
+
+
+def _voucher(descriptor: int) -> int | None:
+    """The pid here of the process that vouches for itself; 0: it has none here; None: nobody."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+def _pid_in_file(names: Names) -> int:
+    """The pid in the file; 0 if there is none, or if its process has not even opened the file."""
+    pid = _read_pid(names)
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+        wanted = names.pid_file.stat()
+    except PermissionError:  # another user's, who may well have it open
+        return pid
+    except OSError:
+        return 0
+    for descriptor in descriptors:
+        with suppress(OSError):
+            if os.path.samestat(descriptor.stat(), wanted):
+                return pid
+    return 0
 
 
 def _not_a_directory(names: Names) -> ForeignObject:
@@ -380,7 +376,22 @@ class Manifest(NamedTuple):
 
 
 def not_served(names: Names, also: str = "") -> ServerUnavailable:
-    """The error for an instance that nobody serves; `also` goes on with its sentence."""
+    """The error for an instance that nobody serves, or nobody from this runtime directory.
+
+    Args:
+        names: the instance's.
+        also: goes on with the sentence that nobody does.
+    """
+    if (found := whereabouts.elsewhere(names)) is not None:
+        return ServerUnavailable(
+            f"instance {names.name!r} is served by {found.server} from another runtime directory, "
+            f"{found.runtime_directory}, not from {names.runtime_directory}; {found.export}"
+        )
+    if (owner := whereabouts.stranger(names)) is not None:
+        return ServerUnavailable(
+            f"no kvserve server named {names.name!r} lets this user in: its memory is {owner}'s, "
+            "who must start it with --group and a group of yours; or use another --name"
+        )
     option = "" if names.name == "default" else f" --name {names.name}"
     return ServerUnavailable(
         f"no kvserve server named {names.name!r} is running{also}; start one: kvserve serve{option}"

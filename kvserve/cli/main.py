@@ -14,7 +14,7 @@ from typing import TextIO
 from kvserve.cli import short
 from kvserve.errors import InternalError, KvserveError, MisuseError
 from kvserve.escaping import visible
-from kvserve.runtime import shortage
+from kvserve.shortages import shortage
 
 DONE = 0
 REFUSED = 1  # a miss, or a condition that does not hold: an answer for `if kvserve get ...`
