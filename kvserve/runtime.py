@@ -30,7 +30,7 @@ from kvserve.errors import (
 )
 from kvserve.names import Names
 from kvserve.objects import user_name
-from kvserve.shortages import shortage
+from kvserve.shortages import room_for, shortage
 
 _PID_FILE_BYTES_MAX = 32
 _FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pid
@@ -188,7 +188,8 @@ class PidFile:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(names.pid_file, flags, 0o640)
+            with room_for(names.pid_file):
+                descriptor = os.open(names.pid_file, flags, 0o640)
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.ELOOP):
                 raise
@@ -202,8 +203,13 @@ class PidFile:
             raise AlreadyServed(
                 f"instance {names.name!r} is held by pid {_read_pid(names) or '(unknown)'}"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            with room_for(names.pid_file):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(descriptor)
 
     def vouch(self) -> None:
@@ -274,18 +280,7 @@ def _voucher(descriptor: int) -> int | None:
 def _pid_in_file(names: Names) -> int:
     """The pid in the file; 0 if there is none, or if its process has not even opened the file."""
     pid = _read_pid(names)
-    try:
-        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
-        wanted = names.pid_file.stat()
-    except PermissionError:  # another user's, who may well have it open
-        return pid
-    except OSError:
-        return 0
-    for descriptor in descriptors:
-        with suppress(OSError):
-            if os.path.samestat(descriptor.stat(), wanted):
-                return pid
-    return 0
+    return pid if whereabouts.may_have_open(pid, names.pid_file) else 0
 
 
 def _not_a_directory(names: Names) -> ForeignObject:
@@ -345,12 +340,13 @@ class Manifest(NamedTuple):
         """Replaces the manifest in one step."""
         temporary = names.manifest.with_suffix(".new")
         temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-        with os.fdopen(descriptor, "w") as file:
-            if self.group_id is not None:
-                os.fchown(descriptor, -1, self.group_id)
-            json.dump(self._asdict(), file, indent=1)
-        temporary.replace(names.manifest)
+        with room_for(names.manifest):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+            with os.fdopen(descriptor, "w") as file:
+                if self.group_id is not None:
+                    os.fchown(descriptor, -1, self.group_id)
+                json.dump(self._asdict(), file, indent=1)
+            temporary.replace(names.manifest)
 
     @classmethod
     def read(cls, names: Names) -> Self:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvserve.errors import KvserveError, LimitError
+
+FILE_SIZE_MEND = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
+ADDRESS_SPACE_MEND = "ulimit -v unlimited (of a service: LimitAS=infinity)"
+_MIB = 2**20
 
 
 def shortage(error: BaseException) -> str | None:
@@ -39,8 +48,73 @@ def shortage(error: BaseException) -> str | None:
     if _is_start_refused(error):
         return "no more processes and threads may be started; raise the limit: ulimit -u"
     if number == errno.EFBIG and _is_limited(resource.RLIMIT_FSIZE):
-        return "a file may not become so large; raise the limit: ulimit -f unlimited"
+        return f"a file may not become so large; raise the limit: {FILE_SIZE_MEND}"
     return None
+
+
+def shared_memory_refusal(
+    error: OSError, size_bytes: int, directory: Path = Path("/dev/shm")
+) -> str | None:
+    """Why shared memory of this size was not to be had, and what mends it; None: something else.
+
+    Args:
+        error: of the system, when it was made, filled or mapped.
+        size_bytes: how much was wanted.
+        directory: where it is.
+    """
+    mebibytes = size_bytes // _MIB + 1
+    if error.errno == errno.ENOSPC:
+        if not os.statvfs(directory).f_favail:
+            return (
+                f"{directory} may have no more files; let it: "
+                f"mount -o remount,nr_inodes=0 {directory}"
+            )
+        return (
+            f"{directory} has no room for {mebibytes} MiB; choose a smaller --memory, or make it "
+            f"larger: mount -o remount,size={2 * mebibytes}m {directory} "
+            f"(in Docker: docker run --shm-size={2 * mebibytes}m)"
+        )
+    if error.errno == errno.EDQUOT:
+        return (
+            f"the quota of this user in {directory} has no room for {mebibytes} MiB; "
+            "choose a smaller --memory, or raise it: setquota"
+        )
+    if text := shortage(error):
+        return f"{mebibytes} MiB of shared memory are not to be had: {text}"
+    return None
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Names what a file system refuses to a block of code that writes a file of ours.
+
+    Raises:
+        LimitError: it is full, or may not be written.
+    """
+    try:
+        yield
+    except KvserveError:
+        raise
+    except OSError as error:
+        why = {
+            errno.ENOSPC: "its file system is full",
+            errno.EDQUOT: "the quota of this user is used up",
+            errno.EROFS: "its file system is read-only",
+        }.get(error.errno or 0)
+        if why is None:
+            raise
+        raise LimitError(
+            f"{path} cannot be written: {why}; mend that, or set KVSERVE_RUNTIME_DIR to a "
+            "directory elsewhere"
+        ) from None
+
+
+def refusal(error: BaseException) -> str | None:
+    """In a sentence what the system refused; None if an error is no refusal of the system."""
+    if (text := shortage(error)) or not isinstance(error, OSError):
+        return text
+    where = f"{error.filename}: " if error.filename else "the system refused: "
+    return f"{where}{error.strerror or error}"
 
 
 def _is_start_refused(error: BaseException) -> bool:

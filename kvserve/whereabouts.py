@@ -110,6 +110,16 @@ def openers(path: Path) -> list[int]:
     return sorted(found)
 
 
+def may_have_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open; True, too, if it is another user's, who does not tell."""
+    process = Path(f"/proc/{pid}")
+    try:
+        next((process / "fd").iterdir(), None)
+        return _has_open(process, path.stat())
+    except OSError as error:
+        return isinstance(error, PermissionError)
+
+
 def _has_open(process: Path, wanted: os.stat_result) -> bool:
     with contextlib.suppress(OSError):
         for descriptor in (process / "fd").iterdir():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from kvserve.cli import short
@@ -67,7 +67,6 @@ def exit_statuses(
     except Exception as error:
         if text := shortage(error):
             _tell(f"kvserve: {text}")
-            _abandon(sys.stdout)
             raise SystemExit(NO_SERVER) from None
         if isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else "reading or writing failed: "
@@ -100,9 +99,10 @@ def _abandon(stream: TextIO) -> None:
         descriptor = stream.fileno()
     except (OSError, ValueError):
         return  # a stand-in without a descriptor
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    with suppress(OSError):  # no descriptor is left
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 def _tell(text: str) -> None:

@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from kvserve.errors import InternalError, KvserveError, ServerError, from_wire
+from kvserve.errors import InternalError, KvserveError, LimitError, ServerError, from_wire
+from kvserve.shortages import refusal, room_for
 
 _READY = b"ready"
 _REPORT_BYTES_MAX = 64 * 1024
@@ -38,7 +39,8 @@ class Daemon:
         So logrotate can move the log away and send SIGHUP.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._log_file, flags, 0o640)
+        with room_for(self._log_file):
+            descriptor = os.open(self._log_file, flags, 0o640)
         for standard in (1, 2):
             os.dup2(descriptor, standard)
         os.close(descriptor)
@@ -49,6 +51,8 @@ class Daemon:
 
     def failed(self, error: BaseException) -> None:
         """Hands the failure to the launching process."""
+        if not isinstance(error, KvserveError) and (text := refusal(error)):
+            error = LimitError(text)
         code = error.wire_code if isinstance(error, KvserveError) else InternalError.wire_code
         self._report(f"{code} {error}".encode(errors="backslashreplace"))
 
@@ -109,7 +113,7 @@ def _live(body: Callable[[Daemon], int], daemon: Daemon) -> None:
         os.close(null)
         status = body(daemon)
     except BaseException as error:
-        if not isinstance(error, KvserveError):
+        if not isinstance(error, KvserveError) and refusal(error) is None:
             traceback.print_exc()
         daemon.failed(error)
     finally:
