@@ -43,7 +43,8 @@ def parse_size(text: str | int) -> int:
     match = _SIZE.fullmatch(text.strip() if isinstance(text, str) else told(text))
     if isinstance(text, bool) or match is None:
         raise ConfigError(f"{told(text)} is not a size; write it like 4096, 64KiB, 256MiB or 2GiB")
-    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+    size = float(match[1])
+    return max(1, int(size * _SIZE_UNITS[match[2].lower()])) if size else 0  # 0 may mean none
 
 
 def format_size(size_bytes: int) -> str:
@@ -208,6 +209,8 @@ class Config:
             raise ConfigError(f"mode {self.mode:04o} opens the cache to a group; name it: --group")
         if not _GROUP.fullmatch(self.group):
             raise ConfigError(f"group {told(self.group)} is no name of a group")
+        if self.group and self.mode & 0o060 != 0o060:
+            raise _group_kept_out(self.group, self.mode)
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(
                 f"log_level {told(self.log_level)}: use one of {', '.join(LOG_LEVELS)}"
@@ -319,10 +322,15 @@ def load(
     values = {name: _converted(name, value) for name, value in settings.items()}
     if values.get("group") and values.get("mode") == 0o600:
         # Told, not defaulted: a group implies 0660 only where nothing was said.
-        raise ConfigError(
-            f"mode 0600 keeps the group {values['group']!r} out; use 0660, or leave out the mode"
-        )
+        raise _group_kept_out(values["group"], 0o600)
     return Config(**values)
+
+
+def _group_kept_out(group: str, mode: int) -> ConfigError:
+    return ConfigError(
+        f"mode {mode:04o} keeps the group {group!r} out; use 0660, or leave out the mode: "
+        "its members must read and write to be clients"
+    )
 
 
 def _from_file(file: Path) -> dict[str, Any]:

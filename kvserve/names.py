@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from kvserve.errors import InvalidName
+from kvserve.errors import ConfigError, InvalidName
 
 DEFAULT_NAME = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: it separates the parts
@@ -96,9 +96,11 @@ def instance(name: str | None = None, environment: Mapping[str, str] | None = No
     """The names of the instance `name` (default: $KVSERVE_NAME, else `default`).
 
     The runtime directory is `$KVSERVE_RUNTIME_DIR/NAME`, else `$XDG_RUNTIME_DIR/kvserve/NAME`,
-    else `/run/kvserve/NAME` for root, else `kvserve-UID/NAME` in the temporary directory.
+    else `/run/kvserve/NAME` for root, else `kvserve-UID/NAME` in the temporary directory. A
+    relative one counts from the present working directory, once and for all.
 
     Raises:
+        ConfigError: the directory is relative, and the working directory was removed.
         InvalidName: the name is not 1 to 64 letters, digits, `-` or `_`.
 
     Example:
@@ -109,7 +111,7 @@ def instance(name: str | None = None, environment: Mapping[str, str] | None = No
     name = environment.get("KVSERVE_NAME") or DEFAULT_NAME if name is None else name
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidName(f"instance name {name!r}: use 1 to 64 letters, digits, '-' or '_'")
-    return Names(name, _runtime_root(environment) / name)
+    return Names(name, _absolute(_runtime_root(environment)) / name)
 
 
 def parse_client_file(file_name: str) -> int | None:
@@ -131,6 +133,17 @@ def _runtime_root(environment: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/run/kvserve")
     return Path(environment.get("TMPDIR") or _temporary_directory()) / f"kvserve-{os.geteuid()}"
+
+
+def _absolute(path: Path) -> Path:
+    """The path itself, whatever the process's working directory becomes."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:  # there is no working directory any more
+        raise ConfigError(
+            f"the runtime directory {path} is relative to a working directory that was removed; "
+            "set KVSERVE_RUNTIME_DIR to an absolute path"
+        ) from None
 
 
 def _temporary_directory() -> str:

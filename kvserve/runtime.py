@@ -13,11 +13,13 @@ import grp
 import json
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from kvserve import whereabouts
 from kvserve.errors import (
     AlreadyServed,
     ForeignObject,
@@ -28,8 +30,10 @@ from kvserve.errors import (
 )
 from kvserve.names import Names
 from kvserve.objects import unlink_file, user_name
+from kvserve.shortages import room_for, shortage
 
 _PID_FILE_BYTES_MAX = 32
+_FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pid
 _MANIFEST_BYTES_MAX = 1024 * 1024
 
 
@@ -40,11 +44,9 @@ def named_errors() -> Iterator[None]:
         yield
     except KvserveError:
         raise
-    except OSError as error:
-        raise LimitError(
-            f"the server's objects cannot be opened: {error.strerror or error}; "
-            "if too many files are open, raise the limit: ulimit -n"
-        ) from error
+    except (OSError, MemoryError) as error:
+        text = shortage(error) or getattr(error, "strerror", None) or str(error)
+        raise LimitError(f"the server's objects cannot be opened: {text}") from error
 
 
 @contextmanager
@@ -200,8 +202,9 @@ class PidFile:
                 f"instance {names.name!r} is held by pid {holder(names) or '(unknown)'}"
             ) from None
         try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            with room_for(names.pid_file):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BaseException:
             os.close(descriptor)
             raise
@@ -217,13 +220,24 @@ class PidFile:
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def renew(self, names: Names) -> None:
-        """Makes the file again after it was removed, and takes the lock on the new one.
+        """Makes the file again after it was removed, and takes the locks on the new one.
 
         Raises as `acquire` does; the lock on the old one stays then.
         """
         new = self.acquire(names)
         os.dup2(new._descriptor, self._descriptor, inheritable=False)
         os.close(new._descriptor)
+        self.vouch()  # last: closing a descriptor of the file takes this process's record locks
+
+    def vouch(self) -> None:
+        """Lets `holder` see that this very process lives, by whatever number it is known there.
+
+        That is a record lock beside the flock: workers do not inherit it, and the kernel tells its
+        holder's pid as the pid namespace of the one that asks counts. Any descriptor of the file
+        that this process closes takes it away; then `holder` reads the pid in the file.
+        """
+        with suppress(OSError):  # somebody of the group has locked it: as if it were taken away
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
 
     def release(self) -> None:
         """Gives the lock up, unless a worker that inherited it still lives."""
@@ -235,8 +249,8 @@ class PidFile:
 def holder(names: Names) -> int | None:
     """The pid of the process that serves the instance; None if nobody does.
 
-    The pid is as its own pid namespace counts. 0 means that somebody holds the lock whose pid is
-    not there to read.
+    The pid is as the pid namespace of this process counts. 0 means that somebody holds the lock
+    who has no pid here, or is what a dead server left; see `is_served_unseen`.
 
     Raises:
         ForeignObject: this user may not look, or there is no directory to look into.
@@ -257,10 +271,36 @@ def holder(names: Names) -> int | None:
         # Explicitly: a child that is forked just now would keep it with its copy.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError:
-        return _read_pid(descriptor)
+        voucher = _voucher(descriptor)
+        return _pid_in_file(names, descriptor) if voucher is None else voucher
     finally:
         os.close(descriptor)
     return None
+
+
+def is_served_unseen(names: Names) -> bool:
+    """Whether a process serves the instance that this one cannot see: of another pid namespace."""
+    try:
+        descriptor = _open_pid_file(names, os.O_RDONLY)
+    except OSError:  # what is no plain file, too
+        return False
+    try:
+        return _voucher(descriptor) == 0
+    finally:
+        os.close(descriptor)
+
+
+def _voucher(descriptor: int) -> int | None:
+    """The pid here of the process that vouches for itself; 0: it has none here; None: nobody."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+def _pid_in_file(names: Names, descriptor: int) -> int:
+    """The pid in the file; 0 if there is none, or if its process has not even opened the file."""
+    pid = _read_pid(descriptor)
+    return pid if whereabouts.may_have_open(pid, names.pid_file) else 0
 
 
 def _not_a_directory(names: Names) -> ForeignObject:
@@ -284,7 +324,8 @@ def _open_pid_file(names: Names, flags: int) -> int:
     not_plain = f"{names.pid_file} is not a plain file; remove it"
     try:
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        descriptor = os.open(names.pid_file, flags, 0o640)
+        with room_for(names.pid_file):
+            descriptor = os.open(names.pid_file, flags, 0o640)
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
             raise ForeignObject(not_plain) from None
@@ -335,12 +376,13 @@ class Manifest(NamedTuple):
         """Replaces the manifest in one step."""
         temporary = names.manifest.with_suffix(".new")
         unlink_file(temporary)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-        with os.fdopen(descriptor, "w") as file:
-            if self.group_id is not None:
-                os.fchown(descriptor, -1, self.group_id)
-            json.dump(self._asdict(), file, indent=1)
-        temporary.replace(names.manifest)
+        with room_for(names.manifest):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+            with os.fdopen(descriptor, "w") as file:
+                if self.group_id is not None:
+                    os.fchown(descriptor, -1, self.group_id)
+                json.dump(self._asdict(), file, indent=1)
+            temporary.replace(names.manifest)
 
     @classmethod
     def read(cls, names: Names) -> Self:
@@ -366,7 +408,22 @@ class Manifest(NamedTuple):
 
 
 def not_served(names: Names, also: str = "") -> ServerUnavailable:
-    """The error for an instance that nobody serves; `also` goes on with its sentence."""
+    """The error for an instance that nobody serves, or nobody from this runtime directory.
+
+    Args:
+        names: the instance's.
+        also: goes on with the sentence that nobody does.
+    """
+    if (found := whereabouts.elsewhere(names)) is not None:
+        return ServerUnavailable(
+            f"instance {names.name!r} is served by {found.server} from another runtime directory, "
+            f"{found.runtime_directory}, not from {names.runtime_directory}; {found.export}"
+        )
+    if (owner := whereabouts.stranger(names)) is not None:
+        return ServerUnavailable(
+            f"no kvserve server named {names.name!r} lets this user in: its memory is {owner}'s, "
+            "who must start it with --group and a group of yours; or use another --name"
+        )
     option = "" if names.name == "default" else f" --name {names.name}"
     return ServerUnavailable(
         f"no kvserve server named {names.name!r} is running{also}; start one: kvserve serve{option}"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from kvserve.cli.main import exit_statuses
+from kvserve.escaping import visible
 
 # Command -> module of this package. A command `x` is that module's `x_command`.
 SECTIONS = {
@@ -64,12 +66,20 @@ class Commands(click.Group):
             return result
 
 
-def _statuses() -> AbstractContextManager[None]:
+@contextmanager
+def _statuses() -> Iterator[None]:
     """`exit_statuses` that leaves to click what is click's to say."""
-    return exit_statuses(
+    with exit_statuses(
         interrupts=(KeyboardInterrupt, click.Abort),
         passing=(click.ClickException, click.exceptions.Exit),
-    )
+    ):
+        try:
+            yield
+        except click.ClickException as error:
+            # It repeats what was typed, or what a script passed on from elsewhere.
+            text = visible(error.format_message(), keep="\n")
+            error.format_message = lambda: text  # type: ignore[method-assign]
+            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,7 +99,7 @@ def cli() -> None:
       0   done
       1   a miss, or a condition that was refused
       2   wrong usage
-      3   no server, or no answer in time
+      3   no server, no answer in time, or a limit of the system
       70  a bug in kvserve
       74  input could not be read, or output not written
 

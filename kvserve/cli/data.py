@@ -37,9 +37,10 @@ def get_command(
     Text and bytes are printed as they were stored, with a newline added only on a terminal. Any
     other value is printed as JSON: a datetime as ISO 8601 text, bytes inside as
     {"$base64": "..."}, a float that is no number of JSON's as {"$float": "NaN"}, "Infinity" or
-    "-Infinity".
+    "-Infinity". On a terminal control characters are printed as escapes such as \\x1b.
 
-    Of several keys, those found are printed as "key<TAB>value" lines. With --json, one key
+    Of several keys, those found are printed as "key<TAB>value" lines, in which control characters
+    are printed as escapes, so that each takes one line. With --json, one key
     gives an object with its value, version and ttl (null: never expires), several give an
     object of keys and values.
 
@@ -82,8 +83,7 @@ def _print_several(cache: kvserve.Client, keys: tuple[str | bytes, ...], as_json
     else:
         for key in keys:
             if key in found:
-                value = output.value_bytes(found[key])
-                output.write(output.key_bytes(key) + b"\t" + value + b"\n")
+                output.write_line(key, output.value_bytes(found[key]))
     missing = len(set(keys) - set(found))
     if missing:
         output.say(f"{missing} of {len(set(keys))} keys are missing")
@@ -239,30 +239,47 @@ def _ttl_for_json(ttl: float | None) -> float | None:
 @click.command("keys", cls=KeyCommand)
 @click.argument("prefix", type=parse_key, default="")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Print at most N keys.")
+@click.option("-0", "--null", is_flag=True, help="End each key with a NUL, and escape nothing.")
 @json_option
 @client_options
 def keys_command(
-    prefix: str | bytes, limit: int | None, as_json: bool, name: str | None, timeout: float
+    prefix: str | bytes,
+    limit: int | None,
+    null: bool,
+    as_json: bool,
+    name: str | None,
+    timeout: float,
 ) -> None:
     """Print the keys that begin with PREFIX, one a line, in no order.
 
     A key that is there all the while is printed; one that comes or goes meanwhile may be, and
-    a key may be printed twice. A key with a newline in it takes two lines: use --json there.
+    a key may be printed twice. Control characters, a newline for one, are printed as escapes
+    such as \\n, so that a key takes one line: for keys as they are use --null or --json.
 
     \b
     Example:
       $ kvserve keys user: --limit 2
       user:17
       user:4
-      $ kvserve keys session: | xargs -d '\\n' kvserve delete
+      $ kvserve keys session: --null | xargs -0 kvserve delete --
     """
+    if null and as_json:
+        raise click.UsageError("Use one of --json and --null.")
     with connect(name, timeout) as cache:
-        keys = islice(cache.scan(prefix), limit)
+        keys = islice(cache.scan(prefix), None if limit is None else min(limit, sys.maxsize))
         if as_json:
             _print_array(map(output.key_json, keys))
+        elif null:
+            for key in keys:
+                _print_with_null(output.key_bytes(key))
         else:
             for key in keys:
-                output.write(output.key_bytes(key) + b"\n")
+                output.write(output.line_bytes(key) + b"\n")
+
+
+def _print_with_null(key: bytes) -> None:
+    # What no argument can hold must not look like two keys.
+    output.write((key if b"\0" not in key else output.line_bytes(key)) + b"\0")
 
 
 def _print_array(items: Iterable[Any]) -> None:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from kvserve.cli import short
 from kvserve.errors import InternalError, KvserveError, MisuseError
+from kvserve.escaping import visible
+from kvserve.shortages import shortage
 
 DONE = 0
 REFUSED = 1  # a miss, or a condition that does not hold: an answer for `if kvserve get ...`
 USAGE = 2  # click's own
-NO_SERVER = 3
+NO_SERVER = 3  # nor an answer in time, or what the system has not enough of
 BUG = 70  # EX_SOFTWARE of sysexits.h
 OUTPUT_FAILED = 74  # EX_IOERR, for a full disk behind `>`
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 PIPE_CLOSED = 141  # and for one that SIGPIPE ended
+_BUG = "kvserve: this is a bug; please report it with the lines above"
 
 
 def main() -> None:
@@ -52,27 +55,28 @@ def exit_statuses(
     try:
         yield
     except KvserveError as error:
-        _tell(f"kvserve: {error or type(error).__name__}")
+        _tell(visible(f"kvserve: {error or type(error).__name__}"))
         raise SystemExit(exit_status(error)) from None
     except BrokenPipeError:
         _abandon(sys.stdout)
         raise SystemExit(PIPE_CLOSED) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else "reading or writing failed: "
-        _tell(f"kvserve: {where}{error.strerror or error}")
-        _abandon(sys.stdout)
-        raise SystemExit(OUTPUT_FAILED) from None
     except interrupts:
         raise SystemExit(INTERRUPTED) from None
     except passing:
         raise
-    except Exception:
+    except Exception as error:
+        if text := shortage(error):
+            _tell(f"kvserve: {text}")
+            raise SystemExit(NO_SERVER) from None
+        if isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else "reading or writing failed: "
+            _tell(visible(f"kvserve: {where}{error.strerror or error}"))
+            _abandon(sys.stdout)
+            raise SystemExit(OUTPUT_FAILED) from None
         import traceback  # not above: it is slow to import
 
         # Python's own status for this, 1, would look like a miss.
-        _tell(
-            traceback.format_exc() + "kvserve: this is a bug; please report it with the lines above"
-        )
+        _tell(visible(traceback.format_exc(), keep="\n") + _BUG)
         raise SystemExit(BUG) from None
 
 
@@ -95,9 +99,10 @@ def _abandon(stream: TextIO) -> None:
         descriptor = stream.fileno()
     except (OSError, ValueError):
         return  # a stand-in without a descriptor
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    with suppress(OSError):  # no descriptor is left
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 def _tell(text: str) -> None:

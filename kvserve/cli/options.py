@@ -35,12 +35,15 @@ class KeyCommand(click.Command):
         """The same command line, its arguments after a `--` if one of them is such a number."""
         options = [option for option in self.params if isinstance(option, click.Option)]
         with_value = {name for option in options if not option.is_flag for name in option.opts}
+        flags = {name for option in options if option.is_flag for name in option.opts}  # -0 is one
         found: list[str] = []
         arguments: list[str] = []
         rest = iter(args)
         for word in rest:
             if word == "--":
                 arguments += rest
+            elif word in flags:
+                found.append(word)
             elif word == "-" or not word.startswith("-") or _NEGATIVE_NUMBER.fullmatch(word):
                 arguments.append(word)
             else:

@@ -2,6 +2,10 @@
 
 Everything is written as bytes, in UTF-8 whatever the locale says, so that a value comes out of
 `kvserve get` as it went into `kvserve set`.
+
+What a client stored must neither steer the terminal of a person that looks at it, nor forge a line
+of what a script reads: in lines control characters are escaped, see kvserve.escaping, and on a
+terminal in values, too. A single value that goes to a file or a pipe is as it was stored.
 """
 
 from __future__ import annotations
@@ -10,9 +14,10 @@ import base64
 import datetime
 import json
 import math
-import os
 import sys
 from typing import Any
+
+from kvserve.escaping import decoded, escaped, json_escaped, visible
 
 # As JavaScript spells them, which is what most readers of JSON know.
 _NAMES_OF_FLOATS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -29,18 +34,45 @@ def write(data: bytes) -> None:
 
 
 def write_value(value: Any) -> None:
-    """Writes a value as `kvserve get` does: with a newline added on a terminal alone."""
-    write(value_bytes(value) + (b"\n" if on_terminal() else b""))
+    """Writes a value as `kvserve get` does: on a terminal escaped and with a newline added."""
+    data = value_bytes(value)
+    write(_for_terminal(data, keep="\n\t") + b"\n" if on_terminal() else data)
 
 
-def write_line(text: str) -> None:
-    """Writes a line of text."""
-    write(text.encode() + b"\n")
+def write_line(*fields: str | bytes) -> None:
+    """Writes a line of text, with a tab between its fields; tabs stay only in the last one."""
+    *first, last = fields
+    line = [line_bytes(field) for field in first] + [line_bytes(last, keep="\t")]
+    write(b"\t".join(line) + b"\n")
 
 
 def write_json(value: Any) -> None:
     """Writes a line of JSON; `value` may hold whatever the cache holds."""
-    write_line(json_text(value))
+    write(json_text(value).encode() + b"\n")
+
+
+def line_bytes(field: str | bytes, keep: str = "") -> bytes:
+    """A text or a key as a part of a line.
+
+    Args:
+        field: its bytes that are not UTF-8 stay, except on a terminal.
+        keep: control characters that stay, too.
+
+    Example:
+        >>> line_bytes("user:1"), line_bytes(b"raw-\\xff"), line_bytes("a\\tb", keep="\\t")
+        (b'user:1', b'raw-\\xff', b'a\\tb')
+    """
+    if on_terminal():
+        return _for_terminal(field, keep)
+    return escaped(_text(field), keep).encode("utf-8", "surrogateescape")
+
+
+def _for_terminal(field: str | bytes, keep: str) -> bytes:
+    return visible(_text(field), keep).encode()
+
+
+def _text(field: str | bytes) -> str:
+    return field if isinstance(field, str) else field.decode("utf-8", "surrogateescape")
 
 
 def say(text: str) -> None:
@@ -50,7 +82,7 @@ def say(text: str) -> None:
 
 
 def parse_key(text: str) -> str | bytes:
-    """The key that an argument stands for: text, or bytes where it is not UTF-8.
+    """The key or value that an argument stands for: text, or bytes where it is not UTF-8.
 
     Which keys are allowed is the client's to say.
 
@@ -58,10 +90,11 @@ def parse_key(text: str) -> str | bytes:
         >>> parse_key("user:1"), parse_key("\\udcff")  # Python's stand-in for the byte 255
         ('user:1', b'\\xff')
     """
+    text = decoded(text)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return os.fsencode(text)
+        return text.encode("utf-8", "surrogateescape")
     return text
 
 
@@ -92,13 +125,13 @@ def json_text(value: Any) -> str:
 
     What JSON lacks is rewritten: a datetime as text in ISO 8601, bytes as an object with their
     base64, NaN and the infinities as an object with their name, tuples as arrays, and keys that
-    are no str as text.
+    are no str as text. All control characters are escaped, those beyond ASCII, too.
 
     Example:
         >>> json_text({1: (b"\\x00", "é", float("inf"))})
         '{"1": [{"$base64": "AA=="}, "é", {"$float": "Infinity"}]}'
     """
-    return json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False)
+    return json_escaped(json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False))
 
 
 def _jsonable(value: Any) -> Any:

@@ -14,6 +14,7 @@ from rich.text import Text
 from kvserve.cli.looking import for_people
 from kvserve.config import format_size
 from kvserve.errors import ServerError
+from kvserve.escaping import visible
 
 _BAR_CHARACTERS = 30
 _HIDDEN = {"ping", "stats"}  # mostly our own
@@ -64,7 +65,9 @@ def waiting(instance: str, error: ServerError | None) -> RenderableType:
     """
     if error is None:
         return Group(_title(instance, "counting"))
-    return Group(_title(instance, "waiting for the server"), "", Text(str(error), style="yellow"))
+    return Group(
+        _title(instance, "waiting for the server"), "", Text(visible(str(error)), style="yellow")
+    )
 
 
 def _title(instance: str, text: str) -> RenderableType:

@@ -14,6 +14,7 @@ from kvserve.cli import output
 from kvserve.cli.flags import config_file_option, settings_options
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import json_option, name_option
+from kvserve.escaping import visible
 
 if TYPE_CHECKING:
     from kvserve.parent.finding import Finding
@@ -103,7 +104,7 @@ def doctor_command(config_file: Path | None, as_json: bool, **flags: Any) -> Non
     else:
         for finding in findings:
             mend = f"; mend: {finding.mend}" if finding.mend else ""
-            output.write_line(f"{_verdict(finding)}\t{finding.check}\t{finding.text}{mend}")
+            output.write_line(_verdict(finding), finding.check, finding.text + mend)
     if not all(finding.ok for finding in findings):
         raise click.exceptions.Exit(REFUSED)
 
@@ -124,8 +125,8 @@ def _print_findings_table(findings: list[Finding]) -> None:
     table = Table(box=box.SIMPLE, show_header=False)
     for finding in findings:
         verdict = _verdict(finding)
-        text = Text(finding.text)
+        text = Text(visible(finding.text))
         if finding.mend:
-            text.append(f"\n{finding.mend}", style="bold")
+            text.append(f"\n{visible(finding.mend)}", style="bold")
         table.add_row(Text(verdict, style=styles[verdict]), Text(finding.check), text)
     Console(highlight=False).print(table)

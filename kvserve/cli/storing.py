@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Any, NoReturn
 
@@ -12,8 +11,10 @@ import click
 from kvserve.cli import output
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import KeyCommand, client_options, connect, key_argument, ttl_option
+from kvserve.cli.output import parse_key
 
 VALUE_TYPES = ("text", "bytes", "int", "json")
+_SHOWN_CHARACTERS = 80  # of what is no number
 
 
 def _storing_command(verb: str, help_text: str) -> click.Command:
@@ -21,18 +22,18 @@ def _storing_command(verb: str, help_text: str) -> click.Command:
 
     @click.command(verb, cls=KeyCommand, help=help_text)
     @key_argument
-    @click.argument("value")
+    @click.argument("value", type=parse_key)
     @click.option(
         "--type",
         "value_type",
         type=click.Choice(VALUE_TYPES),
-        help="Store VALUE as this.  [default: text; bytes from standard input]",
+        help="Store VALUE as this.  [default: text; bytes from standard input, or if not UTF-8]",
     )
     @ttl_option
     @client_options
     def command(
         key: str | bytes,
-        value: str,
+        value: str | bytes,
         value_type: str | None,
         ttl: float | None,
         name: str | None,
@@ -49,10 +50,10 @@ def _storing_command(verb: str, help_text: str) -> click.Command:
 
 
 _VALUE_HELP = """
-    VALUE is stored as text, unless --type says otherwise: "int" makes a counter for incr and
-    decr, "json" stores what the JSON means. With VALUE "-" standard input is stored, as bytes
-    unless --type says otherwise. Before a key or value that begins with "-" and is no number,
-    write "--".
+    VALUE is stored as text, or as bytes if it is not UTF-8, unless --type says otherwise: "int"
+    makes a counter for incr and decr, "json" stores what the JSON means. With VALUE "-" standard
+    input is stored, as bytes unless --type says otherwise. Before a key or value that begins with
+    "-" and is no number, write "--".
 """
 
 set_command = _storing_command(
@@ -88,33 +89,39 @@ replace_command = _storing_command(
 )
 
 
-def _parse_value(text: str, value_type: str | None) -> Any:
-    """The value that an argument, or standard input for `-`, stands for."""
-    if text == "-":
-        data = sys.stdin.buffer.read()
-        if value_type in (None, "bytes"):
-            return data
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            raise click.BadParameter(
-                f"standard input is not UTF-8: {error}", param_hint="VALUE"
-            ) from None
+def _parse_value(given: str | bytes, value_type: str | None) -> Any:
+    """The value that an argument, or standard input for `-`, stands for.
+
+    Args:
+        given: as `parse_key` returns it.
+        value_type: one of VALUE_TYPES, or None.
+    """
+    source = "it"
+    if given == "-":
+        source, given = "standard input", sys.stdin.buffer.read()
+        value_type = value_type or "bytes"
+    if value_type is None:
+        return given
     if value_type == "bytes":
-        return os.fsencode(text)
-    if value_type == "int":
-        try:
+        return given if isinstance(given, bytes) else given.encode()
+    try:
+        text = given if isinstance(given, str) else given.decode()
+    except UnicodeDecodeError as error:
+        raise _bad(f"{source} is not UTF-8: {error}") from None
+    if value_type == "text":
+        return text
+    try:
+        if value_type == "int":
             return int(text)
-        except ValueError:
-            raise click.BadParameter(
-                f"{text!r} is not a whole number", param_hint="VALUE"
-            ) from None
-    if value_type == "json":
-        try:
-            return json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise click.BadParameter(f"not JSON: {error}", param_hint="VALUE") from None
-    return text
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        if value_type == "json":
+            raise _bad(f"not JSON: {error}") from None
+        raise _bad(f"{text[:_SHOWN_CHARACTERS]!r} is not a whole number") from None
+
+
+def _bad(text: str) -> click.BadParameter:
+    return click.BadParameter(text, param_hint="VALUE")
 
 
 def _refuse_constant(name: str) -> NoReturn:

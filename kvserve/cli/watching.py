@@ -31,7 +31,8 @@ from kvserve.live.feed import Event, Pace, Since
 def watch_command(prefix: str | bytes, since: Since, as_json: bool, name: str | None) -> None:
     """Print the changes of keys that begin with PREFIX, as they happen, until interrupted.
 
-    A line has the time, what happened, the key's version (see `kvserve get --json`) and the key.
+    A line has the time, what happened, the key's version (see `kvserve get --json`) and the key,
+    whose control characters are printed as escapes such as \\n.
     It happens that a key is set (add, replace and incr are sets, too), touched, deleted, that it
     expires, or is evicted to make room; that all is flushed; and that events are lost, because
     this command was too slow, or the server was killed or restarted, which does not end it.
@@ -74,7 +75,7 @@ def _as_text(event: Event) -> bytes:
     at = datetime.datetime.fromtimestamp(event.time).astimezone()
     line = f"{at.isoformat(timespec='milliseconds')} {event.kind}".encode()
     if event.key is not None:
-        return line + f" {event.version} ".encode() + output.key_bytes(event.key)
+        return line + f" {event.version} ".encode() + output.line_bytes(event.key)
     if event.kind == "lost":
         line += f" {event.lost or 'perhaps some'}".encode()
     return line

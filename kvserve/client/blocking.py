@@ -112,8 +112,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
             key: str or bytes.
             value: bytes, str, int, None, bool, float, datetime with a time zone, or a list, tuple
                 or dict of these.
-            ttl: seconds or a timedelta until it expires; None: the server's `default_ttl`, which
-                is never unless it is configured; `math.inf`: never.
+            ttl: seconds or a timedelta until it expires, a millisecond at least; None: the
+                server's `default_ttl`, which is never unless it is configured; `math.inf`: never.
 
         Returns:
             The value's version, see `cas`.

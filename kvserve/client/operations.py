@@ -48,7 +48,7 @@ class Operation(NamedTuple):
 
 
 def to_ttl_ms(ttl: TTL) -> int:
-    """Whole milliseconds of a time to live.
+    """Whole milliseconds of a time to live, at least one: 0 would stand for the server's default.
 
     Args:
         ttl: seconds as a number, or a timedelta; `math.inf` never expires. None is 0, and means

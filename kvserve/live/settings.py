@@ -1,11 +1,13 @@
 """The page of live settings: made by the parent, written by its owner, polled by everybody else.
 
-It knows how the settings travel, and not what they mean. One page of shared memory:
+It knows how the settings travel, and not what they mean. Two pages of shared memory, the first of
+which, but for the version, is written once:
 
        0  magic    8 bytes, the layout's version among them
        8  version  u64, which settings are in force; slot `version % 2` holds them
-      64  slot 0   2016 bytes
-    2080  slot 1   2016 bytes
+      64  who serves, from where: see kvserve.whereabouts
+    4096  slot 0   2048 bytes
+    6144  slot 1   2048 bytes
 
     a slot: version u64, length u32, CRC-32 of these two and the map u32, the map in msgpack
 
@@ -40,13 +42,14 @@ from kvserve.errors import ForeignObject, InternalError, ServerBusy, ServerUnava
 from kvserve.names import Names
 from kvserve.objects import taken_over, unlink_file
 from kvserve.table import segment
+from kvserve.whereabouts import RECORD_AT, record
 
-PAGE_BYTES = 4096
+PAGE_BYTES = 8192
 LOCK_SECONDS = 2.0  # a writer holds the lock for far less than a millisecond
 _LOCK_RETRY_SECONDS = 0.01
 _MAGIC = b"kvset\0\0\1"
 VERSION_AT = 8
-_SLOTS_AT = 64
+_SLOTS_AT = 4096
 _SLOT_BYTES = (PAGE_BYTES - _SLOTS_AT) // 2
 _VERSION_AND_LENGTH = struct.Struct("=QI")
 _CHECKSUM = struct.Struct("=I")
@@ -166,6 +169,8 @@ def create(names: Names, values: Mapping[str, Value], group_id: int | None) -> N
     mode = 0o600 if group_id is None else 0o640
     memory = segment.create(names.settings, PAGE_BYTES, mode, group_id)
     memory[: len(_MAGIC)] = _MAGIC
+    told = record(names)
+    memory[RECORD_AT : RECORD_AT + len(told)] = told
     with closing(SettingsWriter(memory)) as writer:
         writer.publish(values)
 

@@ -14,6 +14,7 @@ from kvserve.errors import ForeignObject, ServerBusy
 from kvserve.names import Names
 from kvserve.objects import grant
 from kvserve.parent.claiming import SegmentClaim
+from kvserve.parent.finding import how_to_end
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.logs import Log
 from kvserve.store import urls
@@ -157,8 +158,8 @@ def _attach_sound(names: Names, log: Log) -> Table | None:
         writers = table.lease.holders(range(limits.LEASE_SLOT_WRITER_FIRST, limits.LEASE_SLOTS))
         table.close()
         raise ServerBusy(
-            "the kept table is held by a process that writes into it and was stopped; end it: "
-            f"kill -9 {' '.join(map(str, writers.values()))}, or start with --fresh"
+            "the kept table is held by a process that writes into it and was stopped; "
+            f"{how_to_end(writers.values(), '-9')}, or start with --fresh"
         ) from None
     table.close()
     for violation in violations[:_VIOLATIONS_LOGGED]:

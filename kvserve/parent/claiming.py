@@ -19,12 +19,13 @@ import stat
 import time
 from pathlib import Path
 
+from kvserve import whereabouts
 from kvserve.errors import AlreadyServed, ForeignObject, ServerError
 from kvserve.limits import LEASE_SLOT_PARENT
 from kvserve.names import Names
 from kvserve.objects import unlink_file, user_name
 from kvserve.parent.housekeeping import identity, memory_path
-from kvserve.runtime import PidFile, holder
+from kvserve.runtime import PidFile, holder, is_served_unseen
 from kvserve.table import lease
 
 ORPHANS_SECONDS = 5.0  # a dead parent's workers leave within 2 s
@@ -53,6 +54,7 @@ def claim(names: Names) -> PidFile:
             # Seen through the path, the lock must be ours. It is not if the file was unlinked
             # by a server that stopped between our open and our lock.
             if holder(names) == os.getpid():
+                pid_file.vouch()  # last: `holder` has closed a descriptor of the file
                 return pid_file
             pid_file.release()
         waited = time.monotonic() - began
@@ -62,12 +64,23 @@ def claim(names: Names) -> PidFile:
                 f"instance {names.name!r} is already served by pid {pid}; "
                 f"choose another --name, or stop it: kill {pid}"
             )
+        if waited >= _PASSING_SECONDS and is_served_unseen(names):
+            raise _served_unseen(names)
         if waited >= ORPHANS_SECONDS:
+            if not (pids := whereabouts.openers(names.pid_file)):
+                raise _served_unseen(names)
             raise AlreadyServed(
-                f"the server of instance {names.name!r} is gone, but a worker of it still runs; "
-                f"end it: fuser -k {names.pid_file}"
+                f"the server of instance {names.name!r} is gone, but a worker of it still runs, "
+                f"pid {', '.join(map(str, pids))}; end it: fuser -k {names.pid_file}"
             )
         time.sleep(_RETRY_SECONDS)
+
+
+def _served_unseen(names: Names) -> AlreadyServed:
+    return AlreadyServed(
+        f"instance {names.name!r} is already served by a process that is not to be seen here: of "
+        "another pid namespace, as a container has one; choose another --name, or stop it there"
+    )
 
 
 def _acquire(names: Names) -> PidFile:
@@ -177,6 +190,21 @@ class MakingLock:
         )
 
 
+def _served_elsewhere(names: Names) -> AlreadyServed:
+    found = whereabouts.elsewhere(names)
+    if found is None:
+        return AlreadyServed(
+            f"instance {names.name!r} is already served from another runtime directory "
+            f"than {names.runtime_directory}, or being verified; "
+            "choose another --name, or set KVSERVE_RUNTIME_DIR to its server's"
+        )
+    return AlreadyServed(
+        f"instance {names.name!r} is already served by {found.server} from another runtime "
+        f"directory than {names.runtime_directory}; choose another --name, or to use that one "
+        f"of {found.runtime_directory}: {found.export}"
+    )
+
+
 class SegmentClaim:
     """The lock on the table's segment, against servers of other runtime directories.
 
@@ -234,11 +262,7 @@ class SegmentClaim:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise AlreadyServed(
-                f"instance {self._names.name!r} is already served from another runtime directory "
-                f"than {self._names.runtime_directory}, or being verified; "
-                "choose another --name, or set KVSERVE_RUNTIME_DIR to its server's"
-            ) from None
+            raise _served_elsewhere(self._names) from None
         except BaseException:
             os.close(descriptor)
             raise

@@ -16,7 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from kvserve.errors import InternalError, KvserveError, ServerError, from_wire
+from kvserve.errors import InternalError, KvserveError, LimitError, ServerError, from_wire
+from kvserve.shortages import refusal, room_for
 
 _READY = b"ready"
 _REPORT_BYTES_MAX = 64 * 1024
@@ -66,6 +67,8 @@ class Daemon:
 
     def failed(self, error: BaseException) -> None:
         """Hands the failure to the launching process."""
+        if not isinstance(error, KvserveError) and (text := refusal(error)):
+            error = LimitError(text)
         code = error.wire_code if isinstance(error, KvserveError) else InternalError.wire_code
         self._report(f"{code} {error}".encode(errors="backslashreplace"))
 
@@ -86,7 +89,8 @@ def _open_log(path: Path) -> int:
     # Without waiting: what lies there may be a FIFO that nobody reads.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, flags, 0o640)
+        with room_for(path):
+            descriptor = os.open(path, flags, 0o640)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise ServerError(f"the log {path} is not a plain file; remove it") from None
@@ -141,7 +145,7 @@ def _live(body: Callable[[Daemon], int], daemon: Daemon) -> None:
         os.close(null)
         status = body(daemon)
     except BaseException as error:
-        if not isinstance(error, KvserveError):
+        if not isinstance(error, KvserveError) and refusal(error) is None:
             traceback.print_exc()
         daemon.failed(error)
     finally:

@@ -9,12 +9,12 @@ from kvserve.errors import ForeignObject, LimitError
 from kvserve.names import Names
 from kvserve.parent.adoption import wanted_geometry
 from kvserve.parent.finding import Finding
+from kvserve.parent.group_checks import check_memory_limit
 from kvserve.parent.instance_checks import check_leftovers, check_permissions, check_served
 from kvserve.parent.starting import workers_wanted
 from kvserve.parent.system_checks import (
     check_descriptors,
     check_logout,
-    check_memory_limit,
     check_namespaces,
     check_queues,
     check_shared_memory,
@@ -63,6 +63,7 @@ def start_checks(names: Names, config: Config) -> None:
     permissions = check_permissions(names, config)
     if not permissions.ok:
         raise ForeignObject(f"{permissions.text}; mend: {permissions.mend}")
-    memory = check_shared_memory(names, config)
-    if not memory.ok:
-        raise LimitError(f"{memory.text}; mend: {memory.mend}")
+    for check in (check_descriptors, check_shared_memory, check_memory_limit):
+        finding = check(names, config)
+        if finding.fatal and not finding.ok:
+            raise LimitError(f"{finding.text}; mend: {finding.mend}")

@@ -1,7 +1,8 @@
-"""What a check of `kvserve doctor` answers."""
+"""What a check of `kvserve doctor` answers, and how it names what mends."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -23,3 +24,28 @@ class Finding:
     fatal: bool
     text: str
     mend: str = ""
+
+
+def how_to_end(pids: Iterable[int], option: str = "") -> str:
+    """How to end processes: a command for those that have a pid here, and a word on the others.
+
+    Args:
+        pids: 0 for a process of another pid namespace; to kill 0 would be to kill oneself.
+        option: of kill.
+
+    Example:
+        >>> how_to_end([7, 9]), how_to_end([7], "-9")
+        ('end them: kill 7 9', 'end it: kill -9 7')
+        >>> how_to_end([0])
+        'end it in the other pid namespace, or container, where it runs'
+    """
+    pids = list(pids)
+    what = "end it" if len(pids) == 1 else "end them"
+    seen = [str(pid) for pid in pids if pid > 0]
+    command = f"{what}: {' '.join(['kill', *([option] if option else []), *seen])}"
+    if len(seen) == len(pids):
+        return command
+    if not seen:
+        runs = "it runs" if len(pids) == 1 else "they run"
+        return f"{what} in the other pid namespace, or container, where {runs}"
+    return f"{command}, and the others in their pid namespaces, or containers"

@@ -9,6 +9,7 @@ from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST, LEASE_SLOTS
 from kvserve.names import Names
 from kvserve.parent.claiming import SegmentClaim
+from kvserve.parent.finding import how_to_end
 from kvserve.parent.housekeeping import memory_path
 from kvserve.table import lease
 from kvserve.table.table import PrivateCopy
@@ -69,8 +70,7 @@ def _refuse_if_written(names: Names) -> None:
     with contextlib.suppress(FileNotFoundError):
         slots = range(LEASE_SLOT_WRITER_FIRST, LEASE_SLOTS)
         if writers := lease.holders(names.lease_file, slots):
-            pids = " ".join(map(str, writers.values()))
             raise AlreadyServed(
-                f"no server runs, but processes write into the table themselves; end them: "
-                f"kill {pids}, or start the server"
+                "no server runs, but processes write into the table themselves; "
+                f"{how_to_end(writers.values())}, or start the server"
             )

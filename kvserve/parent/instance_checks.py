@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvserve import limits
+from kvserve import limits, whereabouts
 from kvserve.config import Config, format_size, parse_size
 from kvserve.errors import ConfigError, ForeignObject, ServerUnavailable
 from kvserve.names import Names
@@ -88,10 +88,24 @@ def check_served(names: Names, _config: Config) -> Finding:
     if not sight.is_served:
         text = "nobody serves this name"
     elif sight.pid is None:
-        text = f"served from another runtime directory than {names.runtime_directory}"
+        return _served_elsewhere(check, names)
+    elif sight.pid:
+        text = f"served by pid {sight.pid}"
     else:
-        text = f"served by pid {sight.pid or '(unknown)'}"
+        text = "served by a process that is not to be seen here: of another pid namespace"
     return Finding(check, True, False, text)
+
+
+def _served_elsewhere(check: str, names: Names) -> Finding:
+    found = whereabouts.elsewhere(names)
+    if found is None:
+        text = f"served from another runtime directory than {names.runtime_directory}"
+        return Finding(check, True, False, text)
+    text = (
+        f"served by {found.server} from another runtime directory, {found.runtime_directory}, "
+        f"than {names.runtime_directory}"
+    )
+    return Finding(check, True, False, text, found.export)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from kvserve import escaping
 from kvserve.config import LOG_LEVELS
 
 LINE_BYTES_MAX = 8192  # of a worker's line; what is longer is cut
@@ -28,7 +29,7 @@ _WRITE_BYTES = select.PIPE_BUF  # a pipe that is "writable" takes this much with
 # The levels of syslog, 0 emergency to 7 debug, as ours.
 _LEVEL_OF_PREFIX = ("error", "error", "error", "error", "warning", "info", "info", "debug")
 _PREFIX = re.compile(r"<([0-7])>")
-_CONTROL_CHARACTERS = {
+_CONTROL_CHARACTERS = escaping.BEYOND_ASCII | {
     number: f"\\x{number:02x}" for number in (*range(32), 127) if chr(number) != "\t"
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import resource
@@ -18,11 +17,11 @@ from kvserve.parent.finding import Finding
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.starting import workers_wanted
 from kvserve.runtime import Manifest, holder
+from kvserve.shortages import ADDRESS_SPACE_MEND, FILE_SIZE_MEND
 from kvserve.transport.mqueue import MESSAGE_OVERHEAD_BYTES, create_queues, unlink_queue
 
 DESCRIPTORS_OF_A_WORKER = 64  # its own, beside the two of each client
 _SYSTEM_UID_MAX = 999  # systemd removes nothing of users up to here
-_UNLIMITED_BYTES = 2**62  # version 1 of control groups says about twice that for no limit
 _CAP_SYS_RESOURCE = 24  # see linux/capability.h
 # The inodes that Linux gives to the first namespaces, see include/linux/proc_ns.h.
 _FIRST_NAMESPACES = {"ipc": 0xEFFF_FFFF, "pid": 0xEFFF_FFFC}
@@ -44,9 +43,11 @@ def check_shared_memory(
         text = f"{directory} cannot be written by {user_name(os.geteuid())}"
         return Finding(check, False, True, text, f"mount -o remount,rw,mode=1777 {directory}")
     free = status.f_bavail * status.f_frsize
-    kept = sum(_allocated_bytes(memory_path(name)) for name in (names.table, names.hints))
+    kept = kept_bytes(names)
     if free + kept < config.memory:
         return Finding(check, False, True, *memory_shortage(config.memory, directory))
+    if refusal := _limited_process(config.memory, kept):
+        return Finding(check, False, True, *refusal)
     text = f"{format_size(free + kept)} of {directory} are free for {format_size(config.memory)}"
     return Finding(check, True, True, text)
 
@@ -64,60 +65,41 @@ def memory_shortage(memory: int, directory: Path = Path("/dev/shm")) -> tuple[st
     )
 
 
+def _limited_process(memory: int, kept: int) -> tuple[str, str] | None:
+    """The sentence and the mending command where a limit on this process stands in the way.
+
+    Args:
+        memory: what it is to make and map, in bytes.
+        kept: how much of that is there already.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if kept < memory and 0 <= soft < memory:
+        text = (
+            f"a file may have {format_size(soft)} here, but the table needs {format_size(memory)}"
+        )
+        return text, FILE_SIZE_MEND
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    if 0 <= soft < taken + memory:
+        text = (
+            f"a process may use {format_size(soft)} of address space, of which it has taken "
+            f"{format_size(taken)}, but the table needs {format_size(memory)}"
+        )
+        return text, ADDRESS_SPACE_MEND
+    return None
+
+
+def kept_bytes(names: Names) -> int:
+    """The memory that a kept table takes already."""
+    return sum(_allocated_bytes(memory_path(name)) for name in (names.table, names.hints))
+
+
 def _allocated_bytes(path: Path) -> int:
     """The memory that a file takes; 0 if it is not there."""
     try:
         return path.stat().st_blocks * 512
     except OSError:
         return 0
-
-
-def check_memory_limit(
-    _names: Names,
-    config: Config,
-    groups: Path = Path("/sys/fs/cgroup"),
-    own: Path = Path("/proc/self/cgroup"),
-) -> Finding:
-    """Whether the control group may use that much: a tmpfs counts as its writers' memory."""
-    check = "memory limit"
-    limit = _memory_limit(groups, own)
-    if limit is None:
-        return Finding(check, True, False, "no control group limits the memory")
-    if limit < config.memory:
-        text = (
-            f"the control group may use {format_size(limit)}, less than the table's "
-            f"{format_size(config.memory)}: whoever fills the table is killed"
-        )
-        wanted_mib = -(-config.memory // limits.MIB) * 2  # as much again, for the processes
-        mend = (
-            f"systemctl set-property UNIT MemoryMax={wanted_mib}M (of a container: "
-            f"--memory={wanted_mib}m), or serve with a smaller --memory"
-        )
-        return Finding(check, False, False, text, mend)
-    return Finding(check, True, False, f"the control group may use {format_size(limit)}")
-
-
-def _memory_limit(groups: Path, own: Path) -> int | None:
-    """The least limit of this process's control group and those above it, of either version."""
-    try:
-        rows = own.read_text().splitlines()
-    except OSError:
-        return None
-    found = []
-    for row in rows:
-        _, controllers, path = row.split(":", 2)
-        if controllers == "":
-            top, file = groups, "memory.max"
-        elif "memory" in controllers.split(","):
-            top, file = groups / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        folder = top / path.lstrip("/")
-        # A container may see its own group as the uppermost, under a path that is not there.
-        for each in (folder, *folder.parents[: len(folder.parts) - len(top.parts)]):
-            with contextlib.suppress(OSError, ValueError):  # no such file, or the word "max"
-                found.append(int((each / file).read_text()))
-    return min((limit for limit in found if limit < _UNLIMITED_BYTES), default=None)
 
 
 def check_queues(names: Names, config: Config) -> Finding:
@@ -218,13 +200,13 @@ def check_descriptors(_names: Names, _config: Config) -> Finding:
     if hard == resource.RLIM_INFINITY or hard >= wanted:
         text = f"enough for {limits.SESSIONS_MAX} clients"
         return Finding(check, True, False, text)
-    clients = max(0, hard - DESCRIPTORS_OF_A_WORKER) // 2
+    clients = max(0, hard - DESCRIPTORS_OF_A_WORKER) // 2  # without any it does not even start
     text = f"at most {hard} file descriptors: a worker can serve {clients} clients at a time"
     mend = (
         f"ulimit -Hn {wanted}, as root (of a service: LimitNOFILE={wanted}; "
         f"of a container: --ulimit nofile={wanted})"
     )
-    return Finding(check, False, False, text, mend)
+    return Finding(check, False, not clients, text, mend)
 
 
 def check_logout(

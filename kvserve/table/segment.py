@@ -11,8 +11,9 @@ from pathlib import Path
 
 import posix_ipc
 
-from kvserve.errors import ForeignObject, LimitError
+from kvserve.errors import ForeignObject, KvserveError, LimitError
 from kvserve.objects import grant, taken_over
+from kvserve.shortages import shared_memory_refusal
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -26,11 +27,14 @@ def create(name: str, size_bytes: int, mode: int, group_id: int | None) -> mmap.
     """Makes a segment exclusively, with all its memory taken, and maps it for writing.
 
     Raises:
-        LimitError: /dev/shm has no room for it.
+        LimitError: it is not to be had; the text says which limit is in the way.
         ForeignObject: the name is taken.
     """
-    with taken_over(name):
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=mode)
+    try:
+        with taken_over(name):
+            memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=mode)
+    except OSError as error:
+        raise _translated(error, size_bytes) from None
     try:
         # Not ftruncate: that only promises the memory, and SIGBUS comes when it is not there.
         os.posix_fallocate(memory.fd, 0, size_bytes)
@@ -38,21 +42,17 @@ def create(name: str, size_bytes: int, mode: int, group_id: int | None) -> mmap.
         return mmap.mmap(memory.fd, size_bytes)
     except OSError as error:
         memory.unlink()
-        if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
-            raise no_space(size_bytes) from None
-        raise
+        raise _translated(error, size_bytes) from None
     finally:
         memory.close_fd()
 
 
-def no_space(size_bytes: int) -> LimitError:
-    """The error for a /dev/shm that cannot hold a segment of this size."""
-    mebibytes = size_bytes // 2**20 + 1
-    return LimitError(
-        f"/dev/shm has no room for {mebibytes} MiB; choose a smaller --memory, or make it larger: "
-        f"mount -o remount,size={2 * mebibytes}m /dev/shm "
-        f"(in Docker: docker run --shm-size={2 * mebibytes}m)"
-    )
+def _translated(error: OSError, size_bytes: int) -> OSError | KvserveError:
+    """Our error for what the system refused; itself if it is an error of ours, or no refusal."""
+    if isinstance(error, KvserveError):
+        return error
+    text = shared_memory_refusal(error, size_bytes)
+    return error if text is None else LimitError(text)
 
 
 def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) -> mmap.mmap:

@@ -69,7 +69,9 @@ class Executor:
 
     def configure(self, config: Config) -> None:
         """Takes the live settings of a configuration."""
-        self._default_ttl_ms = -(-int(config.default_ttl * 1_000_000) // 1000)  # never down to 0
+        # Never down to 0, which would be for ever.
+        life_ms = round(config.default_ttl * 1000)
+        self._default_ttl_ms = max(1, life_ms) if config.default_ttl else 0
         self._value_bytes_max = config.max_value
 
     def run(self, code: int, arguments: Any) -> tuple[int, Any]:

@@ -147,13 +147,16 @@ def test_a_write_without_a_ttl_gets_the_default_one(server: Server) -> None:
         assert cache.ttl("add") == math.inf
 
 
+@pytest.mark.parametrize("ttl", ["0.0001", "1e-7", "5e-324"])
 def test_the_shortest_default_ttl_is_not_for_ever(
-    make_server: StartServer, eventually: Eventually
+    make_server: StartServer, eventually: Eventually, ttl: str
 ) -> None:
-    server = make_server("--default-ttl", "0.0001")
-    with server.connect() as cache:
+    server = make_server("--default-ttl", ttl, "--writers", "1")
+    with server.connect() as cache, server.connect(write="direct") as writer:
         cache.set("a", 1)
-        eventually(lambda: "a" not in cache)
+        writer.set("b", 1)
+        writer.set_many({"c": 1})
+        eventually(lambda: not cache.get_many(["a", "b", "c"]))
 
 
 def test_slow_requests_are_logged(server: Server, eventually: Eventually) -> None:

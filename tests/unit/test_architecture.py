@@ -18,7 +18,10 @@ LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
 
-GROUND_FLOOR = {"errors", "limits", "names", "config", "toml_file", "runtime", "objects"}
+GROUND_FLOOR = {
+    *("errors", "limits", "names", "config", "toml_file", "runtime", "objects"),
+    *("escaping", "shortages", "whereabouts"),
+}
 ROOMS = ["client", "worker", "table", "store"]  # in the order that data walks
 BELOW_ALL = {"protocol", "transport"}  # both sides of the kernel speak and carry alike
 HOUSEKEEPERS = {"parent", "cli"}  # off the data's path

@@ -165,17 +165,26 @@ def test_modes_that_lock_us_out_or_others_in(mode: int) -> None:
 
 def test_group_and_mode_go_together() -> None:
     assert Config(group="users").mode == 0o660
-    assert Config(group="users", mode=0o640).mode == 0o640
+    assert Config(group="users", mode=0o660).mode == 0o660
     with pytest.raises(ConfigError, match="--group"):
         Config(mode=0o660)
 
 
-def test_a_mode_that_is_told_must_let_the_group_in() -> None:
+def test_a_mode_that_is_told_must_let_the_group_in(tmp_path: Path) -> None:
     for told in ({"mode": "0600", "group": "users"}, {"group": "users", "mode": 0o600}):
         with pytest.raises(ConfigError, match="mode 0600 keeps the group 'users' out; use 0660"):
             load(flags=told, environment={})
     with pytest.raises(ConfigError, match="keeps the group"):
         load(flags={"group": "users"}, environment={"KVSERVE_MODE": "0600"})
+    for mode in ("0640", "0620", "0610", "0650"):
+        with pytest.raises(ConfigError, match=f"mode {mode} keeps the group 'users' out; use 0660"):
+            load(flags={"group": "users", "mode": mode}, environment={})
+        with pytest.raises(ConfigError, match="keeps the group"):
+            load(flags={"group": "users"}, environment={"KVSERVE_MODE": mode})
+        file = tmp_path / "kvserve.toml"
+        file.write_text(f'group = "users"\nmode = "{mode}"\n')
+        with pytest.raises(ConfigError, match="keeps the group"):
+            load(file, environment={})
     assert load(flags={"group": "users", "mode": "0660"}, environment={}).mode == 0o660
     assert load(flags={"mode": "0600"}, environment={}).mode == 0o600
 
@@ -210,7 +219,7 @@ def test_every_setting_can_come_from_every_source(tmp_path: Path, left_out: str)
         "shards": "5",
         "item_size": "64",
         "max_value": "64k",
-        "mode": "0640",
+        "mode": "0660",
         "group": "users",
         "keep": "false",
         "fresh": "yes",

@@ -16,6 +16,7 @@ from kvserve.names import Names
 from kvserve.parent import instance_checks, system_checks
 from kvserve.parent.doctor import doctor, start_checks
 from kvserve.parent.finding import Finding
+from kvserve.parent.group_checks import check_memory_limit
 from kvserve.parent.housekeeping import memory_path
 
 HUGE = Config(memory=limits.MEMORY_BYTES_MAX)
@@ -84,6 +85,8 @@ def test_shared_memory_that_cannot_be_written(
         ("4:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "1048576\n"}, False),
         ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, True),
         ("", {"memory.max": "1048576\n"}, True),
+        ("0::/../../a\n", {"a/memory.max": "1048576\n"}, False),
+        ("0::/a\n", {"a/memory.max": str(2**26), "a/memory.stat": "anon 1\nfile 99999999"}, True),
     ],
 )
 def test_the_control_groups_memory(
@@ -93,10 +96,8 @@ def test_the_control_groups_memory(
     for file, content in limits_by_file.items():
         (tmp_path / "groups" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / file).write_text(content)
-    finding = system_checks.check_memory_limit(
-        names, Config(), tmp_path / "groups", tmp_path / "own"
-    )
-    assert (finding.ok, finding.fatal) == (ok, False)
+    finding = check_memory_limit(names, Config(), tmp_path / "groups", tmp_path / "own")
+    assert (finding.ok, finding.fatal) == (ok, not ok)
     assert ok or "MemoryMax=96M" in finding.mend
 
 

@@ -1,0 +1,135 @@
+"""What the system has not enough of, when something failed for that, and what mends it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvserve.errors import KvserveError, LimitError
+
+FILE_SIZE_MEND = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
+ADDRESS_SPACE_MEND = "ulimit -v unlimited (of a service: LimitAS=infinity)"
+_MIB = 2**20
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the system has not enough of, if that is why something failed, and what mends it.
+
+    Args:
+        error: as Python raised it; one of an import, too, which does not say why a file cannot be
+            opened.
+
+    Example:
+        >>> shortage(OSError(errno.EMFILE, "Too many open files"))
+        'too many files are open; raise the limit: ulimit -n 1024'
+        >>> shortage(ValueError()) is None
+        True
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError):
+        number = errno.ENOMEM
+    if isinstance(error, ImportError):
+        number = _why_nothing_opens() or (errno.ENOMEM if _is_limited(resource.RLIMIT_AS) else None)
+    if number == errno.EMFILE:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"too many files are open; raise the limit: ulimit -n {max(1024, 2 * soft)}"
+    if number == errno.ENFILE:
+        return "the whole system has too many files open; raise the limit: sysctl fs.file-max"
+    if number == errno.ENOMEM:
+        if _is_limited(resource.RLIMIT_AS):
+            return (
+                "the address space of a process is limited to less; raise it: ulimit -v unlimited"
+            )
+        return "there is not enough memory; end other processes, or add memory"
+    if _is_start_refused(error):
+        return "no more processes and threads may be started; raise the limit: ulimit -u"
+    if number == errno.EFBIG and _is_limited(resource.RLIMIT_FSIZE):
+        return f"a file may not become so large; raise the limit: {FILE_SIZE_MEND}"
+    return None
+
+
+def shared_memory_refusal(
+    error: OSError, size_bytes: int, directory: Path = Path("/dev/shm")
+) -> str | None:
+    """Why shared memory of this size was not to be had, and what mends it; None: something else.
+
+    Args:
+        error: of the system, when it was made, filled or mapped.
+        size_bytes: how much was wanted.
+        directory: where it is.
+    """
+    mebibytes = size_bytes // _MIB + 1
+    if error.errno == errno.ENOSPC:
+        if not os.statvfs(directory).f_favail:
+            return (
+                f"{directory} may have no more files; let it: "
+                f"mount -o remount,nr_inodes=0 {directory}"
+            )
+        return (
+            f"{directory} has no room for {mebibytes} MiB; choose a smaller --memory, or make it "
+            f"larger: mount -o remount,size={2 * mebibytes}m {directory} "
+            f"(in Docker: docker run --shm-size={2 * mebibytes}m)"
+        )
+    if error.errno == errno.EDQUOT:
+        return (
+            f"the quota of this user in {directory} has no room for {mebibytes} MiB; "
+            "choose a smaller --memory, or raise it: setquota"
+        )
+    if text := shortage(error):
+        return f"{mebibytes} MiB of shared memory are not to be had: {text}"
+    return None
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Names what a file system refuses to a block of code that writes a file of ours.
+
+    Raises:
+        LimitError: it is full, or may not be written.
+    """
+    try:
+        yield
+    except KvserveError:
+        raise
+    except OSError as error:
+        why = {
+            errno.ENOSPC: "its file system is full",
+            errno.EDQUOT: "the quota of this user is used up",
+            errno.EROFS: "its file system is read-only",
+        }.get(error.errno or 0)
+        if why is None:
+            raise
+        raise LimitError(
+            f"{path} cannot be written: {why}; mend that, or set KVSERVE_RUNTIME_DIR to a "
+            "directory elsewhere"
+        ) from None
+
+
+def refusal(error: BaseException) -> str | None:
+    """In a sentence what the system refused; None if an error is no refusal of the system."""
+    if (text := shortage(error)) or not isinstance(error, OSError):
+        return text
+    where = f"{error.filename}: " if error.filename else "the system refused: "
+    return f"{where}{error.strerror or error}"
+
+
+def _is_start_refused(error: BaseException) -> bool:
+    if isinstance(error, BlockingIOError):  # of a fork, not of a full pipe, which tells how far
+        return not hasattr(error, "characters_written")
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)
+
+
+def _is_limited(which: int) -> bool:
+    return resource.getrlimit(which)[0] != resource.RLIM_INFINITY
+
+
+def _why_nothing_opens() -> int | None:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno
+    return None
