@@ -43,7 +43,8 @@ def get_command(
     gives an object with its value, version and ttl (null: never expires), several give an
     object of keys and values.
 
-    Exits with 1 if a key is missing.
+    Exits with 1 if a key is missing, and with 65 if what it holds cannot be read; of several
+    keys, such a one counts as missing.
 
     \b
     Example:

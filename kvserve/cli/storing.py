@@ -12,6 +12,7 @@ import click
 from kvserve.cli import output
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import KeyCommand, client_options, connect, key_argument, ttl_option
+from kvserve.limits import COUNTER_MAX, COUNTER_MIN
 
 VALUE_TYPES = ("text", "bytes", "int", "json")
 
@@ -103,18 +104,31 @@ def _parse_value(text: str, value_type: str | None) -> Any:
     if value_type == "bytes":
         return os.fsencode(text)
     if value_type == "int":
-        try:
-            return int(text)
-        except ValueError:
-            raise click.BadParameter(
-                f"{text!r} is not a whole number", param_hint="VALUE"
-            ) from None
+        return _parse_counter(text)
     if value_type == "json":
         try:
             return json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise click.BadParameter("this JSON is nested too deep", param_hint="VALUE") from None
+        except ValueError as error:
             raise click.BadParameter(f"not JSON: {error}", param_hint="VALUE") from None
     return text
+
+
+def _parse_counter(text: str) -> int:
+    """A number that incr and decr take."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r:.80} is not a whole number", param_hint="VALUE"
+        ) from None
+    if not COUNTER_MIN <= number <= COUNTER_MAX:
+        raise click.BadParameter(
+            f"{text:.80} is no counter, which has 64 bits and a sign; store it as text",
+            param_hint="VALUE",
+        )
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

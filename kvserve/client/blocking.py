@@ -111,7 +111,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         Args:
             key: str or bytes.
             value: bytes, str, int, None, bool, float, datetime with a time zone, or a list, tuple
-                or dict of these.
+                or dict of these, by exact type; docs/values.md has the table.
             ttl: seconds or a timedelta until it expires; None: the server's `default_ttl`, which
                 is never unless it is configured; `math.inf`: never.
 
@@ -119,7 +119,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
             The value's version, see `cas`.
 
         Raises:
-            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent.
+            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent. Of a value that
+                would not come back exactly, the first says where and what it is.
 
         Example:
             >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
