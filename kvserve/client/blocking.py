@@ -19,7 +19,9 @@ from kvserve.client.operations import (
     to_ttl_ms,
 )
 from kvserve.client.pipeline import Pipeline
+from kvserve.client.recipes.generations import living
 from kvserve.client.recipes.namespaces import Namespaces
+from kvserve.client.recipes.ports import Port, finish
 from kvserve.client.upkeep import Upkeep
 from kvserve.client.watching import Watching
 from kvserve.errors import InvalidArgument
@@ -295,7 +297,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         """All keys that begin with a prefix, in no order.
 
         A key that is there throughout is returned at least once; one that comes or goes meanwhile
-        perhaps. Keys come as str or bytes, as they were last stored.
+        perhaps. Keys come as str or bytes, as they were last stored. What is in namespaces comes,
+        too, under its long keys, but not what was cleared there.
 
         Example:
             >>> cache.set("user:1", 1) > 0, sorted(cache.scan(prefix="user:"))
@@ -317,7 +320,16 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
                 raise
             keys, next_bucket = found
             cursor.move(next_bucket)
-            yield from keys
+            yield from finish(living(Port.of(self), keys))
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys, see `scan`. There is no `len`: `stats` counts the items.
+
+        Example:
+            >>> cache.set("user:1", 1) > 0, "user:1" in list(cache)
+            (True, True)
+        """
+        return self.scan()
 
     def __enter__(self) -> Self:
         return self

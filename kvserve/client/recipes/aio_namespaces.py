@@ -144,3 +144,7 @@ class AsyncNamespace(AsyncNamespaces):
         before = await self._prefix()
         async for key in self._client.scan(layout.joined(before, prefix)):
             yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+
+    def __aiter__(self) -> AsyncIterator[Key]:
+        """All keys in it, see `scan`."""
+        return self.scan()

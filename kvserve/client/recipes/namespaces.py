@@ -165,7 +165,14 @@ class Namespace(Namespaces, Brackets):
         return self._client.contains(self._place(key))
 
     def scan(self, prefix: Key = "") -> Iterator[Key]:
-        """See `Client.scan`. The keys come without what stands before them."""
+        """See `Client.scan`. The keys come without what stands before them.
+
+        Those of a namespace within this one are its own, and do not come.
+        """
         before = self._prefix()
         for key in self._client.scan(layout.joined(before, prefix)):
             yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys in it, see `scan`."""
+        return self.scan()
