@@ -190,7 +190,8 @@ decr_command = _counting_command(
 def touch_command(key: str | bytes, ttl: float | None, name: str | None, timeout: float) -> None:
     """Give a key a new time to live.
 
-    Without --ttl it never expires any more. Exits with 1 if the key is missing.
+    Without --ttl it never expires any more, whatever the server's default_ttl. Exits with 1 if
+    the key is missing.
 
     \b
     Example:

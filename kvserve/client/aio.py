@@ -164,11 +164,11 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         return bool(await self._run(self._operations.add(key, value, ttl)))
 
     async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`."""
+        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
         return bool(await self._run(self._operations.replace(key, value, ttl)))
 
     async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`."""
+        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
         return bool(await self._run(self._operations.cas(key, value, version, ttl)))
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
@@ -176,7 +176,7 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         return bool(await self._run(self._operations.delete(key, version)))
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
-        """See `Client.touch`."""
+        """See `Client.touch`. Without a ttl the key never expires any more."""
         return bool(await self._run(self._operations.touch(key, ttl)))
 
     async def ttl(self, key: Key) -> float | None:

@@ -143,6 +143,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
     def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """Stores a value if the key is there; returns whether it did. Raises as `set`.
 
+        The ttl is as of `set`: what the old value had left is dropped with it.
+
         Example:
             >>> cache.replace("nobody", 1)
             False
@@ -154,6 +156,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
 
         Args:
             version: what `gets` or `set` returned.
+            ttl: as of `set`: what the old value had left is dropped with it.
 
         Returns:
             Whether it did.
@@ -183,7 +186,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         """Gives a key a new time to live; returns whether the key was there.
 
         Args:
-            ttl: seconds or a timedelta from now; None: for ever.
+            ttl: seconds or a timedelta from now; None: for ever, also where the server has a
+                `default_ttl`, which is only of what is stored.
 
         Raises:
             InvalidTTL: before anything is sent.
@@ -225,7 +229,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
             The sum, or None if the key is missing and `initial` is None.
 
         Raises:
-            NotACounter: the value is not an int.
+            NotACounter: the value is not an int of 64 bits with its sign.
             CounterOverflow: the sum does not fit.
             OutcomeUnknown: the worker died; it was added once or not at all.
 
