@@ -29,7 +29,7 @@ from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.questions import Question, raise_for_all
 from kvserve.client.recipes.aio import port_of
 from kvserve.client.recipes.aio_namespaces import AsyncNamespaces
-from kvserve.client.recipes.generations import living
+from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
@@ -254,7 +254,9 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
                 raise
             keys, next_bucket = found
             cursor.move(next_bucket)
-            for key in await living(port_of(self), keys):
+            if are_in_namespaces(keys):
+                keys = await living(port_of(self), keys)
+            for key in keys:
                 yield key
 
     def __aiter__(self) -> AsyncIterator[Key]:

@@ -19,7 +19,7 @@ from kvserve.client.operations import (
     to_ttl_ms,
 )
 from kvserve.client.pipeline import Pipeline
-from kvserve.client.recipes.generations import living
+from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.client.recipes.namespaces import Namespaces
 from kvserve.client.recipes.ports import Port, finish
 from kvserve.client.upkeep import Upkeep
@@ -324,7 +324,9 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
                 raise
             keys, next_bucket = found
             cursor.move(next_bucket)
-            yield from finish(living(Port.of(self), keys))
+            if are_in_namespaces(keys):
+                keys = finish(living(Port.of(self), keys))
+            yield from keys
 
     def __iter__(self) -> Iterator[Key]:
         """All keys, see `scan`. There is no `len`: `stats` counts the items.

@@ -42,6 +42,11 @@ async def living(port: Port, keys: Sequence[Key]) -> list[Key]:
     return [key for key, stamp in zip(keys, stamps, strict=True) if not cleared[stamp]]
 
 
+def are_in_namespaces(keys: Sequence[Key]) -> bool:
+    """Whether some of these keys are, so that `living` may leave some out."""
+    return any(map(_stamp, keys))
+
+
 def _stamp(key: Key) -> tuple[str, str] | None:
     """The names and the generations that a key stands behind, None if it is in no namespace."""
     if isinstance(key, str):
