@@ -40,12 +40,13 @@ from kvserve.errors import (
     ServerUnavailable,
     StoreUnavailable,
     TableCorrupt,
+    UnreadableValue,
     ValueTooLarge,
     WriteRefused,
 )
 
 if TYPE_CHECKING:
-    from kvserve.client.aio import AsyncClient, connect_async
+    from kvserve.client.aio import AsyncClient, async_client, connect_async
     from kvserve.client.blocking import Client, connect
     from kvserve.live.feed import Event
 
@@ -78,8 +79,10 @@ __all__ = [
     "ServerUnavailable",
     "StoreUnavailable",
     "TableCorrupt",
+    "UnreadableValue",
     "ValueTooLarge",
     "WriteRefused",
+    "async_client",
     "connect",
     "connect_async",
 ]
@@ -91,6 +94,7 @@ _LATE = {
     "AsyncClient": "kvserve.client.aio",
     "Client": "kvserve.client.blocking",
     "Event": "kvserve.live.feed",
+    "async_client": "kvserve.client.aio",
     "connect": "kvserve.client.blocking",
     "connect_async": "kvserve.client.aio",
 }

@@ -34,7 +34,7 @@ class InvalidKey(MisuseError):
 
 
 class InvalidValue(MisuseError):
-    """A value of a type that kvserve does not carry, or an integer beyond 64 bits."""
+    """A value that kvserve cannot give back exactly; docs/values.md has what it carries."""
 
     wire_code = 12
 
@@ -169,6 +169,16 @@ class WriteRefused(ServerError, PermissionError):
     """
 
     wire_code = 41
+
+
+class UnreadableValue(ServerError):
+    """What is stored under a key is no value that this kvserve knows.
+
+    A newer kvserve may have written it, or it was damaged where it came from. To set or delete the
+    key mends it. Only what asks for this one key raises it; docs/values.md tells what others do.
+    """
+
+    wire_code = 45
 
 
 class InternalError(KvserveError):

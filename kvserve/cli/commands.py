@@ -100,6 +100,7 @@ def cli() -> None:
       1   a miss, or a condition that was refused
       2   wrong usage
       3   no server, no answer in time, or a limit of the system
+      65  the value of a key cannot be read
       70  a bug in kvserve
       74  input could not be read, or output not written
 

@@ -44,7 +44,8 @@ def get_command(
     gives an object with its value, version and ttl (null: never expires), several give an
     object of keys and values.
 
-    Exits with 1 if a key is missing.
+    Exits with 1 if a key is missing, and with 65 if what it holds cannot be read; of several
+    keys, such a one counts as missing.
 
     \b
     Example:
@@ -189,7 +190,8 @@ decr_command = _counting_command(
 def touch_command(key: str | bytes, ttl: float | None, name: str | None, timeout: float) -> None:
     """Give a key a new time to live.
 
-    Without --ttl it never expires any more. Exits with 1 if the key is missing.
+    Without --ttl it never expires any more, whatever the server's default_ttl. Exits with 1 if
+    the key is missing.
 
     \b
     Example:

@@ -93,7 +93,8 @@ def load_command(file: str, keep: bool, as_json: bool, name: str | None, timeout
 
     A key that exists gets the dumped value, unless --keep is given; keys that are not in the
     dump stay. What has expired since is left out. Damaged records are skipped, and what the
-    server refuses, such as a value too large for it, is left out; the rest is loaded.
+    server refuses, such as a value too large for it, or bytes that are no value, is left out;
+    the rest is loaded.
 
     Exits with 1 if a record was damaged or refused, and with 2 if it is no dump or was cut short.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from kvserve.cli import short
-from kvserve.errors import InternalError, KvserveError, MisuseError
+from kvserve.errors import InternalError, KvserveError, MisuseError, UnreadableValue
 from kvserve.escaping import visible
 from kvserve.shortages import shortage
 
@@ -20,7 +20,8 @@ DONE = 0
 REFUSED = 1  # a miss, or a condition that does not hold: an answer for `if kvserve get ...`
 USAGE = 2  # click's own
 NO_SERVER = 3  # nor an answer in time, or what the system has not enough of
-BUG = 70  # EX_SOFTWARE of sysexits.h
+UNREADABLE = 65  # EX_DATAERR of sysexits.h
+BUG = 70  # EX_SOFTWARE
 OUTPUT_FAILED = 74  # EX_IOERR, for a full disk behind `>`
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 PIPE_CLOSED = 141  # and for one that SIGPIPE ended
@@ -90,6 +91,8 @@ def exit_status(error: KvserveError) -> int:
     """
     if isinstance(error, MisuseError):
         return USAGE
+    if isinstance(error, UnreadableValue):
+        return UNREADABLE
     return BUG if isinstance(error, InternalError) else NO_SERVER
 
 

@@ -15,7 +15,7 @@ import datetime
 import json
 import math
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvserve.escaping import decoded, escaped, json_escaped, visible
 
@@ -131,21 +131,44 @@ def json_text(value: Any) -> str:
         >>> json_text({1: (b"\\x00", "é", float("inf"))})
         '{"1": [{"$base64": "AA=="}, "é", {"$float": "Infinity"}]}'
     """
-    return json_escaped(json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False))
+    pieces: list[str] = []
+    rest: list[Any] = [value]  # last first; no recursion, as values nest deeper than Python calls
+    while rest:
+        item = rest.pop()
+        if type(item) is _Piece:
+            pieces.append(item.text)
+        elif isinstance(item, dict):
+            heads = [_scalar(_json_name(name)) + ": " for name in item]
+            rest += _in_brackets("{}", heads, list(item.values()))
+        elif isinstance(item, (list, tuple)):
+            rest += _in_brackets("[]", [""] * len(item), list(item))
+        else:
+            pieces.append(_scalar(item))
+    return "".join(pieces)
 
 
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_json_name(name): _jsonable(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
+class _Piece(NamedTuple):
+    """Text of the output, among values that are still to be written."""
+
+    text: str
+
+
+def _in_brackets(brackets: str, heads: list[str], items: list[Any]) -> list[Any]:
+    """What is to be written for a container, last first."""
+    found: list[Any] = [_Piece(brackets[0])]
+    for number, (head, item) in enumerate(zip(heads, items, strict=True)):
+        found += [_Piece((", " if number else "") + head), item]
+    return [_Piece(brackets[1]), *reversed(found)]
+
+
+def _scalar(value: Any) -> str:
     if isinstance(value, bytes):
-        return {"$base64": base64.b64encode(value).decode()}
-    if isinstance(value, datetime.datetime):
-        return value.isoformat()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": _NAMES_OF_FLOATS[str(value)]}
-    return value
+        value = {"$base64": base64.b64encode(value).decode()}
+    elif isinstance(value, datetime.datetime):
+        value = value.isoformat()
+    elif isinstance(value, float) and not math.isfinite(value):
+        value = {"$float": _NAMES_OF_FLOATS[str(value)]}
+    return json_escaped(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _json_name(name: Any) -> str:

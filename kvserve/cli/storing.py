@@ -12,6 +12,7 @@ from kvserve.cli import output
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import KeyCommand, client_options, connect, key_argument, ttl_option
 from kvserve.cli.output import parse_key
+from kvserve.limits import COUNTER_MAX, COUNTER_MIN
 
 VALUE_TYPES = ("text", "bytes", "int", "json")
 _SHOWN_CHARACTERS = 80  # of what is no number
@@ -110,18 +111,32 @@ def _parse_value(given: str | bytes, value_type: str | None) -> Any:
         raise _bad(f"{source} is not UTF-8: {error}") from None
     if value_type == "text":
         return text
+    if value_type == "int":
+        return _parse_counter(text)
     try:
-        if value_type == "int":
-            return int(text)
         return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        if value_type == "json":
-            raise _bad(f"not JSON: {error}") from None
-        raise _bad(f"{text[:_SHOWN_CHARACTERS]!r} is not a whole number") from None
+    except RecursionError:
+        raise _bad("this JSON is nested too deep") from None
+    except ValueError as error:
+        raise _bad(f"not JSON: {error}") from None
 
 
 def _bad(text: str) -> click.BadParameter:
     return click.BadParameter(text, param_hint="VALUE")
+
+
+def _parse_counter(text: str) -> int:
+    """A number that incr and decr take."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise _bad(f"{text[:_SHOWN_CHARACTERS]!r} is not a whole number") from None
+    if not COUNTER_MIN <= number <= COUNTER_MAX:
+        raise _bad(
+            f"{text[:_SHOWN_CHARACTERS]} is no counter, which has 64 bits and a sign; "
+            "store it as text"
+        )
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -27,7 +27,9 @@ from kvserve.client.operations import (
 )
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.questions import Question, raise_for_all
+from kvserve.client.recipes.aio import port_of
 from kvserve.client.recipes.aio_namespaces import AsyncNamespaces
+from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
@@ -57,6 +59,29 @@ async def connect_async(
         ...         return await cache.get("greeting")
         >>> asyncio.run(main())
         'hello'
+    """
+    return async_client(name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+
+
+def async_client(
+    name: str | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS_DEFAULT,
+    read: Read = "direct",
+    write: Write = "worker",
+    queue_bytes: int | None = None,
+) -> AsyncClient:
+    """What `connect_async` returns, without awaiting: for a module's top, and for `memoize` there.
+
+    It needs no event loop until it is used, and belongs to the one that uses it first.
+
+    Example:
+        >>> pages = kvserve.async_client()
+        >>> @pages.memoize(ttl=60)
+        ... async def load_page(number):
+        ...     return f"page {number}"
+        >>> asyncio.run(load_page(7))
+        'page 7'
     """
     names = naming.instance(name)
     if check_write(write) == "worker":
@@ -139,11 +164,11 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         return bool(await self._run(self._operations.add(key, value, ttl)))
 
     async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`."""
+        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
         return bool(await self._run(self._operations.replace(key, value, ttl)))
 
     async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`."""
+        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
         return bool(await self._run(self._operations.cas(key, value, version, ttl)))
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
@@ -151,7 +176,7 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         return bool(await self._run(self._operations.delete(key, version)))
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
-        """See `Client.touch`."""
+        """See `Client.touch`. Without a ttl the key never expires any more."""
         return bool(await self._run(self._operations.touch(key, ttl)))
 
     async def ttl(self, key: Key) -> float | None:
@@ -229,8 +254,14 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
                 raise
             keys, next_bucket = found
             cursor.move(next_bucket)
+            if are_in_namespaces(keys):
+                keys = await living(port_of(self), keys)
             for key in keys:
                 yield key
+
+    def __aiter__(self) -> AsyncIterator[Key]:
+        """All keys, see `scan`."""
+        return self.scan()
 
     async def flush(self) -> None:
         """See `Client.flush`."""

@@ -16,7 +16,7 @@ from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
 from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
 from kvserve.client.questions import raise_for_all
-from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy
+from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy, UnreadableValue
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -75,8 +75,11 @@ class AsyncDirectClient(AsyncClient):
     async def _run_all(self, operations: list[Operation]) -> list[Any]:
         """As `_run_batch`, but if something failed raises what is true of all."""
         results = await self._run_batch(operations)
-        raise_for_all([each.question(self._reader._shard_of) for each in operations], results)
+        self._raise_for_all(operations, results)
         return results
+
+    def _raise_for_all(self, operations: list[Operation], results: list[Any]) -> None:
+        raise_for_all([each.question(self._reader._shard_of) for each in operations], results)
 
     # One key after another, since a lock that is taken is waited for between two of them.
 
@@ -86,7 +89,12 @@ class AsyncDirectClient(AsyncClient):
         if rest:
             self._reader._follow_table()
             missing = object()
-            values = await self._run_all([self._operations.get(key, missing) for key in rest])
+            gets = [self._operations.get(key, missing) for key in rest]
+            values = [
+                missing if isinstance(value, UnreadableValue) else value
+                for value in await self._run_batch(gets)
+            ]
+            self._raise_for_all(gets, values)
             for key, value in zip(rest, values, strict=True):
                 if value is not missing:
                     found[key] = value

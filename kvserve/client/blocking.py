@@ -19,7 +19,9 @@ from kvserve.client.operations import (
     to_ttl_ms,
 )
 from kvserve.client.pipeline import Pipeline
+from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.client.recipes.namespaces import Namespaces
+from kvserve.client.recipes.ports import Port, finish
 from kvserve.client.upkeep import Upkeep
 from kvserve.client.watching import Watching
 from kvserve.errors import InvalidArgument
@@ -111,7 +113,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         Args:
             key: str or bytes.
             value: bytes, str, int, None, bool, float, datetime with a time zone, or a list, tuple
-                or dict of these.
+                or dict of these, by exact type; docs/values.md has the table.
             ttl: seconds or a timedelta until it expires, a millisecond at least; None: the
                 server's `default_ttl`, which is never unless it is configured; `math.inf`: never.
 
@@ -119,7 +121,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
             The value's version, see `cas`.
 
         Raises:
-            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent.
+            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent. Of a value that
+                would not come back exactly, the first says where and what it is.
 
         Example:
             >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
@@ -140,6 +143,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
     def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """Stores a value if the key is there; returns whether it did. Raises as `set`.
 
+        The ttl is as of `set`: what the old value had left is dropped with it.
+
         Example:
             >>> cache.replace("nobody", 1)
             False
@@ -151,6 +156,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
 
         Args:
             version: what `gets` or `set` returned.
+            ttl: as of `set`: what the old value had left is dropped with it.
 
         Returns:
             Whether it did.
@@ -180,7 +186,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         """Gives a key a new time to live; returns whether the key was there.
 
         Args:
-            ttl: seconds or a timedelta from now; None: for ever.
+            ttl: seconds or a timedelta from now; None: for ever, also where the server has a
+                `default_ttl`, which is only of what is stored.
 
         Raises:
             InvalidTTL: before anything is sent.
@@ -222,7 +229,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
             The sum, or None if the key is missing and `initial` is None.
 
         Raises:
-            NotACounter: the value is not an int.
+            NotACounter: the value is not an int of 64 bits with its sign.
             CounterOverflow: the sum does not fit.
             OutcomeUnknown: the worker died; it was added once or not at all.
 
@@ -294,7 +301,8 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         """All keys that begin with a prefix, in no order.
 
         A key that is there throughout is returned at least once; one that comes or goes meanwhile
-        perhaps. Keys come as str or bytes, as they were last stored.
+        perhaps. Keys come as str or bytes, as they were last stored. What is in namespaces comes,
+        too, under its long keys, but not what was cleared there.
 
         Example:
             >>> cache.set("user:1", 1) > 0, sorted(cache.scan(prefix="user:"))
@@ -316,7 +324,18 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
                 raise
             keys, next_bucket = found
             cursor.move(next_bucket)
+            if are_in_namespaces(keys):
+                keys = finish(living(Port.of(self), keys))
             yield from keys
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys, see `scan`. There is no `len`: `stats` counts the items.
+
+        Example:
+            >>> cache.set("user:1", 1) > 0, "user:1" in list(cache)
+            (True, True)
+        """
+        return self.scan()
 
     def __enter__(self) -> Self:
         return self

@@ -38,7 +38,7 @@ class Dispatcher(TableFollower):
 
     def _get_elsewhere(self, key: Key, default: Any) -> Any:
         self._follow_table()
-        return value_of(self._ask(commands.GET, (key,)), default)
+        return value_of(key, self._ask(commands.GET, (key,)), default)
 
     def _get_many_elsewhere(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         self._follow_table()

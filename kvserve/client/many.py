@@ -12,7 +12,7 @@ from typing import Any
 from kvserve import limits
 from kvserve.client.operations import Key
 from kvserve.client.questions import Question, raise_for_all
-from kvserve.errors import InternalError
+from kvserve.errors import InternalError, UnreadableValue
 from kvserve.protocol import codec, commands
 from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
@@ -71,8 +71,12 @@ class GetMany(Many):
             raise InternalError("a get_many was answered with something else")
         found = self.found
         for key, number, payload in zip(keys, numbers, payloads, strict=False):
-            if payload is not None:
+            if payload is None:
+                continue
+            try:
                 found[key] = payload if number == codec.BYTES else codec.decode(number, payload)
+            except UnreadableValue:
+                continue  # left out, as `Reader.get_many` does
         return keys[len(payloads) :]
 
 

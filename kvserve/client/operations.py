@@ -16,6 +16,7 @@ from kvserve.errors import (
     InternalError,
     InvalidArgument,
     InvalidTTL,
+    UnreadableValue,
     ValueTooLarge,
     from_wire,
 )
@@ -80,9 +81,9 @@ def from_ttl_ms(ttl_ms: int | None) -> float | None:
     return ttl_ms / 1000 if ttl_ms else math.inf
 
 
-def value_of(answer: Any, default: Any) -> Any:
-    """The value in the answer to a get."""
-    return default if answer is None else codec.decode(answer[0], answer[1])
+def value_of(key: Key, answer: Any, default: Any) -> Any:
+    """The value in the answer to a get. Raises UnreadableValue."""
+    return default if answer is None else codec.decode(answer[0], answer[1], key)
 
 
 class Operations:
@@ -96,13 +97,13 @@ class Operations:
         self.value_bytes_max = value_bytes_max
 
     def get(self, key: Key, default: Any = None) -> Operation:
-        return Operation(commands.GET, (key,), lambda answer: value_of(answer, default))
+        return Operation(commands.GET, (key,), lambda answer: value_of(key, answer, default))
 
     def gets(self, key: Key, default: Any = None) -> Operation:
         def interpret(answer: Any) -> tuple[Any, int | None]:
             if answer is None:
                 return default, None
-            return codec.decode(answer[0], answer[1]), answer[2]
+            return codec.decode(answer[0], answer[1], key), answer[2]
 
         return Operation(commands.GET, (key,), interpret)
 
@@ -206,6 +207,15 @@ def batch_interpretation(operations: list[Operation], answers: Any) -> list[Any]
     if type(answers) is not list or not 0 < len(answers) <= len(operations):
         raise InternalError("a batch was answered with something else")
     return [
-        operation.interpret(answer) if status == STATUS_DONE else from_wire(status, str(answer))
+        _result(operation, status, answer)
         for operation, (status, answer) in zip(operations, answers, strict=False)
     ]
+
+
+def _result(operation: Operation, status: int, answer: Any) -> Any:
+    if status != STATUS_DONE:
+        return from_wire(status, str(answer))
+    try:
+        return operation.interpret(answer)
+    except UnreadableValue as error:  # of this key alone
+        return error

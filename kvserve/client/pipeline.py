@@ -56,11 +56,11 @@ class Collector:
         return self._add(self._make.add(key, value, ttl))
 
     def replace(self, key: Key, value: Value, ttl: TTL = None) -> Self:
-        """See `Client.replace`."""
+        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
         return self._add(self._make.replace(key, value, ttl))
 
     def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Self:
-        """See `Client.cas`."""
+        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
         return self._add(self._make.cas(key, value, version, ttl))
 
     def delete(self, key: Key, version: int | None = None) -> Self:
@@ -68,7 +68,7 @@ class Collector:
         return self._add(self._make.delete(key, version))
 
     def touch(self, key: Key, ttl: TTL = None) -> Self:
-        """See `Client.touch`."""
+        """See `Client.touch`. Without a ttl the key never expires any more."""
         return self._add(self._make.touch(key, ttl))
 
     def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Self:

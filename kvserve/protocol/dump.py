@@ -28,7 +28,8 @@ PAYLOAD_BYTES_MAX = VALUE_BYTES_MAX + KEY_BYTES_MAX + 32  # what msgpack adds is
 _HEAD = struct.Struct(">5sIBIBI")  # marker, dump, type, checksum, type, length
 _UINT32, _BIN32 = 0xCE, 0xC6
 _KIND_HEADER, _KIND_ITEM, _KIND_TRAILER = range(3)
-_HEADER_TYPES = [int, str, int]
+_HEADER_TYPES = [int, str, int]  # of any version
+_VERSION_1_TYPES = [str, int]  # and behind these
 _ITEM_TYPES = [[int, key, int, bytes, int] for key in (str, bytes)]
 _TRAILER_TYPES = [int, int]
 _FIELDS_MAX = 8  # some more than there are, for later versions' headers
@@ -239,6 +240,10 @@ def _header(fields: list[Any]) -> Header:
         raise _no_dump()
     if version != VERSION:
         raise InvalidArgument(f"a dump of version {version}; this kvserve reads version {VERSION}")
+    if [type(field) for field in rest] != _VERSION_1_TYPES:
+        raise InvalidArgument(
+            "the header of this dump is not as version 1 has it; it was not written by kvserve dump"
+        )
     return Header(*rest)
 
 

@@ -67,20 +67,12 @@ def _to_value(number: int, payload: bytes) -> str | bytes | int:
 def _from_value(number: int | None, kind: bytes, value: Any) -> tuple[int, bytes]:
     """Codec and payload. Where they do not fit, somebody edited the value: its type decides."""
     if kind == b"text":
-        return (codec.TEXT if _is_utf8(value) else codec.BYTES), value
+        return (codec.TEXT if codec.is_readable(codec.TEXT, value) else codec.BYTES), value
     if kind != b"blob":  # an integer; a real or NULL, which only people write
         return codec.encode(value)
-    if number is None or number == codec.COUNTER or (number == codec.TEXT and not _is_utf8(value)):
+    if number is None or number == codec.COUNTER or not codec.is_readable(number, value):
         return codec.BYTES, value
     return number, value
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _text_or_bytes(text: bytes) -> str | bytes:

@@ -50,7 +50,8 @@ def from_stored(key: Key, stored: bytes, expires_at_ms: int) -> Record:
     """
     if stored.startswith(_MARK) and len(stored) >= _HEAD_BYTES and stored[1] in _WITH_HEAD:
         payload = stored[_HEAD_BYTES:]
-        if stored[1] != codec.TEXT or _is_text(payload):
+        # Somebody else's bytes may look like a head of ours.
+        if codec.is_readable(stored[1], payload):
             stamp = stored[len(_MARK) + 1 : _HEAD_BYTES]
             return Record(key, stored[1], payload, expires_at_ms, stamp)
     elif _DECIMAL.fullmatch(stored) and COUNTER_MIN <= int(stored) <= COUNTER_MAX:
@@ -73,12 +74,3 @@ def expected(seen: Record) -> tuple[bytes, int]:
 
 def _head(number: int, stamp: bytes) -> bytes:
     return _MARK + bytes((number,)) + stamp
-
-
-def _is_text(payload: bytes) -> bool:
-    """Whether readers can decode it: somebody else's bytes may look like a head of ours."""
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

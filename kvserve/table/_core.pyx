@@ -35,6 +35,7 @@ from kvserve.errors import (
     ServerBusy,
     ServerUnavailable,
     TableCorrupt,
+    UnreadableValue,
     ValueTooLarge,
 )
 from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS, TTL_MS_MAX, WORKERS_MAX

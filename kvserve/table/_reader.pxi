@@ -83,8 +83,9 @@ cdef class Reader(Attached):
                 try:
                     value = PyUnicode_DecodeUTF8(stack, view.value_bytes, NULL)
                 except UnicodeDecodeError:
-                    decode(KV_CODEC_TEXT, stack[:view.value_bytes])  # raises, as of a long text
-                    raise
+                    # As a long text, which is packed: whoever decodes it says what is wrong.
+                    value = PyBytes_FromStringAndSize(stack, view.value_bytes)
+                    view.value_bytes = STACK_BYTES + 1
             else:
                 value = PyBytes_FromStringAndSize(<const char *>view.value, view.value_bytes)
             if kv_view_intact(view):
@@ -113,6 +114,7 @@ cdef class Reader(Attached):
 
         Raises:
             InvalidKey: the key is of another type or length.
+            UnreadableValue: what is stored is no value that this kvserve knows.
             ServerError: a worker had to be asked and did not answer.
 
         Example:
@@ -137,7 +139,7 @@ cdef class Reader(Attached):
         if value is _elsewhere:
             return self._get_elsewhere(key, default)
         self._count_hit(&view)
-        return decode(view.codec, value) if is_packed(&view) else value
+        return decode(view.codec, value, key) if is_packed(&view) else value
 
     def _get_elsewhere(self, key, default):
         """What `get` answers that cannot be read here. Subclasses ask a worker."""
@@ -151,6 +153,7 @@ cdef class Reader(Attached):
 
         Returns:
             A dict of keys and values, in the keys' order; what a worker answered stands behind.
+            A key whose value cannot be read is left out as a missing one is; `get` says why.
 
         Raises:
             InvalidArgument: `keys` is one key, or nothing to go through.
@@ -219,7 +222,12 @@ cdef class Reader(Attached):
                 kv_count_read(&self.t, False)
             else:
                 self._count_hit(&view[n])
-                found[key] = decode(view[n].codec, value) if is_packed(&view[n]) else value
+                if is_packed(&view[n]):
+                    try:
+                        value = decode(view[n].codec, value)
+                    except UnreadableValue:
+                        continue
+                found[key] = value
         return first + count
 
     def _gets_here(self, key):
@@ -245,7 +253,7 @@ cdef class Reader(Attached):
         if value is _elsewhere or view.codec == KV_CODEC_COUNTER:
             return _elsewhere
         self._count_hit(&view)
-        return decode(view.codec, value) if is_packed(&view) else value, view.cas
+        return decode(view.codec, value, key) if is_packed(&view) else value, view.cas
 
     def _ttl_ms(self, key):
         """Milliseconds until a key expires, 0 if it never does, None on a miss, or ELSEWHERE."""

@@ -59,7 +59,9 @@ class OwnChanges:
             total = initial + delta
         else:
             if held.codec != codec.COUNTER:
-                raise NotACounter("the value of this key is not an int")
+                raise NotACounter(
+                    "the value of this key is no counter: an int of 64 bits with its sign"
+                )
             expires_at_ms = await self._stored.expiry(key)
             total = codec.decode(held.codec, held.payload) + delta
         if not limits.COUNTER_MIN <= total <= limits.COUNTER_MAX:

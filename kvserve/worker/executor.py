@@ -181,7 +181,9 @@ def _check_codec(number: int, payload: bytes) -> None:
         if len(payload) != codec.COUNTER_BYTES:
             raise InvalidValue(f"a counter of {len(payload)} bytes")
     elif number != codec.MSGPACK:
-        raise InvalidValue(f"no codec has number {number}")
+        raise InvalidValue(f"no codec has number {number}; the client may be newer than its server")
+    elif not codec.is_readable(number, payload):
+        raise InvalidValue(f"{len(payload)} bytes that are no value of codec {number}")
 
 
 def life_ms_of(ttl_ms: int) -> int:

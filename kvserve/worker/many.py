@@ -6,12 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from kvserve import limits
-from kvserve.errors import KvserveError, RequestTimeout, ServerBusy
+from kvserve.errors import (
+    KvserveError,
+    RequestTimeout,
+    ServerBusy,
+    UnreadableValue,
+    ValueTooLarge,
+)
 from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE
 from kvserve.store.base import Key
 
 _MISS = (codec.BYTES, None, 0)
+# Of a read: what the store holds is longer than values may be here, or is no value.
+_LEFT_OUT = (ValueTooLarge.wire_code, UnreadableValue.wire_code)
 
 
 def read(
@@ -78,6 +86,9 @@ def as_operations(code: int, arguments: tuple[Any, ...]) -> list[list[Any]]:
 
 def as_answer(code: int, outcomes: list[tuple[int, Any]]) -> tuple[int, Any]:
     """The status and the answer of such a command from those of its operations."""
+    if code == commands.GET_MANY.code:
+        # One that cannot be had is left out, for the sake of the others; a get says why.
+        outcomes = [(STATUS_DONE, None) if each[0] in _LEFT_OUT else each for each in outcomes]
     statuses = {status for status, _ in outcomes}
     for status, answer in outcomes:
         if status == ServerBusy.wire_code and len(statuses) > 1:  # as in `each`

@@ -3,7 +3,7 @@
     python tests/fuzz/fuzz_protocol.py -max_total_time=60 [DIRECTORY]
 
 A frame is a request or a BadRequest, a reply or a ProtocolError, a payload a value or an
-InternalError; a stream is frames or a ProtocolError. Anything else ends the run.
+UnreadableValue; a stream is frames or a ProtocolError. Anything else ends the run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 import atheris
 
 with atheris.instrument_imports(include=["kvserve.protocol", "msgpack"]):
-    from kvserve.errors import InternalError, ProtocolError
+    from kvserve.errors import ProtocolError, UnreadableValue
     from kvserve.protocol import codec
     from kvserve.protocol.framing import FrameReader
     from kvserve.protocol.messages import BadRequest, decode_reply, decode_request
@@ -33,7 +33,7 @@ def parse(data: bytes) -> None:
         with suppress(ProtocolError):
             decode_reply(rest)
     elif kind < b"\xc0":
-        with suppress(InternalError):
+        with suppress(UnreadableValue):
             codec.decode(rest[0] % 5 if rest else 0, rest[1:])
     else:
         with suppress(ProtocolError):

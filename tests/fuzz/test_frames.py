@@ -291,13 +291,13 @@ def test_value_that_is_nested_deeply_harms_no_reader(depth: int) -> None:
     """Found by reading: a value of 1 KB ended every process that read it, by SIGSEGV."""
     program = (
         "import sys, msgpack; from kvserve.protocol import codec\n"
-        "from kvserve.errors import InternalError\n"
+        "from kvserve.errors import UnreadableValue\n"
         "payload = msgpack.packb([])\n"
         "header = lambda size: b'\\xc9' + size.to_bytes(4, 'big') + b'\\x01'\n"
         f"for _ in range({depth}):\n"
         "    payload = header(len(payload)) + payload if len(payload) < 2**20 else payload\n"
         "try: codec.decode(codec.MSGPACK, payload)\n"
-        "except InternalError: pass\n"
+        "except UnreadableValue: pass\n"
     )
     done: subprocess.CompletedProcess[Any] = subprocess.run([sys.executable, "-c", program])
     assert done.returncode == 0

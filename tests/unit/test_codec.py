@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import enum
 import math
 from typing import Any
 
 import pytest
 
-from kvserve.errors import InternalError, InvalidValue
+from kvserve.errors import InvalidValue, UnreadableValue
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
 from kvserve.protocol import codec
 
@@ -44,6 +43,8 @@ KEPT = [
     datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC),
     datetime.datetime(1969, 7, 20, 20, 17, tzinfo=EAST),
     [2**64 - 1, COUNTER_MIN],
+    COUNTER_MAX + 1,
+    2**64 - 1,
 ]
 
 
@@ -94,41 +95,6 @@ def test_bytes_are_part_of_the_layout(value: Any, number: int, payload: bytes) -
     assert codec.decode(number, payload) == value
 
 
-class Colour(enum.IntEnum):
-    """An int that is more than an int."""
-
-    RED = 1
-
-
-class Text(str):
-    """A str that is more than a str."""
-
-    __slots__ = ()
-
-
-class Table(dict[str, int]):
-    """A dict that is more than a dict."""
-
-
-@pytest.mark.parametrize(
-    ("value", "restored"),
-    [
-        (bytearray(b"ab"), b"ab"),
-        (memoryview(b"abcd")[1:3], b"bc"),
-        (memoryview(b"abcd")[::2], b"ac"),
-        (Colour.RED, 1),
-        (Text("t"), "t"),
-        ([Text("t"), Table(a=1)], ["t", {"a": 1}]),
-        (Table(a=1), {"a": 1}),
-        ([bytearray(b"ab")], [b"ab"]),
-    ],
-)
-def test_relatives_of_our_types_come_back_plain(value: Any, restored: Any) -> None:
-    back = codec.decode(*codec.encode(value))
-    assert back == restored
-    assert types(back) == types(restored)
-
-
 def loop() -> list[Any]:
     """A list that holds itself."""
     value: list[Any] = []
@@ -147,7 +113,7 @@ def loop_through_tuple() -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     "value",
     [
-        COUNTER_MAX + 1,
+        2**64,
         COUNTER_MIN - 1,
         [2**64],
         [COUNTER_MIN - 1],
@@ -191,7 +157,7 @@ def test_pickle_is_never_read() -> None:
     for number in range(16):
         try:
             restored = codec.decode(number, attack)
-        except InternalError:
+        except UnreadableValue:
             continue
         assert restored in (attack, attack.decode()) or isinstance(restored, int)
 
@@ -214,5 +180,5 @@ def test_pickle_is_never_read() -> None:
     ],
 )
 def test_payload_that_does_not_follow_its_codec(number: int, payload: bytes) -> None:
-    with pytest.raises(InternalError):
+    with pytest.raises(UnreadableValue):
         codec.decode(number, payload)

@@ -16,8 +16,8 @@ from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
 from kvserve.client.recipes.locks import LockState
 from kvserve.client.recipes.memoize import CallKeys, Memoized, with_attributes
 from kvserve.client.recipes.ports import Port
-from kvserve.client.recipes.single_flight import MISSING, Terms, Turn, seek, taken
-from kvserve.errors import InvalidArgument, KvserveError
+from kvserve.client.recipes.single_flight import MISSING, Terms, Turn, as_read, seek, taken
+from kvserve.errors import InvalidArgument, KvserveError, UnreadableValue
 
 if TYPE_CHECKING:
     from kvserve.client.aio import AsyncClient
@@ -47,7 +47,10 @@ async def get_or_set(
     client: AsyncClient, key: Key, factory: Callable[[], Awaitable[Any] | Any], terms: Terms
 ) -> Any:
     """The asyncio way; see `Recipes.get_or_set`."""
-    value = await client.get(key, MISSING)
+    try:
+        value = await client.get(key, MISSING)
+    except UnreadableValue:  # to store another one mends that
+        value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(await client.ttl(key))):
         return value
     turn = Turn(port_of(client), client._names, key, terms)
@@ -60,13 +63,16 @@ async def get_or_set(
             value = factory()
             if inspect.isawaitable(value):
                 value = await value
-    except BaseException:
+    except BaseException as error:
         await keeping.stop()
         await turn.abandon()
-        raise
+        value = await turn.instead_of(error)
+        if value is MISSING:
+            raise
+        return value
     await keeping.stop()
     await turn.complete(value)
-    return value
+    return as_read(value)
 
 
 def memoize(

@@ -81,11 +81,11 @@ class AsyncNamespace(AsyncNamespaces):
         return await self._client.add(await self._place(key), value, ttl)
 
     async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`."""
+        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
         return await self._client.replace(await self._place(key), value, ttl)
 
     async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`."""
+        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
         return await self._client.cas(await self._place(key), value, version, ttl)
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
@@ -93,7 +93,7 @@ class AsyncNamespace(AsyncNamespaces):
         return await self._client.delete(await self._place(key), version)
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
-        """See `Client.touch`."""
+        """See `Client.touch`. Without a ttl the key never expires any more."""
         return await self._client.touch(await self._place(key), ttl)
 
     async def ttl(self, key: Key) -> float | None:
@@ -144,3 +144,7 @@ class AsyncNamespace(AsyncNamespaces):
         before = await self._prefix()
         async for key in self._client.scan(layout.joined(before, prefix)):
             yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+
+    def __aiter__(self) -> AsyncIterator[Key]:
+        """All keys in it, see `scan`."""
+        return self.scan()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from kvserve.client.operations import TTL, Key
 from kvserve.client.recipes import aio
 from kvserve.client.recipes.aio import AsyncLimiter, AsyncLock
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
-from kvserve.client.recipes.memoize import CallKeys, Memoized
+from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function
 from kvserve.client.recipes.single_flight import LEASE_SECONDS_DEFAULT, checked_terms
 
 if TYPE_CHECKING:
@@ -45,11 +45,16 @@ class AsyncRecipes:
         stale: TTL = None,
         lease: TTL = LEASE_SECONDS_DEFAULT,
         jitter: float = 0.0,
+        stale_on_error: bool = False,
     ) -> Any:
         """See `Client.get_or_set`. The factory may be a coroutine function."""
-        terms = checked_terms(ttl, stale, lease, jitter)
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
         return await aio.get_or_set(self._root, await self._place(key), factory, terms)
 
+    @overload
+    def memoize(self, function: Callable[P, Awaitable[R]], /) -> Memoized[P, Awaitable[R]]: ...
+
+    @overload
     def memoize(
         self,
         ttl: TTL = None,
@@ -59,14 +64,29 @@ class AsyncRecipes:
         typed: bool = False,
         lease: TTL = LEASE_SECONDS_DEFAULT,
         jitter: float = 0.0,
-    ) -> Callable[[Callable[P, Awaitable[R]]], Memoized[P, Awaitable[R]]]:
+        stale_on_error: bool = False,
+    ) -> Callable[[Callable[P, Awaitable[R]]], Memoized[P, Awaitable[R]]]: ...
+
+    def memoize(
+        self,
+        ttl: Any = None,
+        *,
+        stale: TTL = None,
+        key: Callable[..., Key] | None = None,
+        typed: bool = False,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Any:
         """See `Client.memoize`. Decorates coroutine functions; `invalidate` is a coroutine."""
-        terms = checked_terms(ttl, stale, lease, jitter)
+        function = ttl if is_function(ttl) else None
+        ttl = None if function else ttl
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Memoized[P, Awaitable[R]]:
             return aio.memoize(self, function, CallKeys(function, key, typed=typed), terms)
 
-        return decorate
+        return decorate if function is None else decorate(function)
 
     def lock(
         self,

@@ -10,13 +10,16 @@ import datetime
 import enum
 import inspect
 import json
+import re
 import uuid
 import zoneinfo
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kvserve.client.recipes.scripts import Unsupported, class_name
 from kvserve.errors import InvalidArgument
 
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _DECIMAL_BITS_MAX = 256  # Python refuses to write very long numbers in decimal
 
 
@@ -44,8 +47,8 @@ def canonical_call(
     parts = []
     for name, value in bound.arguments.items():
         try:
-            parts.append(f"{name}={_canonical(value, typed)}")
-        except (_Unsupported, RecursionError) as error:
+            parts.append(f"{name}={canonical(value, typed)}")
+        except (Unsupported, RecursionError) as error:
             raise InvalidArgument(
                 f"memoize: argument {name!r} is or contains {error}, which cannot be part of a "
                 "key; give key=, a function that makes the key from a call's arguments"
@@ -53,16 +56,17 @@ def canonical_call(
     return ",".join(parts)
 
 
-class _Unsupported(Exception):
-    """A value without such a text; says what it is."""
+def canonical(value: Any, typed: bool) -> str:
+    """A value as such text.
 
-
-def _canonical(value: Any, typed: bool) -> str:
+    Raises:
+        Unsupported: it has none.
+        RecursionError: it holds itself.
+    """
     if isinstance(value, enum.Enum):
-        kind = type(value)
         # By name, since the value may be anything; but a combination of flags has none in 3.11.
-        which = str(value.value) if isinstance(value, enum.Flag) else json.dumps(value.name)
-        return f"{kind.__module__}.{kind.__qualname__}({which})"
+        which = str(value.value) if isinstance(value, enum.Flag) else _text(value.name)
+        return f"{_enum_name(type(value))}({which})"
     # Exact types: what a subclass adds to its parent's value is not known.
     kind = type(value)
     if kind in (list, tuple, set, frozenset, dict):
@@ -70,7 +74,7 @@ def _canonical(value: Any, typed: bool) -> str:
     if value is None or kind is bool:
         return str(value)
     if kind is str:
-        return json.dumps(value)
+        return _text(value)
     if kind is bytes:
         return f'b"{value.hex()}"'
     if kind in (int, float):
@@ -83,7 +87,25 @@ def _canonical(value: Any, typed: bool) -> str:
         return f"timedelta({value.days},{value.seconds},{value.microseconds})"
     if kind is uuid.UUID:
         return f"UUID({value})"
-    raise _Unsupported(f"a {kind.__module__}.{kind.__qualname__}")
+    raise Unsupported(f"a {kind.__module__}.{kind.__qualname__}")
+
+
+def _enum_name(kind: type) -> str:
+    try:
+        return class_name(kind)
+    except Unsupported as error:
+        raise Unsupported(f"a {kind.__qualname__}, which {error}") from None
+
+
+def _text(text: str) -> str:
+    """A str as JSON writes it, but for pairs of surrogates: there, they stand for one character."""
+    if not _SURROGATE_PAIR.search(text):
+        return json.dumps(text)
+    pieces = [
+        f"\\u{{{ord(each):x}}}" if "\ud800" <= each <= "\udfff" else json.dumps(each)[1:-1]
+        for each in text
+    ]
+    return f'"{"".join(pieces)}"'
 
 
 def _canonical_number(value: int | float, typed: bool) -> str:
@@ -95,9 +117,9 @@ def _canonical_number(value: int | float, typed: bool) -> str:
 
 def _canonical_collection(value: Any, typed: bool) -> str:
     if type(value) is dict:
-        pairs = [f"{_canonical(k, typed)}:{_canonical(v, typed)}" for k, v in value.items()]
+        pairs = [f"{canonical(k, typed)}:{canonical(v, typed)}" for k, v in value.items()]
         return f"{{{_joined(sorted(pairs))}}}"
-    items = [_canonical(item, typed) for item in value]
+    items = [canonical(item, typed) for item in value]
     if type(value) is list:
         return f"[{_joined(items)}]"
     if type(value) is tuple:
@@ -118,4 +140,4 @@ def _zone(zone: datetime.tzinfo | None) -> str:
         return "fixed"  # isoformat has its offset
     if type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
         return zone.key
-    raise _Unsupported(f"a time zone that is a {type(zone).__module__}.{type(zone).__qualname__}")
+    raise Unsupported(f"a time zone that is a {type(zone).__module__}.{type(zone).__qualname__}")

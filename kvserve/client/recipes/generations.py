@@ -2,12 +2,14 @@
 
 A generation is used once in a lifetime, whoever makes it: nanoseconds of the clock and random bits.
 So a namespace whose generation was evicted begins empty; old records never come back. They stay in
-memory, out of reach, until they expire or are evicted.
+memory, out of reach, until they expire or are evicted. A scan over all keys leaves them out: it
+knows a key of a namespace by the form of its generation.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -17,14 +19,57 @@ from typing import Any
 from kvserve.client.operations import Key, Operation
 from kvserve.client.recipes import layout
 from kvserve.client.recipes.ports import Port
-from kvserve.errors import OutcomeUnknown
+from kvserve.errors import KvserveError, OutcomeUnknown
 
-_RANDOM_BYTES = 4
+_RANDOM_BITS = 28
+_BEHIND_NAMES = ":~"  # no other key is likely to have this
+_STAMP = re.compile(r"((?:[^:]+::)*[^:]+):((?:~[0-9a-f]{23})+):")
+_STAMP_OF_BYTES = re.compile(_STAMP.pattern.encode())
 
 
 def new_generation() -> str:
-    """One that no namespace has had."""
-    return f"{time.time_ns():x}{secrets.token_hex(_RANDOM_BYTES)}"
+    """One that no namespace has had, in 24 characters."""
+    return f"~{time.time_ns():016x}{secrets.randbits(_RANDOM_BITS):07x}"
+
+
+async def living(port: Port, keys: Sequence[Key]) -> list[Key]:
+    """The keys but those that lie in namespaces, at any depth, that were cleared since."""
+    stamps = [_stamp(key) for key in keys]
+    cleared: dict[tuple[str, str] | None, bool] = {None: False}
+    for stamp in stamps:
+        if stamp is not None and stamp not in cleared:
+            cleared[stamp] = await _is_cleared(port, *stamp)
+    return [key for key, stamp in zip(keys, stamps, strict=True) if not cleared[stamp]]
+
+
+def are_in_namespaces(keys: Sequence[Key]) -> bool:
+    """Whether some of these keys are, so that `living` may leave some out."""
+    return any(map(_stamp, keys))
+
+
+def _stamp(key: Key) -> tuple[str, str] | None:
+    """The names and the generations that a key stands behind, None if it is in no namespace."""
+    if isinstance(key, str):
+        found = _STAMP.match(key) if _BEHIND_NAMES in key else None
+        return (found[1], found[2]) if found else None
+    raw = _STAMP_OF_BYTES.match(key)
+    if raw is None:
+        return None
+    with suppress(UnicodeDecodeError):  # then they are no names
+        return raw[1].decode(), raw[2].decode()
+    return None
+
+
+async def _is_cleared(port: Port, names: str, generations: str) -> bool:
+    parts = names.split("::")
+    current = []
+    for depth in range(len(parts)):
+        try:
+            found = await port.get(layout.named_by_parts("generation", parts[: depth + 1]))
+        except KvserveError:  # a store that does not answer, say: a scan goes on
+            return False
+        current.append(str(found))
+    return "".join(current) != generations
 
 
 async def begin(port: Port, generation_key: Key) -> Any:
@@ -48,7 +93,7 @@ class Place:
 
     def __init__(self, path: tuple[str, ...]) -> None:
         self.path = path
-        self._names = [layout.quoted(name) for name in path]
+        self._names = "::".join(layout.quoted(name) for name in path)
         # Those around it count, too: to clear one clears all that is in it.
         self.generation_keys = [
             layout.named("generation", path[:depth], name) for depth, name in enumerate(path)
@@ -56,8 +101,7 @@ class Place:
 
     def prefix(self, generations: Sequence[Any]) -> str:
         """What stands before each key, given the generations of all levels."""
-        levels = zip(self._names, generations, strict=True)
-        return "".join(f"{name}:{generation}:" for name, generation in levels)
+        return f"{self._names}:{''.join(map(str, generations))}:"
 
 
 def moved(operations: list[Operation], prefix: str) -> list[Operation]:

@@ -8,9 +8,13 @@
     kvserve:sliding:NAME:ID                the times of the last hits      limiter(sliding=True)
     kvserve:generation:NAME                the generation of a namespace   namespace
     NAME:GENERATION:KEY                    a user's key in a namespace     namespace
+    NAME::NAME:GENERATIONS:KEY             in a namespace within another
 
 NAME is the name itself, or, within namespaces, theirs and it, joined by colons; what would be
 mistaken for a separator is written %3A or %25. A name too long for a key is hashed.
+
+The keys of an inner namespace do not begin as those of the outer one do: what is cleared inside
+must be out of reach there, too.
 
 So `kvserve:` is a prefix that users leave alone. Nothing enforces it.
 """
@@ -55,8 +59,12 @@ def named(kind: str, path: Sequence[str], name: str) -> str:
         >>> named("lock", ["eu"], "nightly-job")
         'kvserve:lock:eu:nightly-job'
     """
-    parts = ":".join(quoted(part) for part in (*path, name))
-    return str(_fitting(f"kvserve:{kind}:", parts))
+    return named_by_parts(kind, [quoted(part) for part in (*path, name)])
+
+
+def named_by_parts(kind: str, parts: Sequence[str]) -> str:
+    """As `named`, of names that are quoted already."""
+    return str(_fitting(f"kvserve:{kind}:", ":".join(parts)))
 
 
 def quoted(name: str) -> str:

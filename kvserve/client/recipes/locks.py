@@ -21,6 +21,7 @@ from kvserve.client.recipes.claims import Claim, KeepingThread, now_ms, pauses
 from kvserve.client.recipes.ports import Port, finish
 from kvserve.errors import (
     InvalidArgument,
+    InvalidValue,
     KvserveError,
     LockLost,
     LockTimeout,
@@ -126,7 +127,7 @@ class LockState:
     async def _draw(self) -> int:
         while True:
             last, version = await self._port.gets(self._fence_key, "0")
-            number = max(time.time_ns(), int(last) + 1)
+            number = max(time.time_ns(), self._parse(last) + 1)
             record = (self._fence_key, str(number))  # as text it is read without asking a worker
             try:
                 if version is None:
@@ -139,6 +140,15 @@ class LockState:
                 continue  # a number that nobody got does no harm
             if drawn:
                 return number
+
+    def _parse(self, last: object) -> int:
+        """The last number, unless somebody else has written something there."""
+        if isinstance(last, str) and last.isascii() and last.isdecimal() and len(last) <= 20:
+            return int(last)
+        raise InvalidValue(
+            f"the key {self._fence_key!r} holds {last!r:.80}, which is no fencing number of the "
+            f"lock {self._name!r}: delete it, and the next number comes from the clock"
+        )
 
     async def _wait(self, give_up_ms: float) -> None:
         """Until nobody holds it. Looks in shared memory; no system call but the sleep."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from kvserve.client.operations import Key
 from kvserve.client.recipes import layout, single_flight
 from kvserve.client.recipes.arguments import canonical_call
+from kvserve.client.recipes.function_names import function_name
 from kvserve.client.recipes.single_flight import Terms
 from kvserve.errors import InvalidArgument
 from kvserve.table._core import check_key
@@ -54,17 +54,22 @@ class CallKeys:
         typed: whether 1 and 1.0 differ.
 
     Raises:
-        InvalidArgument: the function has no name of its own.
+        InvalidArgument: the function has no name of its own, or is none yet.
     """
 
     def __init__(
         self, function: Callable[..., Any], key: Callable[..., Key] | None, *, typed: bool
     ) -> None:
+        if isinstance(function, (classmethod, staticmethod, property)):
+            kind = type(function).__name__
+            raise InvalidArgument(f"memoize belongs below @{kind}, next to the function")
+        if not callable(function):
+            raise InvalidArgument(f"memoize: {function!r:.80} is no function")
         self._custom = key
         self._typed = typed
         if key is None:
-            self._name = full_name(function)
-            self._signature = inspect.signature(function)
+            self._name = function_name(function)
+            self._signature = _signature(function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Key:
         """The key of a call.
@@ -79,27 +84,36 @@ class CallKeys:
             return key
         arguments = canonical_call(self._signature, args, kwargs, typed=self._typed)
         whole = f"kvserve:memo:{self._name}({arguments})"
-        if len(whole.encode()) > _READABLE_BYTES_MAX:
+        if not _is_readable(whole):
             whole = f"kvserve:memo:{self._name}({layout.hashed(arguments.encode())})"
-        if len(whole.encode()) > _READABLE_BYTES_MAX:
-            whole = f"kvserve:memo:{layout.hashed(f'{self._name}({arguments})'.encode())}"
+        if not _is_readable(whole):
+            # A path may have bytes that are no UTF-8.
+            raw = f"{self._name}({arguments})".encode(errors="surrogatepass")
+            whole = f"kvserve:memo:{layout.hashed(raw)}"
         return whole
 
 
-def full_name(function: Callable[..., Any]) -> str:
-    """Module and qualified name of a function; of one in a script, the script's path.
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """How it is called: of a decorated function, how its decorator is, which may add arguments."""
+    is_python = inspect.isfunction(function) or inspect.ismethod(function)
+    try:
+        return inspect.signature(function, follow_wrapped=not is_python)
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            f"memoize: {function!r:.80} does not say which arguments it takes; give key="
+        ) from None
 
-    Raises:
-        InvalidArgument: it has none, or one that it shares, as all lambdas do.
-    """
-    module = getattr(function, "__module__", None)
-    name = getattr(function, "__qualname__", None)
-    if not module or not name or "<lambda>" in name:
-        raise InvalidArgument(f"memoize: {function!r} has no name of its own; give key=")
-    if module in ("__main__", "__mp_main__"):  # the second is what multiprocessing makes of it
-        code = getattr(inspect.unwrap(function), "__code__", None)
-        module = str(Path(code.co_filename).absolute()) if code else module
-    return f"{module}.{name}"
+
+def _is_readable(key: str) -> bool:
+    try:
+        return len(key.encode()) <= _READABLE_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+def is_function(ttl: Any) -> bool:
+    """Whether `@memoize` was written without parentheses, so that it got the function."""
+    return callable(ttl) or isinstance(ttl, (classmethod, property))
 
 
 def memoize(

@@ -106,11 +106,11 @@ class Namespace(Namespaces, Brackets):
         return self._client.add(self._place(key), value, ttl)
 
     def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`."""
+        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
         return self._client.replace(self._place(key), value, ttl)
 
     def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`."""
+        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
         return self._client.cas(self._place(key), value, version, ttl)
 
     def delete(self, key: Key, version: int | None = None) -> bool:
@@ -118,7 +118,7 @@ class Namespace(Namespaces, Brackets):
         return self._client.delete(self._place(key), version)
 
     def touch(self, key: Key, ttl: TTL = None) -> bool:
-        """See `Client.touch`."""
+        """See `Client.touch`. Without a ttl the key never expires any more."""
         return self._client.touch(self._place(key), ttl)
 
     def ttl(self, key: Key) -> float | None:
@@ -165,7 +165,14 @@ class Namespace(Namespaces, Brackets):
         return self._client.contains(self._place(key))
 
     def scan(self, prefix: Key = "") -> Iterator[Key]:
-        """See `Client.scan`. The keys come without what stands before them."""
+        """See `Client.scan`. The keys come without what stands before them.
+
+        Those of a namespace within this one are its own, and do not come.
+        """
         before = self._prefix()
         for key in self._client.scan(layout.joined(before, prefix)):
             yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys in it, see `scan`."""
+        return self.scan()

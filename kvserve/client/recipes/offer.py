@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from kvserve.client.operations import TTL, Key
 from kvserve.client.recipes import single_flight
 from kvserve.client.recipes.limiters import Limiter
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT, Lock
-from kvserve.client.recipes.memoize import CallKeys, Memoized, memoize
+from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, memoize
 from kvserve.client.recipes.single_flight import LEASE_SECONDS_DEFAULT, checked_terms
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Recipes:
         stale: TTL = None,
         lease: TTL = LEASE_SECONDS_DEFAULT,
         jitter: float = 0.0,
+        stale_on_error: bool = False,
     ) -> Any:
         """The value of a key; on a miss it is computed, once for all processes, and stored.
 
@@ -61,6 +62,11 @@ class Recipes:
                 to 60 times.
             jitter: the part of the ttl, from 0 to below 1, by which it is shortened at random, so
                 that values that were stored together do not expire together.
+            stale_on_error: where the factory raises an Exception and the stale value is still
+                there, return that, and log a warning; else the caller gets the exception.
+
+        Returns:
+            The value, as `get` gives it.
 
         Raises:
             MisuseError: the factory asks for the value that it is to compute.
@@ -71,9 +77,13 @@ class Recipes:
             >>> cache.get_or_set("answer", lambda: 6 * 7, ttl=60)
             42
         """
-        terms = checked_terms(ttl, stale, lease, jitter)
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
         return single_flight.get_or_set(self._root, self._place(key), factory, terms)
 
+    @overload
+    def memoize(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
+
+    @overload
     def memoize(
         self,
         ttl: TTL = None,
@@ -83,16 +93,34 @@ class Recipes:
         typed: bool = False,
         lease: TTL = LEASE_SECONDS_DEFAULT,
         jitter: float = 0.0,
-    ) -> Callable[[Callable[P, R]], Memoized[P, R]]:
+        stale_on_error: bool = False,
+    ) -> Callable[[Callable[P, R]], Memoized[P, R]]: ...
+
+    def memoize(
+        self,
+        ttl: Any = None,
+        *,
+        stale: TTL = None,
+        key: Callable[..., Key] | None = None,
+        typed: bool = False,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Any:
         """Decorates a function: its results are kept, for all processes, as by `get_or_set`.
+
+        Written without parentheses, `@cache.memoize`, the results live for the server's
+        `default_ttl`.
 
         The key is made of the function's module and name and of all its arguments, which must be
         None, str, bytes, bool, int, float, datetime, date, timedelta, UUID or Enum, or a list,
         tuple, set, frozenset or dict of these. It is the same in every process and version of
-        Python. What else the function looks at, such as variables around it, is not part of it.
+        Python. So is what it has of functions around it, if that is data, a function or a class.
+        What else it looks at, such as globals, is not part of it. A hit is equal to the result
+        that was computed, and of its type.
 
         Args:
-            ttl, stale, lease, jitter: see `get_or_set`.
+            ttl, stale, lease, jitter, stale_on_error: see `get_or_set`.
             key: makes the key of a call, from the call's arguments: for other types, and for
                 methods, whose first argument is an object.
             typed: whether 1 and 1.0 are different arguments, and a set and a frozenset.
@@ -103,7 +131,8 @@ class Recipes:
 
         Raises:
             InvalidArgument: a coroutine function (an asyncio client memoizes those, and only
-                those), or one without a name; when called, an argument of another type.
+                those), or one whose name others may have: a lambda, a method of an object, one
+                that was typed into Python; when called, an argument of another type.
 
         Example:
             >>> @cache.memoize(ttl=60, stale=30)
@@ -112,12 +141,14 @@ class Recipes:
             >>> square(4), square.invalidate(4), square.invalidate(4)
             (16, True, False)
         """
-        terms = checked_terms(ttl, stale, lease, jitter)
+        function = ttl if is_function(ttl) else None
+        ttl = None if function else ttl
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
 
         def decorate(function: Callable[P, R]) -> Memoized[P, R]:
             return memoize(self, function, CallKeys(function, key, typed=typed), terms)
 
-        return decorate
+        return decorate if function is None else decorate(function)
 
     def lock(
         self,

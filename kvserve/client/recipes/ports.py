@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvserve.client.operations import Key, from_ttl_ms
+from kvserve.errors import UnreadableValue
 from kvserve.table._core import Elsewhere
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Port:
         as_coroutine: Callable[[Callable[..., Any]], Method],
         sleep: Method,
     ) -> None:
-        self.get = as_coroutine(client.get)
+        self._get = as_coroutine(client.get)
         self.gets = as_coroutine(client.gets)
         self.ttl = as_coroutine(client.ttl)
         self.set = as_coroutine(client.set)
@@ -48,6 +49,13 @@ class Port:
         self.delete = as_coroutine(client.delete)
         self.sleep = sleep
         self._ttl_ms_here = ttl_ms_here
+
+    async def get(self, key: Key, default: Any = None) -> Any:
+        """As the client's; what cannot be read counts as missing, and is stored anew."""
+        try:
+            return await self._get(key, default)
+        except UnreadableValue:
+            return default
 
     @classmethod
     def of(cls, client: Client) -> Port:

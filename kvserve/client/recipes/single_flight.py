@@ -14,6 +14,7 @@ result was invalidated meanwhile, returns what it has computed and leaves the ca
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -25,8 +26,9 @@ from kvserve.client.operations import TTL, Key, to_ttl_ms
 from kvserve.client.recipes import layout
 from kvserve.client.recipes.claims import Claim, KeepingThread, now_ms, pauses
 from kvserve.client.recipes.ports import Port, finish
-from kvserve.errors import InvalidArgument, KvserveError, MisuseError
+from kvserve.errors import InvalidArgument, KvserveError, MisuseError, UnreadableValue
 from kvserve.names import Names
+from kvserve.protocol import codec
 
 if TYPE_CHECKING:
     from kvserve.client.blocking import Client
@@ -36,6 +38,8 @@ LEASE_SECONDS_DEFAULT = 10.0
 # a way that we cannot see, is replaced at last.
 _LEASES_MAX = 60
 MISSING = object()
+_UNCHANGED = (str, bytes, int, float, bool, type(None))
+_log = logging.getLogger(__name__)
 
 
 class Terms(NamedTuple):
@@ -45,6 +49,7 @@ class Terms(NamedTuple):
     stale_seconds: float
     lease: TTL
     jitter: float
+    stale_on_error: bool = False
 
     def life(self) -> TTL:
         """The time to live of a value that is stored now."""
@@ -58,7 +63,9 @@ class Terms(NamedTuple):
         return left is not None and left > self.stale_seconds
 
 
-def checked_terms(ttl: TTL, stale: TTL, lease: TTL, jitter: float) -> Terms:
+def checked_terms(
+    ttl: TTL, stale: TTL, lease: TTL, jitter: float, stale_on_error: bool = False
+) -> Terms:
     """The arguments of `get_or_set`, if they make sense.
 
     Raises:
@@ -74,7 +81,9 @@ def checked_terms(ttl: TTL, stale: TTL, lease: TTL, jitter: float) -> Terms:
         raise InvalidArgument(f"lease = {lease}: use seconds, after which a dead one is replaced")
     if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter < 1:
         raise InvalidArgument(f"jitter = {jitter!r}: use a part of the ttl, from 0 to below 1")
-    return Terms(ttl, stale_seconds, lease, jitter)
+    if stale_on_error and stale is None:
+        raise InvalidArgument("stale_on_error uses the value that `stale` keeps: give stale")
+    return Terms(ttl, stale_seconds, lease, jitter, stale_on_error)
 
 
 class Turn:
@@ -115,6 +124,23 @@ class Turn:
             released = await self.claim.release(self.port)
         if version is not None and not released:
             await self.port.delete(self.key, version)  # it was invalidated in between
+
+    async def instead_of(self, error: BaseException) -> Any:
+        """The stale value, where it stands in for one that could not be computed, else `MISSING`.
+
+        Not one that was found before: it may have been deleted, or be too old, by now.
+        """
+        if not self._terms.stale_on_error or isinstance(error, MisuseError):
+            return MISSING
+        value = MISSING
+        if isinstance(error, Exception):
+            with suppress(KvserveError):
+                value = await self.port.get(self.key, MISSING)
+        if value is not MISSING:
+            _log.warning(
+                "%.80r keeps its stale value: its factory failed", self.key, exc_info=error
+            )
+        return value
 
     async def abandon(self) -> None:
         """Ends the turn without a value, so that the next one may try."""
@@ -187,7 +213,10 @@ async def _wait(turn: Turn) -> None:
 
 def get_or_set(client: Client, key: Key, factory: Callable[[], Any], terms: Terms) -> Any:
     """The blocking way; see `Recipes.get_or_set`."""
-    value = client.get(key, MISSING)
+    try:
+        value = client.get(key, MISSING)
+    except UnreadableValue:  # to store another one mends that
+        value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
         return value
     turn = Turn(Port.of(client), client._names, key, terms)
@@ -199,13 +228,23 @@ def get_or_set(client: Client, key: Key, factory: Callable[[], Any], terms: Term
         with taken(turn):
             value = factory()
         _require_value(value)
-    except BaseException:
+    except BaseException as error:
         keeping.stop()
         finish(turn.abandon())
-        raise
+        value = finish(turn.instead_of(error))
+        if value is MISSING:
+            raise
+        return value
     keeping.stop()
     finish(turn.complete(value))
-    return value
+    return as_read(value)
+
+
+def as_read(value: Any) -> Any:
+    """A computed value as a hit gives it: a datetime in UTC for instance, and nobody else's."""
+    if type(value) in _UNCHANGED:
+        return value
+    return codec.decode(*codec.encode(value))
 
 
 def _require_value(value: Any) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import kvserve as kvserve_command
 from crews import KINDS, TIMEOUT, Member, together
 from servers import Server, StartServer
 
@@ -189,3 +191,117 @@ def test_default_ttl_does_not_end_a_generation(
 def test_bad_names(cache: kvserve.Client, name: Any) -> None:
     with pytest.raises(InvalidArgument):
         cache.namespace(name)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "direct": {}, "worker": {"read": "worker"}, "writer": {"write": "direct"}
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def with_writers(make_module_server: StartServer) -> Server:
+    """A server that lets writers in."""
+    return make_module_server("--writers", "4")
+
+
+def chain(cache: Any, names: str) -> list[Any]:
+    """The namespaces of these names, each within the one before, behind the client."""
+    places = [cache]
+    for name in names:
+        places.append(places[-1].namespace(name))
+    return places
+
+
+@pytest.mark.parametrize("cleared", [1, 2, 3])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_cleared_inside_is_nowhere(with_writers: Server, way: str, cleared: int) -> None:
+    with with_writers.connect(timeout=TIMEOUT, **WAYS[way]) as cache:
+        cache.flush()
+        places = chain(cache, "abc")
+        for depth, place in enumerate(places):
+            place.set(f"text {depth}", depth)
+            place.set(f"raw {depth}".encode(), depth)
+        seen = [set(place.scan()) for place in places]
+        places[cleared].clear()
+        own = [{f"text {depth}", f"raw {depth}".encode()} for depth in range(4)]
+        for depth, place in enumerate(places[1:], 1):
+            assert set(place) == set(place.scan()) == (own[depth] if depth < cleared else set())
+            # No key that was listed anywhere before leads to what was cleared.
+            for keys in seen:
+                found = place.get_many(keys)
+                assert set(found) == {key for key in keys if key in place} <= own[depth]
+                assert found == {key: place.get(key) for key in found}
+        listed = {key if isinstance(key, bytes) else key.encode() for key in cache}
+        ends = [b"%s %d" % (kind, depth) for kind in (b"text", b"raw") for depth in range(4)]
+        assert {end for end in ends if any(key.endswith(end) for key in listed)} == {
+            end for end in ends if int(end[-1:]) < cleared
+        }
+        places[cleared].set("again", 1)
+        assert list(places[cleared]) == ["again"]
+        assert sum(key.endswith(b"again") for key in map(as_bytes, cache.scan())) == 1
+        assert "again" not in places[cleared - 1]
+
+
+def as_bytes(key: str | bytes) -> bytes:
+    """A key as it is stored."""
+    return key.encode() if isinstance(key, str) else key
+
+
+def test_what_was_cleared_inside_is_nowhere_in_asyncio(served: Server) -> None:
+    async def main() -> None:
+        async with await kvserve.connect_async(served.name, timeout=TIMEOUT) as cache:
+            places = chain(cache, "abc")
+            for place in places:
+                await place.set("key", 1)
+                await place.set(b"raw", 1)
+            seen = {key for place in places for key in [each async for each in place]}
+            await places[2].clear()
+            for place, own in zip(places[1:], [{"key", b"raw"}, set(), set()], strict=True):
+                assert {key async for key in place} == {key async for key in place.scan()} == own
+                assert set(await place.get_many(seen)) == own & seen
+                assert {key for key in seen if await place.contains(key)} == own & seen
+            listed = [key async for key in cache if as_bytes(key).endswith((b":key", b":raw"))]
+            assert sorted(as_bytes(key)[:3] for key in listed) == [b"a:~"] * 2
+
+    asyncio.run(main())
+
+
+def test_cleared_keys_are_listed_and_dumped_nowhere(served: Server, cache: kvserve.Client) -> None:
+    outer = cache.namespace("outer")
+    for place in (outer, outer.namespace("inner")):
+        place.set("old", 1)
+        place.clear()
+        place.set("new", 1)
+    cache.set("outer:~not a generation:old", 1)
+    cache.set(b"\xff:~0123456789abcdef0123456:old", 1)
+    for command in (["keys"], ["dump"]):
+        done = kvserve_command(*command, "--name", served.name)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.count(b":old") == 2
+        assert done.stdout.count(b":new") == 2
+
+
+def test_cleared_keys_are_nowhere_with_a_store(make_server: StartServer, tmp_path: Path) -> None:
+    server = make_server("--store", f"sqlite:///{tmp_path / 'cache.db'}")
+    with server.connect(timeout=TIMEOUT) as cache:
+        places = chain(cache, "ab")
+        for place in places[1:]:
+            place.set("key", 1)
+        seen = set(cache.scan())
+        places[2].clear()
+        cache.flush()  # of the table, so that all is read from the database again
+        assert places[1].get("key") == 1
+        assert places[2].get("key") is None
+        for place in places[1:]:
+            assert set(place.get_many(seen | {"key"})) == ({"key"} if place is places[1] else set())
+        assert [key for key in cache if as_bytes(key).startswith(b"a::b:")] == []
+
+
+def test_iteration_is_over_keys_and_there_is_no_length(cache: kvserve.Client) -> None:
+    cache.set_many({"a": 1, b"\xff": 2})
+    assert set(cache) == {"a", b"\xff"}
+    assert sorted(map(str, cache)) == sorted(map(str, list(cache)))
+    for place in (cache, cache.namespace("eu")):
+        with pytest.raises(TypeError, match="len"):
+            len(place)  # type: ignore[arg-type]
+        assert place  # also where it is empty
