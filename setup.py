@@ -1,4 +1,5 @@
-"""Builds kvserve.table._core: the C11 core under its Cython skin. The rest is in pyproject.toml."""
+"""Builds the extensions, kvserve.table._core, the C11 core under its Cython skin, among them. The
+rest is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 TABLE = Path("kvserve/table")
+CORE = "kvserve.table._core"
 # The core is ours to the last line, so it takes every warning. Cython's C is not, and takes none.
 CORE_FLAGS = [
     "-std=c11",
@@ -48,17 +50,17 @@ class BuildCore(build_ext):
     """Compiles the core with its own flags, then links it with what Cython makes of the skin."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds the one extension there is; nothing generated lands beside the sources."""
+        """Builds an extension; nothing generated lands beside the sources."""
         # Imported late: listing the files for an sdist needs no Cython.
         from Cython.Build import cythonize
 
-        core = sorted(map(str, TABLE.glob("core/*.c")))
-        ext.extra_objects = self.compiler.compile(
-            core,
-            output_dir=self.build_temp,
-            include_dirs=ext.include_dirs,
-            extra_postargs=[*CORE_FLAGS, "-Werror"] if strict() else CORE_FLAGS,
-        )
+        if ext.name == CORE:
+            ext.extra_objects = self.compiler.compile(
+                sorted(map(str, TABLE.glob("core/*.c"))),
+                output_dir=self.build_temp,
+                include_dirs=ext.include_dirs,
+                extra_postargs=[*CORE_FLAGS, "-Werror"] if strict() else CORE_FLAGS,
+            )
         ext.sources = cythonize(
             [ext],
             build_dir=self.build_temp,
@@ -73,13 +75,18 @@ setup(
     cmdclass={"build_ext": BuildCore},
     ext_modules=[
         Extension(
-            "kvserve.table._core",
+            CORE,
             sources=[str(TABLE / "_core.pyx")],
             depends=sorted(map(str, [*TABLE.glob("*.px[di]"), *TABLE.glob("core/*.[ch]")])),
             include_dirs=[str(TABLE), str(TABLE / "core")],
             extra_compile_args=SKIN_FLAGS,
             # Before glibc 2.34 semaphores and shared memory are in libraries of their own.
             libraries=["pthread", "rt"],
-        )
+        ),
+        Extension(
+            "kvserve.client._scopes",
+            sources=["kvserve/client/_scopes.pyx"],
+            extra_compile_args=SKIN_FLAGS,
+        ),
     ],
 )
