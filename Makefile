@@ -43,7 +43,8 @@ test-kill: $(VENV)/.installed-dev
 
 test-soak: $(VENV)/.installed-dev
 	KVSERVE_TEST_KILLS=$(or $(KILLS),1000) KVSERVE_TEST_LINEARIZABILITY_SECONDS=20 \
-		KVSERVE_TEST_ATTACHES=10000 $(VENV)/bin/pytest -s tests/fault/test_soak.py \
+		KVSERVE_TEST_ATTACHES=10000 KVSERVE_TEST_STRIDE=1 \
+		$(VENV)/bin/pytest -s tests/fault/test_soak.py tests/fault/test_holders.py \
 		tests/fault/test_table_kills.py tests/fault/test_linearizability.py \
 		tests/fault/test_limits.py $(ARGS)
 

@@ -1,5 +1,5 @@
-"""Builds the two extensions, kvserve.table._core, the C11 core under its Cython skin, and
-kvserve.protocol._values. The rest is in pyproject.toml."""
+"""Builds kvserve.table._core, the C11 core under its Cython skin, and two small modules in Cython:
+kvserve.protocol._values and kvserve.client._scopes. The rest is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -89,6 +89,11 @@ setup(
             sources=[str(PROTOCOL / "_values.pyx")],
             depends=sorted(map(str, PROTOCOL.glob("*.px[di]"))),
             include_dirs=[str(PROTOCOL)],
+            extra_compile_args=SKIN_FLAGS,
+        ),
+        Extension(
+            "kvserve.client._scopes",
+            sources=["kvserve/client/_scopes.pyx"],
             extra_compile_args=SKIN_FLAGS,
         ),
     ],

@@ -14,6 +14,7 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.aio_channel import AioChannel, NotBegun
+from kvserve.client.deadlines import deadline_of
 from kvserve.client.questions import Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
@@ -57,7 +58,7 @@ class AioWorkers:
 
     async def count(self) -> int:
         """How many there are now. See `workers.Workers.count`."""
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = deadline_of(asyncio.get_running_loop().time(), self._timeout)
         while True:
             with suppress(WorkerGone):
                 channel = await self._channel(0, deadline)
@@ -66,7 +67,7 @@ class AioWorkers:
 
     async def ask(self, question: Question) -> Any:
         """The answer to one request. Raises as `workers.Workers.ask` does."""
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = deadline_of(asyncio.get_running_loop().time(), self._timeout)
         sent = False  # to a worker that died
         while True:
             try:

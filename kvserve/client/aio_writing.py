@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kvserve.client.aio import AsyncClient
+from kvserve.client.deadlines import deadline_of
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
 from kvserve.client.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
@@ -55,12 +56,12 @@ class AsyncDirectClient(AsyncClient):
     async def _run(self, operation: Operation) -> Any:
         if operation.command is commands.LIMIT:
             return await super()._run(operation)
-        return await self._execute(operation, time.monotonic() + self._timeout)
+        return await self._execute(operation, deadline_of(time.monotonic(), self._timeout))
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         for operation in operations:
             check_key(operation.key)  # of all, before anything is done
-        deadline = time.monotonic() + self._timeout
+        deadline = deadline_of(time.monotonic(), self._timeout)
         await self._until(self._require_seat, deadline)
         results: list[Any] = []
         for operation in operations:

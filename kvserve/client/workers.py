@@ -18,6 +18,7 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.channel import Channel
+from kvserve.client.deadlines import deadline_of
 from kvserve.client.questions import Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
@@ -78,7 +79,7 @@ class Workers:
         Raises:
             ServerUnavailable, ServerBusy, RequestTimeout: there is no session with any.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = deadline_of(time.monotonic(), self._timeout)
         while True:
             worker, channel = self._borrow(0, deadline)
             try:
@@ -100,7 +101,7 @@ class Workers:
             OutcomeUnknown: it may have been executed, and must not be sent again.
             KvserveError: whatever the worker answered.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = deadline_of(time.monotonic(), self._timeout)
         return self._ask(command, arguments, shard, command.idempotent, deadline)
 
     def _ask(
@@ -157,7 +158,7 @@ class Workers:
         Returns:
             For each its answer, or the error that `ask` would have raised, as an object.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = deadline_of(time.monotonic(), self._timeout)
         begun = [self._begin(question, deadline) for question in requests]
         return [
             self._finish(question, each, deadline)

@@ -15,6 +15,7 @@ from typing import Any
 from kvserve.client import operations as checks
 from kvserve.client.batches import Batch
 from kvserve.client.blocking import Client
+from kvserve.client.deadlines import deadline_of
 from kvserve.client.direct import Read
 from kvserve.client.direct_table import DirectTable
 from kvserve.client.many import Many
@@ -96,7 +97,7 @@ class DirectClient(TrustedWriter, Client):
         for operation in operations:
             check_key(operation.key)  # of all, before anything is done
         self._require_seat()
-        return self._table.execute_each(operations, time.monotonic() + self._timeout)
+        return self._table.execute_each(operations, deadline_of(time.monotonic(), self._timeout))
 
     def _require_seat(self) -> None:
         if not self._table.is_current:

@@ -24,25 +24,41 @@ def served(make_module_server: StartServer) -> Server:
 
 
 class Suspended:
-    """A coroutine that tells its own task, by `at(future)`, of each future that it waits for."""
+    """A coroutine that tells its own task, by `at(future)`, of each future that it waits for.
 
-    def __init__(self, work: Coroutine[Any, Any, None], at: Callable[[Any], None]) -> None:
+    Args:
+        work: the coroutine.
+        at: is told.
+        tidies_up: whether it may wait once more after it was cancelled.
+    """
+
+    def __init__(
+        self, work: Coroutine[Any, Any, None], at: Callable[[Any], None], *, tidies_up: bool
+    ) -> None:
         self._work = work
         self._at = at
+        self._tidies_up = tidies_up
 
     def __await__(self) -> Generator[Any, None, None]:
+        thrown: BaseException | None = None
         with suppress(StopIteration):
             while True:
-                future = self._work.send(None)
+                if thrown is None:
+                    future = self._work.send(None)
+                else:
+                    future = self._work.throw(thrown)
+                    assert self._tidies_up, "a cancelled request went on waiting"
+                    thrown = None
                 self._at(future)
                 try:
                     yield future
                 except BaseException as error:
-                    self._work.throw(error)
-                    raise AssertionError("a cancelled request went on waiting") from error
+                    thrown = error
 
 
-async def cancelled_at(work: Coroutine[Any, Any, None], number: int, *, when: str) -> bool:
+async def cancelled_at(
+    work: Coroutine[Any, Any, None], number: int, *, when: str, tidies_up: bool = False
+) -> bool:
     """Cancels work at the so-and-so-manieth point where it waits; returns whether it came so far.
 
     Args:
@@ -50,18 +66,19 @@ async def cancelled_at(work: Coroutine[Any, Any, None], number: int, *, when: st
         number: from 0.
         when: `waiting`: before that for which it waits is there; `woken`: when it is there, and
             the task has not been told.
+        tidies_up: whether it may wait once more after that.
     """
     points = itertools.count()
 
     def at(future: Any) -> None:
         if next(points) == number:
-            if when == "waiting":
+            if when == "waiting" or future is None:  # of a mere turn of the loop
                 asyncio.get_running_loop().call_soon(task.cancel)
             else:
                 future.add_done_callback(lambda _: task.cancel())
 
     async def main() -> None:
-        await Suspended(work, at)
+        await Suspended(work, at, tidies_up=tidies_up)
 
     task = asyncio.ensure_future(main())
     with suppress(asyncio.CancelledError):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import math
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ParamSpec
 
+from kvserve.client._scopes import AsyncHolder, vouched_async, with_value_async
+from kvserve.client.deadlines import within_async
 from kvserve.client.operations import TTL, Key
 from kvserve.client.recipes import layout
-from kvserve.client.recipes.claims import Claim
+from kvserve.client.recipes.claims import RENEWALS_A_TTL, Claim
 from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
 from kvserve.client.recipes.locks import LockState
 from kvserve.client.recipes.memoize import CallKeys, Memoized, with_attributes
 from kvserve.client.recipes.ports import Port
-from kvserve.client.recipes.single_flight import MISSING, Terms, Turn, as_read, seek, taken
+from kvserve.client.recipes.single_flight import MISSING, Terms, Turn, as_read, seek, with_turn
 from kvserve.errors import InvalidArgument, KvserveError, UnreadableValue
 
 if TYPE_CHECKING:
@@ -28,19 +31,46 @@ P = ParamSpec("P")
 
 def port_of(client: AsyncClient) -> Port:
     """The port of an asyncio client, whose methods are coroutines already."""
-    return Port(client, client._reader._ttl_ms, lambda method: method, asyncio.sleep)
+    return Port(client, client._reader._ttl_ms, lambda method: method, asyncio.sleep, within_async)
 
 
-class KeepingTask:
-    """Keeps a claim alive, in a task."""
+def keep_in_task(claim: Claim, port: Port, until_ms: float) -> asyncio.Task[None]:
+    """Keeps a claim of an asyncio client alive, in a task."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    wake = _waker(loop, over)
+    claim.when_over(wake)
+    reference = weakref.ref(claim, wake)
+    return loop.create_task(_keep_async(reference, port, over, claim.ttl_ms / 1000, until_ms))
 
-    def __init__(self, claim: Claim, port: Port, until_ms: float) -> None:
-        self._task = asyncio.create_task(claim.keep(port, asyncio.sleep, until_ms))
 
-    async def stop(self) -> None:
-        """Ends it."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+def _waker(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> Callable[[object], None]:
+    def end() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def wake(_: object) -> None:  # in whatever thread drops the claim
+        with suppress(RuntimeError):  # the loop was closed, and the task with it
+            loop.call_soon_threadsafe(end)
+
+    return wake
+
+
+async def _keep_async(
+    reference: weakref.ref[Claim],
+    port: Port,
+    over: asyncio.Future[None],
+    ttl_seconds: float,
+    until_ms: float,
+) -> None:
+    going_on = True
+    while going_on:
+        await asyncio.wait([over], timeout=ttl_seconds / RENEWALS_A_TTL)
+        if over.done():
+            return
+        claim = reference()
+        going_on = claim is not None and await claim.keep(port, until_ms)
+        del claim
 
 
 async def get_or_set(
@@ -57,20 +87,15 @@ async def get_or_set(
     value = await seek(turn, value)
     if value is not MISSING:
         return value
-    keeping = KeepingTask(turn.claim, turn.port, turn.keep_until_ms)
     try:
-        with taken(turn):
-            value = factory()
-            if inspect.isawaitable(value):
-                value = await value
+        keep_in_task(turn.claim, turn.port, turn.keep_until_ms)
+        value = await with_value_async(*with_turn(turn), vouched_async, turn.claim, factory)
     except BaseException as error:
-        await keeping.stop()
         await turn.abandon()
         value = await turn.instead_of(error)
         if value is MISSING:
             raise
         return value
-    await keeping.stop()
     await turn.complete(value)
     return as_read(value)
 
@@ -99,8 +124,8 @@ def memoize(
     return with_attributes(call, keys, invalidate)
 
 
-class AsyncLock(LockState):
-    """A lock between processes; made by `AsyncClient.lock`. See `Lock`; use `async with`.
+class AsyncLock(LockState, AsyncHolder):
+    """A lock between processes and tasks; made by `AsyncClient.lock`. See `Lock`; `async with`.
 
     Example:
         >>> async def work():
@@ -120,31 +145,22 @@ class AsyncLock(LockState):
         ttl: TTL,
         timeout: float | None,
         renew: bool,
+        max_hold: TTL,
     ) -> None:
-        super().__init__(port_of(client), path, name, ttl, timeout, renew)
-        self._keeping: KeepingTask | None = None
+        super().__init__(port_of(client), path, name, ttl, timeout, renew, max_hold)
 
-    async def acquire(self, timeout: float | None = None) -> int:
-        """See `Lock.acquire`."""
-        await self._acquire(timeout)
-        if self._renew:
-            self._keeping = KeepingTask(self._claim, self._port, math.inf)
-        return self._fencing
+    def _keep(self, claim: Claim, until_ms: float) -> None:
+        keep_in_task(claim, self._port, until_ms)
 
-    async def release(self) -> None:
-        """See `Lock.release`."""
-        self._forget()
-        if self._keeping is not None:
-            await self._keeping.stop()
-        await self._release()
+    async def _take(self, timeout: float | None) -> Claim:
+        return await self._got(timeout)
 
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
+    async def _give_back(self, claim: Claim | None) -> None:
+        await self._end(claim)
 
-    async def __aexit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+    async def _leave(self, claim: Claim | None, exception_type: type[BaseException] | None) -> None:
         try:
-            await self.release()
+            await self._end(claim)
         except KvserveError:
             if exception_type is None:
                 raise

@@ -95,9 +95,18 @@ class AsyncRecipes:
         *,
         timeout: float | None = None,
         renew: bool = True,
+        max_hold: TTL = None,
     ) -> AsyncLock:
-        """See `Client.lock`; for `async with`."""
-        return AsyncLock(self._root, self._path, name, ttl=ttl, timeout=timeout, renew=renew)
+        """See `Client.lock`; for `async with`. It is renewed as long as its event loop runs."""
+        return AsyncLock(
+            self._root,
+            self._path,
+            name,
+            ttl=ttl,
+            timeout=timeout,
+            renew=renew,
+            max_hold=max_hold,
+        )
 
     def limiter(self, name: str, rate: int, per: TTL, *, sliding: bool = False) -> AsyncLimiter:
         """See `Client.limiter`; its `hit` is a coroutine."""

@@ -3,26 +3,35 @@
 The holder's random token is the value, so that only it can renew or release the claim, and so that
 it can find out what became of a request whose reply was lost. When the holder dies, the record
 expires. When the holder was stopped for longer than that, its own clock tells it.
+
+A claim is renewed only while somebody vouches for it, see `Vouched`: by a thread or task that
+refers to it weakly, looks before each renewal, and is woken when it is over. A forked child holds
+none of its parent's claims: it neither renews nor releases them.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import secrets
-import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
+from kvserve.client import deadlines
+from kvserve.client._scopes import Vouched
 from kvserve.client.operations import TTL, Key, to_ttl_ms
-from kvserve.client.recipes.ports import Method, Port, at_once, finish
-from kvserve.errors import KvserveError, OutcomeUnknown, ServerError
+from kvserve.client.recipes.ports import Port, finish
+from kvserve.errors import KvserveError, OutcomeUnknown, RequestTimeout, ServerError
 
 _PAUSE_SECONDS_FIRST = 0.0005
 _PAUSE_SECONDS_LAST = 0.01
 _PAUSE_GROWTH = 1.5
-_RENEWALS_A_TTL = 3  # two may fail
+RENEWALS_A_TTL = 3  # two may fail
+_ABANDON_SECONDS = 0.2  # for a worker that answers; a caller that failed waits no longer
 
 
 def now_ms() -> int:
@@ -38,8 +47,8 @@ def pauses() -> Iterator[float]:
         pause = min(pause * _PAUSE_GROWTH, _PAUSE_SECONDS_LAST)
 
 
-class Claim:
-    """A key that is ours as long as it holds our token.
+class Claim(Vouched):
+    """A key that is ours as long as it holds our token; to be taken once.
 
     Args:
         key: where.
@@ -49,108 +58,191 @@ class Claim:
     def __init__(self, key: Key, ttl: TTL) -> None:
         self.key = key
         self.ttl_ms = to_ttl_ms(ttl)
+        self.fencing = 0  # of a lock
+        self.waits_for: Key | None = None  # whose value its holder waits for, see `waits`
         self._token = ""
         self._until_ms = 0
+        self._is_asking = False  # and what becomes of it is not known
 
     @property
     def is_held(self) -> bool:
         """Whether it is ours, as far as one can know without looking."""
-        return now_ms() < self._until_ms
+        return self.is_ours and now_ms() < self._until_ms
+
+    @property
+    def _record(self) -> Any:
+        return self._token if self.waits_for is None else (self._token, self.waits_for)
 
     async def take(self, port: Port) -> bool:
-        """Claims the key if nobody holds it; returns whether it is ours."""
+        """Tries to claim the key, if nobody holds it; returns whether it is ours.
+
+        Whatever else it raises, `abandon` comes next.
+
+        Raises:
+            RequestTimeout: the time of the call was over before that was known.
+        """
         self._token = f"{os.getpid()}-{secrets.token_hex(8)}"  # the pid is for who looks at it
         # A moment before the table's, so that our claim never outlives the record.
         began_ms = now_ms()
+        self._is_asking = True
         try:
             taken: bool = await port.add(self.key, self._token, self.ttl_ms / 1000)
         except OutcomeUnknown:
-            taken = await self.is_ours(port)
-        except BaseException:
-            await self._undo(port)
+            taken = await self._was_taken(port)
+        except KvserveError:
+            self._is_asking = False  # nothing was changed
             raise
         if taken:
             self._until_ms = began_ms + self.ttl_ms
+        self._is_asking = False
         return taken
 
-    async def _undo(self, port: Port) -> None:
-        """Gives up what a request that was interrupted, as by a cancelled task, may still claim."""
-        with suppress(KvserveError):  # else the ttl will do it
+    async def _was_taken(self, port: Port) -> bool:
+        try:
+            taken = await self._is_there(port)
+        except ServerError:
+            if not deadlines.is_over():
+                raise
+            taken = False
+        if not taken and deadlines.is_over():
+            self._is_asking = False  # it would be taken too late, which a worker refuses
+            raise RequestTimeout(
+                f"no worker answered in time; {self.key!r} is claimed for {self.ttl_ms / 1000:g} "
+                "seconds, or not at all"
+            )
+        return taken
+
+    async def abandon(self, port: Port) -> None:
+        """Gives up what is ours, also what an interrupted `take` may still claim.
+
+        It has a time of its own, for that of the call may be over; if it fails, the ttl will do it.
+        """
+        if self._is_asking or self.is_held:
+            with suppress(KvserveError):
+                await port.within(_ABANDON_SECONDS, self._abandon, port)
+
+    async def _abandon(self, port: Port) -> None:
+        if self._is_asking:
             # No record has version 0. This changes nothing, but its reply means that the worker,
             # which keeps the order of a key's requests, has come past the one before.
             await port.cas(self.key, self._token, 0, self.ttl_ms / 1000)
-            await self.release(port)
+        await self.release(port)
 
-    async def is_ours(self, port: Port) -> bool:
+    async def _is_there(self, port: Port) -> bool:
         """Looks whether the key still holds our token."""
-        return bool(await port.get(self.key) == self._token)
+        return bool(token_of(await port.get(self.key)) == self._token)
+
+    async def is_kept(self, port: Port) -> bool:
+        """Whether the key is still ours, by a look at it."""
+        return self.is_ours and await self._is_there(port)
 
     async def renew(self, port: Port) -> bool:
         """Makes the claim last for another ttl; returns False if it was lost."""
         began_ms = now_ms()
-        while True:
+        while self.may_be_vouched:
             value, version = await port.gets(self.key)
-            if value != self._token:
+            if token_of(value) != self._token:
                 self._until_ms = 0
                 return False
             # A store may have given the same record another version since.
-            if await port.cas(self.key, self._token, version, self.ttl_ms / 1000):
+            if await port.cas(self.key, self._record, version, self.ttl_ms / 1000):
                 self._until_ms = began_ms + self.ttl_ms
                 return True
+        return False
 
     async def release(self, port: Port) -> bool:
-        """Gives the key up; returns whether it was ours until now."""
+        """Gives the key up; returns whether it was ours until now.
+
+        What interrupts it, such as a signal's handler or a cancelled task, is raised when it was
+        tried once more: others need not wait for the ttl then.
+        """
+        self.withdraw()
+        try:
+            return await self._release(port)
+        except KvserveError:
+            raise
+        except BaseException:
+            with suppress(KvserveError):
+                await self._release(port)
+            raise
+
+    async def _release(self, port: Port) -> bool:
         released = False
-        while True:
+        while self.is_ours:
             value, version = await port.gets(self.key)
-            if value != self._token:
+            if token_of(value) != self._token:
                 break
             try:
                 if await port.delete(self.key, version):
                     released = True
                     break
             except OutcomeUnknown:
-                if not self.is_held:
+                if not self.is_held or deadlines.is_over():
                     raise
                 released = True  # by then, or by the next turn
         self._until_ms = 0
         return released
 
-    async def keep(self, port: Port, pause: Method, until_ms: float) -> None:
-        """Renews the claim again and again.
+    async def keep(self, port: Port, until_ms: float) -> bool:
+        """Renews the claim if somebody vouches for it; returns whether to come again.
 
         Args:
-            pause: sleeps for some seconds; true when it is time to end.
             until_ms: when to stop renewing in any case, on the clock of `now_ms`.
         """
-        while not await pause(self.ttl_ms / 1000 / _RENEWALS_A_TTL):
-            if now_ms() >= until_ms:
-                return
-            try:
-                if not await self.renew(port):
-                    return
-            except ServerError:
-                continue  # the next one may come in time; if not, `is_held` tells
-            except KvserveError:
-                return  # the client was closed
+        if not self.may_be_vouched or now_ms() >= until_ms:
+            return False
+        if not self.is_vouched:  # not yet: who takes it has not come back with it
+            return self.is_held
+        try:
+            return bool(await port.within(self.ttl_ms / 1000, self.renew, port))
+        except ServerError:
+            return True  # the next one may come in time; if not, `is_held` tells
+        except KvserveError:
+            return False  # the client was closed
 
 
-class KeepingThread:
-    """Keeps a claim of a blocking client alive, in a daemon thread."""
-
-    def __init__(self, claim: Claim, port: Port, until_ms: float) -> None:
-        self._done = threading.Event()
-        self._pid = os.getpid()
-        keeping = (claim, port, at_once(self._done.wait), until_ms)
-        self._thread = threading.Thread(target=_keep, args=keeping, name="kvserve", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends it. In a forked child there is nothing to end."""
-        if self._pid == os.getpid():
-            self._done.set()
-            self._thread.join()
+def token_of(value: Any) -> Any:
+    """Whose claim it is, given what its key holds."""
+    return value[0] if isinstance(value, (tuple, list)) and value else value
 
 
-def _keep(claim: Claim, *arguments: Any) -> None:
-    finish(claim.keep(*arguments))
+def keep_in_thread(claim: Claim, port: Port, until_ms: float, *, bound: bool) -> None:
+    """Keeps a claim of a blocking client alive, in a thread that no exit waits for.
+
+    Args:
+        bound: whether it is left alone when the calling thread has ended.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    # Its `put` is a function in C: what wakes the thread cannot be interrupted half way.
+    woken: SimpleQueue[object] = SimpleQueue()
+    if bound:
+        claim.bind(woken.put)
+    claim.when_over(woken.put)
+    reference = weakref.ref(claim, woken.put)
+    pause_seconds = claim.ttl_ms / 1000 / RENEWALS_A_TTL
+    # Not `threading.Thread`, whose `start` does not survive an exception from a signal's handler.
+    _thread.start_new_thread(_keep, (reference, port, woken, pause_seconds, until_ms))
+
+
+def _keep(
+    reference: weakref.ref[Claim],
+    port: Port,
+    woken: SimpleQueue[object],
+    pause_seconds: float,
+    until_ms: float,
+) -> None:
+    going_on = True
+    while going_on:
+        try:
+            woken.get(timeout=pause_seconds)
+            return
+        except Empty:
+            going_on = _keep_once(reference, port, until_ms)
+
+
+def _keep_once(reference: weakref.ref[Claim], port: Port, until_ms: float) -> bool:
+    # A function of its own, so that nothing refers to the claim while the thread sleeps.
+    claim = reference()
+    return claim is not None and finish(claim.keep(port, until_ms))

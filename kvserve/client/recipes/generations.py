@@ -73,7 +73,15 @@ async def _is_cleared(port: Port, names: str, generations: str) -> bool:
 
 
 async def begin(port: Port, generation_key: Key) -> Any:
-    """The generation of a namespace that had none a moment ago, whoever gave it one."""
+    """The generation of a namespace that had none a moment ago, whoever gave it one.
+
+    Raises:
+        ServerError: no worker answered in the client's time.
+    """
+    return await port.within(port.timeout, _begin, port, generation_key)
+
+
+async def _begin(port: Port, generation_key: Key) -> Any:
     while True:
         generation = new_generation()
         with suppress(OutcomeUnknown):  # then the next look tells

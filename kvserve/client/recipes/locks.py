@@ -4,25 +4,30 @@ The fencing number is drawn while the lock is held: the clock's nanoseconds, or 
 last number if that is greater. So it grows when the record of the last number was evicted, and when
 the clock was set back; only both at once can break it. See Martin Kleppmann, "How to do distributed
 locking", 2016.
+
+Each acquisition has a claim of its own, which is the object's once it is got: so threads that share
+a lock object wait for each other as strangers do. Its renewal is begun before anybody vouches for
+it, and `Holder` vouches as the last step, in C: whatever interrupts an `acquire` leaves a claim
+that nobody renews.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, cast
 
+from kvserve.client._scopes import Holder
 from kvserve.client.operations import TTL, to_ttl_ms
 from kvserve.client.recipes import layout
-from kvserve.client.recipes.claims import Claim, KeepingThread, now_ms, pauses
+from kvserve.client.recipes.claims import Claim, keep_in_thread, now_ms, pauses
 from kvserve.client.recipes.ports import Port, finish
 from kvserve.errors import (
     InvalidArgument,
     InvalidValue,
     KvserveError,
+    LimitError,
     LockLost,
     LockTimeout,
     MisuseError,
@@ -39,6 +44,8 @@ _FENCE_SECONDS = 86_400.0  # that a number is remembered; names used once shall 
 class LockState:
     """What both kinds of lock do. Its coroutines wait as their port does.
 
+    A subclass is a `Holder` of its kind as well, whose `_hold` is the caller's claim.
+
     Args:
         port: the client's.
         path: the names of the namespaces around it.
@@ -46,7 +53,12 @@ class LockState:
         ttl: seconds, or a timedelta, until it is over if it is not renewed.
         timeout: seconds to wait for it; None: for ever.
         renew: whether it is renewed, every third of the ttl.
+        max_hold: seconds, or a timedelta, after which it is renewed no more; None: never.
     """
+
+    _hold: Any
+    _check_new: Any
+    _forget: Any
 
     def __init__(
         self,
@@ -56,21 +68,24 @@ class LockState:
         ttl: TTL,
         timeout: float | None,
         renew: bool,
+        max_hold: TTL,
     ) -> None:
         if ttl is None or to_ttl_ms(ttl) == to_ttl_ms(math.inf):
             raise InvalidArgument(f"ttl = {ttl}: use seconds, after which a dead holder's is over")
         self._name = name
         self._port = port
+        self._ttl = ttl
         self._timeout = _checked_timeout(timeout)
         self._renew = renew
-        self._claim = Claim(layout.named("lock", path, name), ttl)
+        self._max_hold_ms = math.inf if max_hold is None else to_ttl_ms(max_hold)
+        self._key = layout.named("lock", path, name)
         self._fence_key = layout.named("fence", path, name)
-        self._fencing = 0
-        self._holder_pid: int | None = None
 
     @property
     def held(self) -> bool:
         """Whether this process holds the lock, by its own clock; asks nobody.
+
+        Where threads or tasks share the object, it is about the caller's hold, if there is one.
 
         Example:
             >>> lock = cache.lock("held")
@@ -80,7 +95,8 @@ class LockState:
             >>> lock.held
             False
         """
-        return self._holder_pid == os.getpid() and self._claim.is_held
+        claim: Claim | None = self._hold
+        return claim is not None and claim.is_vouched and claim.is_held
 
     @property
     def fencing(self) -> int:
@@ -99,32 +115,55 @@ class LockState:
             ...     second.fencing > first.fencing
             True
         """
-        if not self._fencing:
+        claim: Claim | None = self._hold
+        if claim is None:
             raise MisuseError("a lock has a fencing number once it was acquired")
-        return self._fencing
+        return claim.fencing
 
-    async def _acquire(self, timeout: float | None) -> None:
-        if self._holder_pid == os.getpid():
-            raise MisuseError("this lock was acquired already; it is not reentrant")
+    def _keep(self, claim: Claim, until_ms: float) -> None:
+        """Begins to renew it. Raises RuntimeError if that cannot be done."""
+        raise NotImplementedError
+
+    async def _got(self, timeout: float | None) -> Claim:
+        """The lock, as a claim for which nobody vouches yet."""
+        self._check_new()
         timeout = self._timeout if timeout is None else _checked_timeout(timeout)
         give_up_ms = math.inf if timeout is None else now_ms() + timeout * 1000
-        while not await self._try_once():
+        # To try once is to wait for no other holder, but for an answer.
+        seconds = self._port.timeout if not timeout else min(timeout, self._port.timeout)
+        while True:
+            # What is seen to be another's needs no worker to say so.
+            if not self._port.is_seen(self._key):
+                claim = Claim(self._key, self._ttl)
+                try:
+                    if await self._port.within(seconds, self._is_got, claim):
+                        return claim
+                except BaseException:
+                    await claim.abandon(self._port)
+                    raise
             await self._wait(give_up_ms)
-        self._holder_pid = os.getpid()
+            seconds = min(self._port.timeout, (give_up_ms - now_ms()) / 1000)
 
-    async def _try_once(self) -> bool:
-        if not await self._claim.take(self._port):
+    async def _is_got(self, claim: Claim) -> bool:
+        if not await claim.take(self._port):
             return False
-        try:
-            self._fencing = await self._draw()
-        except BaseException:
-            with suppress(KvserveError):  # the ttl will do it
-                await self._claim.release(self._port)
-            raise
+        claim.fencing = await self._draw(claim)
+        if self._renew:
+            self._keep_named(claim)
         # One that was stopped in between may have drawn its number after its successor.
-        return self._claim.is_held
+        return claim.is_held
 
-    async def _draw(self) -> int:
+    def _keep_named(self, claim: Claim) -> None:
+        try:
+            self._keep(claim, now_ms() + self._max_hold_ms)
+        except RuntimeError as error:
+            raise LimitError(
+                f"nothing can renew the lock {self._name!r}: {error}. Either the process is just "
+                "ending, or it has as many threads as it may, see `ulimit -u` and the cgroup's "
+                "pids.max; or take the lock with renew=False and a ttl that is long enough"
+            ) from error
+
+    async def _draw(self, claim: Claim) -> int:
         while True:
             last, version = await self._port.gets(self._fence_key, "0")
             number = max(time.time_ns(), self._parse(last) + 1)
@@ -135,7 +174,7 @@ class LockState:
                 else:
                     drawn = await self._port.cas(*record, version, _FENCE_SECONDS)
             except OutcomeUnknown:
-                if not self._claim.is_held:
+                if not claim.is_held:
                     raise
                 continue  # a number that nobody got does no harm
             if drawn:
@@ -156,34 +195,26 @@ class LockState:
             wait = (give_up_ms - now_ms()) / 1000
             if wait <= 0:
                 raise LockTimeout(f"the lock {self._name!r} was not got in time: another holds it")
-            left = await self._port.ttl(self._claim.key)
+            left = await self._port.ttl(self._key)
             if left is None:
                 return
             await self._port.sleep(min(pause, left, wait))
 
-    def _forget(self) -> None:
-        """From now on nobody holds this object's lock.
-
-        Raises:
-            LockLost: it is the lock of the process that forked this one.
-            MisuseError: it is nobody's.
-        """
-        holder_pid, self._holder_pid = self._holder_pid, None
-        if holder_pid is None:
-            raise MisuseError("this lock is not held: acquire it first")
-        if holder_pid != os.getpid():
-            raise LockLost("the lock is held by the process that forked this one, not by this one")
-
-    async def _release(self) -> None:
-        if not await self._claim.release(self._port):
+    async def _end(self, claim: Claim | None) -> None:
+        """Gives a claim up, for which nobody vouches any more."""
+        self._forget(claim)
+        mine = cast("Claim", claim)
+        if not await self._port.within(self._port.timeout, mine.release, self._port):
             raise LockLost(
                 f"the lock {self._name!r} ran out before it was released; another one may have "
                 "worked at the same time"
             )
 
 
-class Lock(LockState):
-    """A lock between processes; made by `Client.lock`, and used by one holder at a time.
+class Lock(LockState, Holder):
+    """A lock between processes, threads and tasks; made by `Client.lock`.
+
+    Threads may share the object: one at a time holds it.
 
     Example:
         >>> with cache.lock("nightly-job", ttl=30) as lock:
@@ -200,53 +231,24 @@ class Lock(LockState):
         ttl: TTL,
         timeout: float | None,
         renew: bool,
+        max_hold: TTL,
+        thread_bound: bool,
     ) -> None:
-        super().__init__(Port.of(client), path, name, ttl, timeout, renew)
-        self._keeping: KeepingThread | None = None
+        super().__init__(Port.of(client), path, name, ttl, timeout, renew, max_hold)
+        self._thread_bound = thread_bound
 
-    def acquire(self, timeout: float | None = None) -> int:
-        """Waits for the lock and takes it.
+    def _keep(self, claim: Claim, until_ms: float) -> None:
+        keep_in_thread(claim, self._port, until_ms, bound=self._thread_bound)
 
-        Args:
-            timeout: seconds to wait; 0: try once; math.inf: for ever; None: as the lock was made.
+    def _take(self, timeout: float | None) -> Claim:
+        return finish(self._got(timeout))
 
-        Returns:
-            The fencing number.
+    def _give_back(self, claim: Claim | None) -> None:
+        finish(self._end(claim))
 
-        Raises:
-            LockTimeout: another one held it all the time.
-            MisuseError: this object holds it already.
-            ServerError: a worker did not answer.
-
-        Example:
-            >>> lock = cache.lock("by hand")
-            >>> number = lock.acquire(timeout=5)
-            >>> lock.release()
-        """
-        finish(self._acquire(timeout))
-        if self._renew:
-            self._keeping = KeepingThread(self._claim, self._port, math.inf)
-        return self._fencing
-
-    def release(self) -> None:
-        """Gives the lock up.
-
-        Raises:
-            LockLost: it had run out, or is a parent's.
-            MisuseError: it was not acquired.
-        """
-        self._forget()
-        if self._keeping is not None:
-            self._keeping.stop()
-        finish(self._release())
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+    def _leave(self, claim: Claim | None, exception_type: type[BaseException] | None) -> None:
         try:
-            self.release()
+            finish(self._end(claim))
         except KvserveError:
             if exception_type is None:  # else what went wrong in the block matters more
                 raise

@@ -157,25 +157,44 @@ class Recipes:
         *,
         timeout: float | None = None,
         renew: bool = True,
+        max_hold: TTL = None,
+        thread_bound: bool = True,
     ) -> Lock:
-        """A lock that one process at a time holds, in one thread; a context manager.
+        """A lock that one thread of one process at a time holds; a context manager.
 
-        When its holder dies, it is free after the ttl. It is not reentrant. A forked child does not
-        hold its parent's. It is a record of a cache: when memory is short it may be evicted, which
+        It is free after the ttl when its holder dies, when the thread that acquired it ends, when
+        the object is dropped, and when an exception, also one from a signal's handler, leaves
+        `acquire`, `release` or the block. It is not reentrant: the thread that has it gets
+        MisuseError; others wait, also by the same object. A forked child does not hold its
+        parent's. It is a record of a cache: when memory is short it may be evicted, which
         its holder sees at the next renewal. So protect what must not be done twice with `fencing`.
 
         Args:
             name: the lock's; locks have names of their own, apart from keys.
             ttl: seconds, or a timedelta, until it is over if it is not renewed.
-            timeout: seconds to wait for it, then LockTimeout; None: for ever.
-            renew: renew it every third of the ttl, as long as this process lives.
+            timeout: seconds to wait for it, for another holder and for the workers together, then
+                LockTimeout; None: for ever, but for workers as long as the client.
+            renew: renew it every third of the ttl, as long as it is held.
+            max_hold: seconds, or a timedelta, after which it is renewed no more, so that it is over
+                one ttl later at last, whatever its holder does; None: no bound.
+            thread_bound: whether only the thread that acquired it may release it, and it is renewed
+                no more when that thread has ended. False: any thread may, while the object lives.
 
         Example:
             >>> with cache.lock("nightly-job", ttl=30, timeout=5) as lock:
             ...     lock.held
             True
         """
-        return Lock(self._root, self._path, name, ttl=ttl, timeout=timeout, renew=renew)
+        return Lock(
+            self._root,
+            self._path,
+            name,
+            ttl=ttl,
+            timeout=timeout,
+            renew=renew,
+            max_hold=max_hold,
+            thread_bound=thread_bound,
+        )
 
     def limiter(self, name: str, rate: int, per: TTL, *, sliding: bool = False) -> Limiter:
         """A limit on how often something is done, exact over all processes.

@@ -8,9 +8,10 @@ such a coroutine to its end in one step.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kvserve.client.deadlines import within
 from kvserve.client.operations import Key, from_ttl_ms
 from kvserve.errors import UnreadableValue
 from kvserve.table._core import Elsewhere
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kvserve.client.blocking import Client
 
 T = TypeVar("T")
-Method = Callable[..., Awaitable[Any]]
+Method = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Port:
@@ -31,6 +32,8 @@ class Port:
         ttl_ms_here: its reader's `_ttl_ms`.
         as_coroutine: makes a coroutine of each.
         sleep: the coroutine that waits for some seconds.
+        within: awaits a coroutine function with its arguments; all that it asks of workers together
+            has so many seconds.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Port:
         ttl_ms_here: Callable[[Key], int | Elsewhere | None],
         as_coroutine: Callable[[Callable[..., Any]], Method],
         sleep: Method,
+        within: Method,
     ) -> None:
         self._get = as_coroutine(client.get)
         self.gets = as_coroutine(client.gets)
@@ -48,6 +52,8 @@ class Port:
         self.cas = as_coroutine(client.cas)
         self.delete = as_coroutine(client.delete)
         self.sleep = sleep
+        self.within = within
+        self._workers = client._workers
         self._ttl_ms_here = ttl_ms_here
 
     async def get(self, key: Key, default: Any = None) -> Any:
@@ -60,12 +66,25 @@ class Port:
     @classmethod
     def of(cls, client: Client) -> Port:
         """The port of a blocking client."""
-        return cls(client, client._ttl_ms, at_once, at_once(time.sleep))
+        return cls(client, client._ttl_ms, at_once, at_once(time.sleep), _within)
+
+    @property
+    def timeout(self) -> float:
+        """The client's: seconds for a request, or for several that serve one purpose."""
+        return self._workers._timeout
 
     def is_seen(self, key: Key) -> bool:
         """Whether this process sees a key in shared memory. Asks no worker; counts as no read."""
         ttl_ms = self._ttl_ms_here(key)
         return not isinstance(ttl_ms, Elsewhere) and from_ttl_ms(ttl_ms) is not None
+
+
+async def _within(seconds: float, function: Method, *args: Any) -> Any:
+    return within(seconds, _finished, function, *args)
+
+
+def _finished(function: Method, *args: Any) -> Any:
+    return finish(function(*args))
 
 
 def at_once(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:

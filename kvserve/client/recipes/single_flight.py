@@ -9,6 +9,10 @@ value if there is one, else they look at the table until value or lease has chan
 system call but the sleep. When a computer dies its lease ends, and the first to see that takes its
 place. A computer stores only while it holds its lease: one that was stopped for longer, or whose
 result was invalidated meanwhile, returns what it has computed and leaves the cache alone.
+
+The lease is renewed while the factory runs, and not a moment longer, see `vouched`: so whatever
+ends a get_or_set, the lease is over after its time. A forked child that returns from its parent's
+factory neither stores nor gives up what is the parent's.
 """
 
 from __future__ import annotations
@@ -17,15 +21,17 @@ import inspect
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kvserve.client._scopes import vouched, with_value
 from kvserve.client.operations import TTL, Key, to_ttl_ms
 from kvserve.client.recipes import layout
-from kvserve.client.recipes.claims import Claim, KeepingThread, now_ms, pauses
+from kvserve.client.recipes.claims import Claim, keep_in_thread, now_ms, pauses
 from kvserve.client.recipes.ports import Port, finish
+from kvserve.client.recipes.waits import Waiting
 from kvserve.errors import InvalidArgument, KvserveError, MisuseError, UnreadableValue
 from kvserve.names import Names
 from kvserve.protocol import codec
@@ -100,9 +106,13 @@ class Turn:
         self.port = port
         self.key = key
         self.identity = (names, key.encode() if isinstance(key, str) else key)
-        self.is_computing = False
         self._terms = terms
         self.claim = Claim(layout.lease(key), terms.lease)
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether the factory runs. A task that it began may outlive it, and keep `turns`."""
+        return self.claim.is_vouched
 
     @property
     def keep_until_ms(self) -> int:
@@ -116,12 +126,17 @@ class Turn:
 
     async def complete(self, value: Any) -> None:
         """Stores what was computed, for all, and ends the turn."""
-        version = None
         try:
-            if await self.claim.is_ours(self.port):
-                version = await self.port.set(self.key, value, self._terms.life())
-        finally:
-            released = await self.claim.release(self.port)
+            await self.port.within(self.port.timeout, self._complete, value)
+        except BaseException:
+            await self.abandon()  # what went wrong before matters more
+            raise
+
+    async def _complete(self, value: Any) -> None:
+        version = None
+        if await self.claim.is_kept(self.port):
+            version = await self.port.set(self.key, value, self._terms.life())
+        released = await self.claim.release(self.port)
         if version is not None and not released:
             await self.port.delete(self.key, version)  # it was invalidated in between
 
@@ -144,23 +159,16 @@ class Turn:
 
     async def abandon(self) -> None:
         """Ends the turn without a value, so that the next one may try."""
-        with suppress(KvserveError):  # what went wrong before matters more, and the lease will end
-            await self.claim.release(self.port)
+        await self.claim.abandon(self.port)
 
 
 _turns: ContextVar[tuple[Turn, ...]] = ContextVar("kvserve_turns", default=())
 
 
-@contextmanager
-def taken(turn: Turn) -> Iterator[None]:
-    """Marks what is computed here, so that a factory that waits for itself is found out."""
-    before = _turns.set((*_turns.get(), turn))
-    turn.is_computing = True
-    try:
-        yield
-    finally:
-        turn.is_computing = False  # a task that the factory began may outlive it, and keep _turns
-        _turns.reset(before)
+def with_turn(turn: Turn) -> tuple[ContextVar[tuple[Turn, ...]], tuple[Turn, ...]]:
+    """The variable, and the value it has while the turn's factory runs: all those that the caller
+    computes, so that a factory that waits for itself is found out."""
+    return _turns, (*(outer for outer in _turns.get() if outer.is_computing), turn)
 
 
 async def seek(turn: Turn, value: Any) -> Any:
@@ -178,8 +186,13 @@ async def seek(turn: Turn, value: Any) -> Any:
             if value is not MISSING:
                 return value
             raise MisuseError(f"the factory of {turn.key!r} waits for the value of the same key")
-        if not port.is_seen(turn.claim.key) and await turn.claim.take(port):
-            return await _look_again(turn)
+        if not port.is_seen(turn.claim.key):
+            try:
+                if await port.within(port.timeout, turn.claim.take, port):
+                    return await _look_again(turn)
+            except BaseException:
+                await turn.abandon()
+                raise
         if value is not MISSING:
             return value
         await _wait(turn)
@@ -189,26 +202,32 @@ async def seek(turn: Turn, value: Any) -> Any:
 
 async def _look_again(turn: Turn) -> Any:
     """The value that another one stored between our look and our claim, else `MISSING`."""
-    found = MISSING
-    try:
-        value = await turn.port.get(turn.key, MISSING)
-        if value is not MISSING and await turn.is_fresh():
-            found = value
-    except BaseException:
-        await turn.abandon()
-        raise
-    if found is not MISSING:
-        await turn.claim.release(turn.port)
-    return found
+    value = await turn.port.get(turn.key, MISSING)
+    if value is MISSING or not await turn.is_fresh():
+        return MISSING
+    await turn.claim.release(turn.port)
+    return value
 
 
 async def _wait(turn: Turn) -> None:
-    """Until there is a value, or nobody computes one."""
-    for pause in pauses():
-        left = await turn.port.ttl(turn.claim.key)
-        if left is None or turn.port.is_seen(turn.key):
-            return
-        await turn.port.sleep(min(pause, left))
+    """Until there is a value, or nobody computes one.
+
+    Raises:
+        MisuseError: whoever computes it waits for what is computed here.
+    """
+    outer = [(each.key, each.claim) for each in _turns.get() if each.is_computing]
+    waiting = Waiting(turn.port, turn.key, outer)
+    try:
+        for pause in pauses():
+            left = await turn.port.ttl(turn.claim.key)
+            if left is None or turn.port.is_seen(turn.key):
+                break
+            await turn.port.sleep(min(pause, left))
+            await waiting.look(pause)
+    except BaseException:
+        waiting.forget()
+        raise
+    await waiting.end()
 
 
 def get_or_set(client: Client, key: Key, factory: Callable[[], Any], terms: Terms) -> Any:
@@ -223,19 +242,17 @@ def get_or_set(client: Client, key: Key, factory: Callable[[], Any], terms: Term
     value = finish(seek(turn, value))
     if value is not MISSING:
         return value
-    keeping = KeepingThread(turn.claim, turn.port, turn.keep_until_ms)
     try:
-        with taken(turn):
-            value = factory()
+        with suppress(RuntimeError):  # no thread can be started: one lease must do
+            keep_in_thread(turn.claim, turn.port, turn.keep_until_ms, bound=True)
+        value = with_value(*with_turn(turn), vouched, turn.claim, factory)
         _require_value(value)
     except BaseException as error:
-        keeping.stop()
         finish(turn.abandon())
         value = finish(turn.instead_of(error))
         if value is MISSING:
             raise
         return value
-    keeping.stop()
     finish(turn.complete(value))
     return as_read(value)
 

@@ -16,6 +16,7 @@ from crews import KINDS, TIMEOUT, Journal, Member, together
 from servers import Server
 
 import kvserve
+from kvserve.client.recipes.claims import Claim
 from kvserve.errors import (
     InvalidArgument,
     InvalidTTL,
@@ -174,13 +175,13 @@ def test_number_that_was_drawn_too_late_is_not_used(served: Server, cache: kvser
     first = cache.lock("job", ttl=SHORT, renew=False)
     draw = first._draw
 
-    async def stopped_before() -> int:
+    async def stopped_before(claim: Claim) -> int:
         time.sleep(2 * SHORT)
         with served.connect() as other, other.lock("job") as second:
             numbers.append(second.fencing)
         first._draw = draw  # type: ignore[method-assign]
-        first._claim.ttl_ms = 3_600_000  # of the next attempt, which is not too late
-        return await draw()
+        first._ttl = 3600  # of the next attempt, which is not too late
+        return await draw(claim)
 
     numbers: list[int] = []
     first._draw = stopped_before  # type: ignore[method-assign]
@@ -278,7 +279,7 @@ def test_lost_lock_is_noticed_by_its_renewal(cache: kvserve.Client, eventually: 
     lock = cache.lock("job", ttl=3 * SHORT)
     lock.acquire()
     cache.delete(LOCK_KEY)  # as an eviction would
-    eventually(lambda: lock._claim._until_ms == 0)  # it was told so; its time was not just up
+    eventually(lambda: lock._hold._until_ms == 0)  # it was told so; its time was not just up
     assert not lock.held
     with pytest.raises(LockLost):
         lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,9 +13,10 @@ from crews import Journal, noting
 from servers import Server
 
 import kvserve
+from kvserve.client._scopes import vouched
 from kvserve.client.recipes import single_flight
 from kvserve.client.recipes.claims import Claim, now_ms
-from kvserve.client.recipes.ports import Port, at_once, finish
+from kvserve.client.recipes.ports import Port, finish
 from kvserve.errors import (
     InvalidArgument,
     InvalidTTL,
@@ -103,18 +105,17 @@ def test_claim_is_renewed_until_its_time_is_up(cache: kvserve.Client) -> None:
     port = Port.of(cache)
     claim = Claim("key", 60)
     assert finish(claim.take(port))
-    seconds: list[float] = []
+    assert cache.touch("key", 1)
 
-    def pause(for_seconds: float) -> bool:
-        seconds.append(for_seconds)
+    def keep(until_ms: float) -> tuple[bool, bool]:
+        """Whether to come again, and whether it was renewed."""
         assert cache.touch("key", 1)
-        return len(seconds) == 5
+        return finish(claim.keep(port, until_ms)), (cache.ttl("key") or 0) > 1
 
-    finish(claim.keep(port, at_once(pause), now_ms() - 1))
-    assert seconds == [20.0]
-    assert (cache.ttl("key") or 0) <= 1
-    finish(claim.keep(port, at_once(pause), float("inf")))
-    assert seconds == [20.0] * 5
+    assert keep(math.inf) == (True, False)  # nobody vouches for it yet
+    assert vouched(claim, lambda: keep(now_ms() - 1)) == (False, False)
+    assert keep(math.inf) == (False, False)  # nor any more
+    assert vouched(claim, lambda: [keep(math.inf) for _ in range(3)]) == [(True, True)] * 3
     finish(claim.release(port))
     assert "key" not in cache
 

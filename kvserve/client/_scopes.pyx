@@ -1,0 +1,332 @@
+"""What is true while a call or a block lasts, and not a moment longer.
+
+Python runs signal handlers, and raises what was thrown at a thread (Ctrl-C, a time limit, a kill),
+between any two calls: also before the first line of a `finally`, of a `release` or of an
+`__exit__`. So no Python code can promise to be run when a block is left. A function in C can:
+nothing of the kind happens between its own steps. Here are the few steps that need it.
+
+Must not know what is claimed, nor how.
+"""
+
+from posix.unistd cimport getpid
+
+import inspect
+import threading
+from weakref import ref
+
+from kvserve.errors import LockLost, MisuseError
+
+cdef enum State:
+    NEW  # nobody vouches yet
+    GIVEN
+    OVER
+
+
+cdef class _Alive:
+    """Lives as long as the thread that it was made in: nothing else refers to it for long."""
+
+    cdef object __weakref__
+
+
+_here = threading.local()
+
+
+cdef object this_thread():
+    """What stands for this thread, of whatever kind it is."""
+    alive = getattr(_here, "alive", None)
+    if alive is None:
+        alive = _here.alive = _Alive()
+    return alive
+
+
+cdef class Vouched:
+    """What may be renewed only while somebody vouches for it.
+
+    That is from the moment an `acquire` returns until a `release` or `__exit__` begins, or while
+    what `vouched` calls lasts; and only while this object lives, in the process that made it, and
+    as long as the thread lives that it was bound to.
+
+    Example:
+        >>> claim = Vouched()
+        >>> vouched(claim, lambda: claim.is_vouched), claim.is_vouched
+        (True, False)
+    """
+
+    cdef State _state
+    cdef int _pid
+    cdef object _owner  # a weak reference to the thread or the task that has it
+    cdef bint _bound
+    cdef object _wake
+    cdef object __weakref__
+
+    def __cinit__(self, *_, **__):
+        self._state = NEW
+        self._pid = getpid()
+        self._owner = None
+        self._bound = False
+        self._wake = None
+
+    @property
+    def is_ours(self):
+        """Whether this process made it, and is no fork of the one that did."""
+        return self._pid == getpid()
+
+    @property
+    def is_vouched(self):
+        """Whether it may be renewed now."""
+        return self._state == GIVEN and self._pid == getpid() and self._is_owned()
+
+    @property
+    def may_be_vouched(self):
+        """Whether this is so, or may become so."""
+        return self._state != OVER and self._pid == getpid() and self._is_owned()
+
+    cdef bint _is_owned(self):
+        return not self._bound or self._owner is None or self._owner() is not None
+
+    def bind(self, wake):
+        """Binds it to this thread.
+
+        Args:
+            wake: called with one argument when the thread has ended.
+        """
+        self._owner = ref(this_thread(), wake)
+        self._bound = True
+
+    def when_over(self, wake):
+        """What to call, with one argument, when nobody vouches any more. A function in C."""
+        self._wake = wake
+
+    cpdef withdraw(self):
+        """From now on nobody vouches for it."""
+        self._state = OVER
+        wake, self._wake = self._wake, None
+        if wake is not None and self._pid == getpid():
+            wake(None)
+
+
+def vouched(Vouched claim not None, function):
+    """What a function returns that may take long; it vouches for the claim while it runs."""
+    claim._state = GIVEN
+    try:
+        return function()
+    finally:
+        claim.withdraw()
+
+
+async def vouched_async(Vouched claim not None, function):
+    """The same, of a function or a coroutine function."""
+    claim._state = GIVEN
+    try:
+        value = function()
+        if inspect.isawaitable(value):
+            value = await value
+        return value
+    finally:
+        claim.withdraw()
+
+
+def with_value(variable not None, value, function, *args):
+    """What a function returns; while it runs, the context variable has this value."""
+    before = variable.get()
+    variable.set(value)
+    try:
+        return function(*args)
+    finally:
+        variable.set(before)
+
+
+async def with_value_async(variable not None, value, function, *args):
+    """The same, of a coroutine function."""
+    before = variable.get()
+    variable.set(value)
+    try:
+        return await function(*args)
+    finally:
+        variable.set(before)
+
+
+cdef class _Holder:
+    """Whose each hold is that was acquired by way of this object: of a thread, or of a task."""
+
+    cdef dict _holds  # by the id of the owner
+    cdef Vouched _latest
+    cdef bint _for_all  # whether others than its owner may release a hold
+
+    def __cinit__(self, *_, **__):
+        self._holds = {}
+        self._latest = None
+        self._for_all = True
+
+    cdef object _me(self):
+        raise NotImplementedError
+
+    cdef Vouched _mine(self):
+        cdef Vouched hold
+        me = self._me()
+        hold = self._holds.get(id(me))
+        return hold if hold is not None and hold._owner() is me else None
+
+    @property
+    def _hold(self):
+        """The caller's hold, else the one acquired last, if any."""
+        cdef Vouched mine = self._mine()
+        return self._latest if mine is None else mine
+
+    def _check_new(self):
+        """Forgets the holds of those who ended.
+
+        Raises:
+            MisuseError: the caller has the lock already.
+        """
+        cdef Vouched hold = self._mine()
+        if hold is not None and hold._state == GIVEN and hold._pid == getpid():
+            raise MisuseError(
+                "this thread or task acquired this lock already; it is not reentrant: release it "
+                "first"
+            )
+        for owner, hold in list(self._holds.items()):
+            if hold._owner() is None:
+                self._holds.pop(owner, None)
+
+    cdef int _hand_over(self, Vouched hold) except -1:
+        me = self._me()
+        if me is not None:
+            if not hold._bound:
+                hold._owner = ref(me)
+            self._holds[id(me)] = hold
+        self._latest = hold
+        hold._state = GIVEN
+        return 0
+
+    cdef Vouched _take_back(self):
+        """What is to be released, for which nobody vouches any more, or None."""
+        cdef Vouched hold = self._mine()
+        if hold is None and self._latest is not None and self._latest._state == GIVEN:
+            if self._for_all or self._latest._pid != getpid():
+                hold = self._latest
+        if hold is not None:
+            hold.withdraw()
+        return hold
+
+    def _forget(self, Vouched hold):
+        """From now on it is not this object's.
+
+        Raises:
+            MisuseError: there is none.
+            LockLost: it is the one of the process that forked this one.
+        """
+        if hold is None:
+            if self._latest is not None and self._latest._state == GIVEN:
+                raise MisuseError(
+                    "this lock is held by another thread, which must release it; for one that any "
+                    "thread may release: lock(..., thread_bound=False)"
+                )
+            raise MisuseError("this lock is not held: acquire it first")
+        for owner, each in list(self._holds.items()):
+            if each is hold:
+                self._holds.pop(owner, None)
+        if hold._pid != getpid():
+            raise LockLost("the lock is held by the process that forked this one, not by this one")
+
+
+cdef class Holder(_Holder):
+    """How a blocking lock is taken and given up.
+
+    A subclass has `_take(timeout)`, which returns the new hold; `_give_back(hold)`, which ends the
+    one given up, or None; and `_leave(hold, exception_type)`, the same at the end of a block.
+    """
+
+    cdef object _me(self):
+        return this_thread()
+
+    @property
+    def _thread_bound(self):
+        return not self._for_all
+
+    @_thread_bound.setter
+    def _thread_bound(self, bound):
+        self._for_all = not bound
+
+    def acquire(self, timeout=None):
+        """Waits for the lock and takes it.
+
+        Args:
+            timeout: seconds to wait, for the lock and for the workers; 0: try once; math.inf: for
+                ever; None: as the lock was made.
+
+        Returns:
+            The fencing number.
+
+        Raises:
+            LockTimeout: another one held it all the time, also another thread by this very object.
+            MisuseError: this thread has acquired it by this object already.
+            LimitError: no thread can be started that would renew it.
+            ServerError: a worker did not answer.
+
+        Example:
+            >>> lock = cache.lock("by hand")
+            >>> number = lock.acquire(timeout=5)
+            >>> lock.release()
+        """
+        hold = self._take(timeout)
+        number = hold.fencing
+        self._hand_over(hold)
+        return number
+
+    def release(self):
+        """Gives the lock up.
+
+        Raises:
+            LockLost: it had run out, or is a parent's.
+            MisuseError: it was not acquired, or by another thread.
+        """
+        self._give_back(self._take_back())
+
+    def __enter__(self):
+        self._hand_over(self._take(None))
+        return self
+
+    def __exit__(self, exception_type, exception, traceback):
+        self._leave(self._take_back(), exception_type)
+
+
+cdef class AsyncHolder(_Holder):
+    """The same for asyncio, whose `_take`, `_give_back` and `_leave` are coroutine functions."""
+
+    cdef object _current_task
+    cdef object _running_loop
+
+    def __cinit__(self, *_, **__):
+        from asyncio import events, tasks
+
+        # In Python 3.11 `current_task` is no function in C; what it looks into is.
+        current = tasks.current_task
+        self._current_task = current if type(current) is type(len) else None
+        self._running_loop = events._get_running_loop
+
+    cdef object _me(self):
+        if self._current_task is not None:
+            return self._current_task()
+        from asyncio.tasks import _current_tasks
+
+        return _current_tasks.get(self._running_loop())
+
+    async def acquire(self, timeout=None):
+        """See `Lock.acquire`."""
+        hold = await self._take(timeout)
+        number = hold.fencing
+        self._hand_over(hold)
+        return number
+
+    def release(self):
+        """See `Lock.release`."""
+        return self._give_back(self._take_back())
+
+    async def __aenter__(self):
+        hold = await self._take(None)
+        self._hand_over(hold)
+        return self
+
+    def __aexit__(self, exception_type, exception, traceback):
+        return self._leave(self._take_back(), exception_type)

@@ -1,0 +1,109 @@
+"""Factories that wait for each other: found out by what each lease says its holder waits for.
+
+A factory may ask for another value, and wait for the one who computes it. While it does, each
+lease that its caller holds says, beside the token, for which key. So whoever waits can follow the
+chain from lease to lease, over threads, tasks and processes; where it ends at a lease of its own,
+all would wait for ever, and as nobody can ever have a value, each gets an error.
+
+What is read may be a moment old, so only a ring that is seen twice in a row counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from kvserve.client.operations import Key
+from kvserve.client.recipes import layout
+from kvserve.client.recipes.claims import Claim
+from kvserve.client.recipes.ports import Port
+from kvserve.errors import KvserveError, MisuseError, ServerError
+
+_LOOK_SECONDS_FIRST = 0.05  # most waits are over by then, and have cost nothing
+_LOOK_SECONDS_LAST = 1.0
+_HOPS_MAX = 100  # of a chain; a longer one is not followed to its end
+
+
+class Waiting:
+    """One wait for the value of a key, by who holds leases.
+
+    Args:
+        port: the client's.
+        key: whose value is waited for.
+        claims: the leases of those values that are being computed by the caller, by their keys.
+    """
+
+    def __init__(self, port: Port, key: Key, claims: Sequence[tuple[Key, Claim]]) -> None:
+        self._port = port
+        self._key = key
+        self._claims = claims
+        self._waited = 0.0
+        self._next_look = _LOOK_SECONDS_FIRST
+        self._ring: list[Key] = []
+
+    async def look(self, pause: float) -> None:
+        """Comes after each pause, of so many seconds.
+
+        Raises:
+            MisuseError: the one who is waited for waits for the caller.
+        """
+        self._waited += pause
+        if not self._claims or self._waited < self._next_look:
+            return
+        self._next_look = self._waited + min(self._waited, _LOOK_SECONDS_LAST)
+        for _, claim in self._claims:
+            if claim.waits_for != self._key:
+                claim.waits_for = self._key
+                await self._say(claim)
+        ring = await self._chain()
+        if ring and ring == self._ring:
+            raise MisuseError(
+                "these values are computed from each other, and none can ever be had: "
+                f"{' needs '.join(map(repr, ring))}"
+            )
+        self._ring = ring
+
+    async def end(self) -> None:
+        """The wait is over."""
+        for _, claim in self._claims:
+            if claim.waits_for is not None:
+                claim.waits_for = None
+                await self._say(claim)
+
+    def forget(self) -> None:
+        """As `end`, after an exception: the next renewal says it, if there is one."""
+        for _, claim in self._claims:
+            claim.waits_for = None
+
+    async def _say(self, claim: Claim) -> None:
+        with suppress(ServerError):  # the next renewal says it
+            await self._port.within(self._port.timeout, claim.renew, self._port)
+
+    async def _chain(self) -> list[Key]:
+        """The keys from one of ours back to it, if it is so; else an empty list."""
+        ours = {_as_bytes(key): key for key, _ in self._claims}
+        chain: list[Key] = [self._key]
+        for _ in range(_HOPS_MAX):
+            try:
+                lease = await self._port.get(layout.lease(chain[-1]))
+            except KvserveError:
+                return []
+            needed = _waited_for(lease)
+            if needed is None:
+                return []
+            if _as_bytes(needed) in ours:
+                return [needed, *chain, needed]
+            chain.append(needed)
+        return []
+
+
+def _waited_for(lease: Any) -> Key | None:
+    """What the holder of a lease waits for, given what the lease holds."""
+    if isinstance(lease, (tuple, list)) and len(lease) == 2 and isinstance(lease[1], (str, bytes)):
+        return lease[1]
+    return None
+
+
+def _as_bytes(key: Key) -> bytes:
+    return key.encode() if isinstance(key, str) else key

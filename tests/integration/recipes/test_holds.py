@@ -1,0 +1,491 @@
+"""How long a lock or a lease is held: shared objects, ended threads, forks, no threads, silence.
+
+What interrupts a holder is in tests/fault/test_holders.py.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Eventually
+from crews import KINDS, TIMEOUT, Member, together
+from servers import Server, StartServer, stopped
+
+import kvserve
+from kvserve.client import workers
+from kvserve.client.recipes.claims import now_ms
+from kvserve.client.recipes.generations import begin
+from kvserve.client.recipes.ports import Port, finish
+from kvserve.errors import (
+    LimitError,
+    LockLost,
+    LockTimeout,
+    MisuseError,
+    OutcomeUnknown,
+    ServerBusy,
+    ServerError,
+)
+from kvserve.protocol import commands
+
+LOCK_KEY = "kvserve:lock:job"
+TTL = 0.6
+
+
+def threads() -> int:
+    """How many this process has, of every kind."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def is_gone(cache: kvserve.Client, key: str = LOCK_KEY) -> Callable[[], bool]:
+    """Whether a key is no more."""
+    return lambda: key not in cache
+
+
+def test_dropped_lock_is_over_after_its_ttl(cache: kvserve.Client, eventually: Eventually) -> None:
+    before = threads()
+    lock = cache.lock("job", ttl=3600)
+    lock.acquire()
+    eventually(lambda: threads() == before + 1)
+    del lock
+    eventually(lambda: threads() == before)  # at once, not when its renewal is due
+    assert cache.touch(LOCK_KEY, TTL)
+    cache.lock("short", ttl=TTL).acquire()
+    eventually(is_gone(cache))
+    eventually(is_gone(cache, "kvserve:lock:short"))
+
+
+def test_lock_of_an_ended_thread_is_over_after_its_ttl(
+    cache: kvserve.Client, eventually: Eventually
+) -> None:
+    before = threads()
+    bound, free = cache.lock("job", ttl=TTL), cache.lock("free", ttl=TTL, thread_bound=False)
+
+    def take() -> None:
+        bound.acquire()
+        free.acquire()
+
+    for start in (lambda: _thread.start_new_thread(take, ()), threading.Thread(target=take).start):
+        start()
+        eventually(lambda: free.held)
+        eventually(is_gone(cache))
+        assert not bound.held
+        assert free.held  # and so it was renewed
+        assert threads() <= before + 1
+        free.release()  # in another thread than the one that acquired it
+        eventually(lambda: threads() == before)
+
+
+def test_only_the_thread_that_has_it_releases_a_lock(cache: kvserve.Client) -> None:
+    lock = cache.lock("job", ttl=60)
+    lock.acquire()
+    errors: list[str] = []
+
+    def strange() -> None:
+        with pytest.raises(MisuseError) as raised:
+            lock.release()
+        errors.append(str(raised.value))
+
+    thread = threading.Thread(target=strange)
+    thread.start()
+    thread.join()
+    assert "thread_bound=False" in errors[0]
+    assert lock.held
+    lock.release()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_max_hold_ends_renewal(
+    kind: str, served: Server, cache: kvserve.Client, eventually: Eventually
+) -> None:
+    began = now_ms()
+    if kind == "blocking":
+        lock = cache.lock("job", ttl=TTL, max_hold=2 * TTL)
+        lock.acquire()
+        eventually(is_gone(cache))
+        assert not lock.held
+        with pytest.raises(LockLost):
+            lock.release()
+    else:
+
+        async def main() -> None:
+            async with await kvserve.connect_async(served.name, timeout=TIMEOUT) as client:
+                lock = client.lock("job", ttl=TTL, max_hold=2 * TTL)
+                await lock.acquire()
+                while lock.held:
+                    await asyncio.sleep(0.01)
+                with pytest.raises(LockLost):
+                    await lock.release()
+
+        asyncio.run(main())
+    assert now_ms() - began > 1.2 * TTL * 1000  # it was renewed before
+
+
+def test_threads_that_share_an_object_take_turns(cache: kvserve.Client) -> None:
+    lock = cache.lock("job", ttl=60)
+    inside: list[int] = []
+    numbers: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            with lock:
+                inside.append(number)
+                time.sleep(0.001)
+                assert inside == [number]
+                numbers.append(lock.fencing)
+                assert lock.held
+                inside.clear()
+
+    crew = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    assert len(numbers) == 30
+    assert numbers == sorted(set(numbers))
+    assert LOCK_KEY not in cache
+
+
+def test_tasks_that_share_an_object_take_turns(served: Server, cache: kvserve.Client) -> None:
+    async def main() -> None:
+        async with await kvserve.connect_async(served.name, timeout=TIMEOUT) as client:
+            lock = client.lock("job", ttl=60)
+            inside: list[int] = []
+
+            async def work(number: int) -> None:
+                for _ in range(5):
+                    async with lock:
+                        inside.append(number)
+                        await asyncio.sleep(0.001)
+                        assert inside == [number]
+                        inside.clear()
+                        with pytest.raises(MisuseError, match="not reentrant"):
+                            await lock.acquire()
+
+            await asyncio.gather(*map(work, range(6)))
+
+            async def wait() -> None:
+                with pytest.raises(LockTimeout):
+                    await lock.acquire(timeout=0.05)
+                with pytest.raises(LockTimeout):
+                    await asyncio.wait_for(client.lock("job").acquire(timeout=0), TIMEOUT)
+
+            async with lock:
+                await asyncio.create_task(wait())
+                assert lock.held
+            await asyncio.wait_for(lock.acquire(), TIMEOUT)  # in a task of its own, before 3.12
+            await lock.release()
+
+    asyncio.run(main())
+    assert LOCK_KEY not in cache
+
+
+def test_lost_lock_of_a_shared_object_is_not_released_for_its_new_holder(
+    cache: kvserve.Client,
+) -> None:
+    lock = cache.lock("job", ttl=3600, timeout=TIMEOUT)
+    lock.acquire()
+    cache.delete(LOCK_KEY)
+    steps = [threading.Event(), threading.Event()]
+    told: list[bool] = []
+
+    def take() -> None:
+        with lock:
+            steps[0].set()
+            steps[1].wait()
+            told.append(lock.held)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    steps[0].wait()
+    with pytest.raises(LockLost):
+        lock.release()
+    assert LOCK_KEY in cache
+    steps[1].set()
+    thread.join()
+    assert told == [True]
+    assert LOCK_KEY not in cache
+
+
+def test_where_no_thread_can_be_started(
+    cache: kvserve.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    with pytest.raises(LimitError, match=r"'job'.*can't start.*renew=False"):
+        cache.lock("job", ttl=3600).acquire()
+    assert LOCK_KEY not in cache
+    with cache.lock("job", ttl=3600, renew=False) as lock:
+        assert lock.held
+    assert cache.get_or_set("key", lambda: 1, lease=3600) == 1
+    assert list(cache.scan("kvserve:l")) == []
+
+
+AT_EXIT = """
+import atexit, kvserve
+cache = kvserve.connect(timeout=20)
+def end():
+    try:
+        with cache.lock("job", ttl=3600):
+            print("held")
+    except kvserve.LimitError:
+        print("refused")
+    print(cache.get_or_set("key", lambda: "computed", lease=3600))
+atexit.register(end)
+"""
+
+
+def test_while_the_process_ends(served: Server, cache: kvserve.Client) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", AT_EXIT],
+        env=os.environ | {"KVSERVE_NAME": served.name},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.split() in (["held", "computed"], ["refused", "computed"])
+    assert list(cache.scan("kvserve:l")) == []
+
+
+def unseen_fork() -> int:
+    """A fork of which Python hears nothing, as uWSGI's."""
+    return int(ctypes.PyDLL(None).fork())
+
+
+@pytest.mark.parametrize("fork", [os.fork, unseen_fork])
+def test_forked_child_neither_renews_nor_releases(
+    served: Server, fork: Callable[[], int], tmp_path: Path
+) -> None:
+    """It leaves its parent's factory and block by an exception, or by returning."""
+    report = tmp_path / "child"
+
+    def work(pipe: Connection, *, raises: bool) -> Any:
+        parent = os.getpid()
+
+        def compute() -> str:
+            if fork() == 0:
+                if raises:
+                    raise RuntimeError("the child's")
+                return "child's"
+            os.wait()
+            return "parent's"
+
+        cache = kvserve.connect(served.name, timeout=TIMEOUT)
+        lock = cache.lock("job", ttl=60)
+        told: list[Any] = []
+        try:
+            with lock:
+                told.append(cache.get_or_set("key", compute, lease=60))
+                told += [os.getpid() == parent, lock.held]
+                told += [key in cache for key in (LOCK_KEY, "kvserve:lease:key")]
+        except (RuntimeError, LockLost) as error:
+            told.append(str(error))
+        if os.getpid() != parent:
+            report.write_text(repr(told))
+            os._exit(0)
+        pipe.send(told)
+        return report.read_text()
+
+    lost = "the lock is held by the process that forked this one, not by this one"
+    for raises, said in (
+        (True, ["the child's"]),
+        (False, ["child's", False, False, True, True, lost]),
+    ):
+        member = Member(lambda pipe, raises=raises: work(pipe, raises=raises))
+        try:
+            assert member.hear() == ["parent's", True, True, True, False]
+            assert member.hear() == repr(said)
+        finally:
+            member.end()
+        with served.connect() as cache:
+            assert cache.get("key") == "parent's"
+            assert list(cache.scan("kvserve:l")) == []
+            cache.flush()
+
+
+@pytest.fixture
+def deadlines(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Until when each request of a blocking client may last, in the order in which they began."""
+    noted: list[float] = []
+    deadline_of = workers.deadline_of
+
+    def note(now: float, timeout: float) -> float:
+        noted.append(deadline_of(now, timeout))
+        return noted[-1]
+
+    monkeypatch.setattr(workers, "deadline_of", note)
+    return noted
+
+
+def test_requests_of_one_call_have_one_deadline(
+    cache: kvserve.Client, deadlines: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(call: Callable[[], object], requests: int) -> Any:
+        deadlines.clear()
+        result = call()
+        assert len(deadlines) == requests
+        assert set(deadlines) == {deadlines[0]}
+        return result
+
+    lock = cache.lock("job", timeout=3600)
+    check(lock.acquire, 2)
+    check(lock.release, 1)
+    monkeypatch.setattr(cache, "add", lambda *_: (_ for _ in ()).throw(OutcomeUnknown("lost")))
+    monkeypatch.setattr(cache, "get", lambda *_: cache._ask(commands.GET, ("no such key",)))
+    port = Port.of(cache)
+    monkeypatch.setattr(cache._workers, "_timeout", 0.05)
+    deadlines.clear()
+    with pytest.raises(ServerBusy, match="time of this call was over"):
+        finish(begin(port, "generation"))  # whose requests nobody answers
+    assert len(deadlines) > 1
+    assert set(deadlines) == {deadlines[0]}
+
+
+def test_computation_has_a_deadline_before_and_one_after(
+    cache: kvserve.Client, deadlines: list[float]
+) -> None:
+    def factory() -> int:
+        before.extend(deadlines)
+        deadlines.clear()
+        return 1
+
+    before: list[float] = []
+    assert cache.get_or_set("key", factory) == 1
+    assert (len(before), len(deadlines)) == (1, 2)
+    assert len(set(deadlines)) == 1
+
+
+def test_lock_that_no_worker_gives(make_server: StartServer) -> None:
+    """The clients wait an hour for an answer; it is the lock's time that counts."""
+    server = make_server("--workers", "1")
+    with server.connect() as patient:
+        patient.ping()
+
+    async def main(client: kvserve.AsyncClient) -> None:
+        with pytest.raises(ServerError):
+            await client.lock("job", timeout=0.3).acquire()
+
+    async def connected() -> None:
+        async with await kvserve.connect_async(server.name, timeout=3600) as client:
+            await client.ping()
+            with stopped(server.worker_pids[0]):
+                await main(client)
+
+    with server.connect(timeout=3600) as cache:
+        cache.ping()
+        with stopped(server.worker_pids[0]), pytest.raises(ServerError):
+            cache.lock("job", timeout=0.3).acquire()
+        asyncio.run(connected())
+        assert LOCK_KEY not in cache  # what was asked too late was not done
+
+
+def needing(cache: kvserve.Client, keys: str, own: str) -> str:
+    """What comes of asking for a key whose factory needs the next one, in a ring."""
+    needed = keys[(keys.index(own) + 1) % len(keys)]
+
+    def factory() -> Any:
+        while f"kvserve:lease:{needed}" not in cache:  # until all of the ring are under way
+            time.sleep(0.001)
+        return cache.get_or_set(needed, lambda: needing(cache, keys, needed), lease=3600)
+
+    try:
+        return str(cache.get_or_set(own, factory, lease=3600))
+    except MisuseError as error:
+        return str(error)
+
+
+def is_told(texts: list[str]) -> bool:
+    return all("computed from each other" in text or "waits for" in text for text in texts)
+
+
+@pytest.mark.parametrize("keys", ["ab", "abc"])
+def test_factories_that_need_each_other_in_threads(cache: kvserve.Client, keys: str) -> None:
+    texts: list[str] = []
+
+    def work(key: str) -> None:
+        texts.append(needing(cache, keys, key))
+
+    crew = [threading.Thread(target=work, args=(key,)) for key in keys]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    assert is_told(texts), texts
+
+
+def test_factories_that_need_each_other_in_processes(served: Server) -> None:
+    def work(number: int) -> str:
+        with served.connect(timeout=TIMEOUT) as cache:
+            return needing(cache, "ab", "ab"[number])
+
+    texts = together(2, work)
+    assert is_told(texts), texts
+
+
+def test_factories_that_need_each_other_in_tasks(served: Server) -> None:
+    async def main() -> None:
+        async with await kvserve.connect_async(served.name, timeout=TIMEOUT) as client:
+            both = asyncio.Barrier(2)
+
+            async def ask(own: str, needed: str) -> Any:
+                async def factory() -> Any:
+                    await both.wait()
+                    return await client.get_or_set(needed, dict, lease=3600)
+
+                return await client.get_or_set(own, factory, lease=3600)
+
+            results = await asyncio.gather(ask("a", "b"), ask("b", "a"), return_exceptions=True)
+            assert any(isinstance(result, MisuseError) for result in results), results
+
+    asyncio.run(main())
+
+
+def test_factory_that_waits_long_for_another_value_is_no_ring(
+    cache: kvserve.Client, served: Server
+) -> None:
+    """And it says for which, as long as it waits."""
+
+    def slow(pipe: Connection) -> None:
+        with served.connect(timeout=TIMEOUT) as client:
+
+            def compute() -> str:
+                pipe.send("computing")
+                pipe.recv()
+                return "b"
+
+            client.get_or_set("b", compute, lease=3600)
+
+    member = Member(slow)
+    try:
+        assert member.hear() == "computing"
+        said: list[Any] = []
+
+        def watch() -> None:
+            with served.connect(timeout=TIMEOUT) as client:
+                while not isinstance(lease := client.get("kvserve:lease:a"), (tuple, list)):
+                    time.sleep(0.001)
+                said.append(lease[1])
+                time.sleep(0.3)  # for some looks at what is no ring
+                member.tell()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        value = cache.get_or_set("a", lambda: "a" + cache.get_or_set("b", str, lease=3600), 60)
+        watcher.join()
+        assert (value, said) == ("ab", ["b"])
+    finally:
+        member.end()
