@@ -1,4 +1,5 @@
-"""Builds kvserve.table._core: the C11 core under its Cython skin. The rest is in pyproject.toml."""
+"""Builds the compiled parts: kvserve.table._core, the C11 core under its Cython skin, and what all
+rooms use of the system. The rest is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -48,17 +49,18 @@ class BuildCore(build_ext):
     """Compiles the core with its own flags, then links it with what Cython makes of the skin."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds the one extension there is; nothing generated lands beside the sources."""
+        """Builds one extension; nothing generated lands beside the sources."""
         # Imported late: listing the files for an sdist needs no Cython.
         from Cython.Build import cythonize
 
-        core = sorted(map(str, TABLE.glob("core/*.c")))
-        ext.extra_objects = self.compiler.compile(
-            core,
-            output_dir=self.build_temp,
-            include_dirs=ext.include_dirs,
-            extra_postargs=[*CORE_FLAGS, "-Werror"] if strict() else CORE_FLAGS,
-        )
+        if ext.name == "kvserve.table._core":
+            core = sorted(map(str, TABLE.glob("core/*.c")))
+            ext.extra_objects = self.compiler.compile(
+                core,
+                output_dir=self.build_temp,
+                include_dirs=ext.include_dirs,
+                extra_postargs=[*CORE_FLAGS, "-Werror"] if strict() else CORE_FLAGS,
+            )
         ext.sources = cythonize(
             [ext],
             build_dir=self.build_temp,
@@ -73,13 +75,23 @@ setup(
     cmdclass={"build_ext": BuildCore},
     ext_modules=[
         Extension(
+            "kvserve._descriptors",
+            sources=["kvserve/_descriptors.pyx"],
+            depends=["kvserve/_descriptors.pxd"],
+            extra_compile_args=SKIN_FLAGS,
+            libraries=["pthread", "rt"],  # see below
+        ),
+        Extension(
             "kvserve.table._core",
             sources=[str(TABLE / "_core.pyx")],
-            depends=sorted(map(str, [*TABLE.glob("*.px[di]"), *TABLE.glob("core/*.[ch]")])),
+            depends=[
+                "kvserve/_descriptors.pxd",
+                *sorted(map(str, [*TABLE.glob("*.px[di]"), *TABLE.glob("core/*.[ch]")])),
+            ],
             include_dirs=[str(TABLE), str(TABLE / "core")],
             extra_compile_args=SKIN_FLAGS,
             # Before glibc 2.34 semaphores and shared memory are in libraries of their own.
             libraries=["pthread", "rt"],
-        )
+        ),
     ],
 )

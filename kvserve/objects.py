@@ -25,6 +25,17 @@ def grant(file: int | str, mode: int, group_id: int | None) -> None:
     os.chmod(file, mode)  # noqa: PTH101 - it may be a descriptor
 
 
+def is_from_system(error: OSError) -> bool:
+    """Whether the system refused something; a signal handler raises TimeoutError, which is an
+    OSError as well, without a number.
+
+    Example:
+        >>> is_from_system(FileNotFoundError(2, "no such file")), is_from_system(TimeoutError())
+        (True, False)
+    """
+    return error.errno is not None
+
+
 def user_name(uid: int) -> str:
     """A user as people call him: by name, or `uid 12345` if he has none."""
     try:

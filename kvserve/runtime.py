@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from kvserve.descriptors import Descriptor
 from kvserve.errors import (
     AlreadyServed,
     ForeignObject,
@@ -27,7 +28,7 @@ from kvserve.errors import (
     ServerUnavailable,
 )
 from kvserve.names import Names
-from kvserve.objects import user_name
+from kvserve.objects import is_from_system, user_name
 
 _PID_FILE_BYTES_MAX = 32
 _MANIFEST_BYTES_MAX = 1024 * 1024
@@ -41,6 +42,8 @@ def named_errors() -> Iterator[None]:
     except KvserveError:
         raise
     except OSError as error:
+        if not is_from_system(error):
+            raise
         raise LimitError(
             f"the server's objects cannot be opened: {error.strerror or error}; "
             "if too many files are open, raise the limit: ulimit -n"
@@ -194,11 +197,12 @@ class PidFile:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            pid = _read_pid(descriptor)
             os.close(descriptor)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise AlreadyServed(
-                f"instance {names.name!r} is held by pid {_read_pid(names) or '(unknown)'}"
+                f"instance {names.name!r} is held by pid {pid or '(unknown)'}"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -220,22 +224,23 @@ def holder(names: Names) -> int | None:
         ForeignObject: this user may not look, or there is no directory to look into.
     """
     try:
-        descriptor = os.open(names.pid_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = Descriptor.open(names.pid_file, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     except NotADirectoryError:
         raise _not_a_directory(names) from None
     except PermissionError:
         raise _not_permitted(names) from None
-    try:
-        # Shared, for a moment: a server that starts in it tries again.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # Explicitly: a child that is forked just now would keep it with its copy.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    except OSError:
-        return _read_pid(names)
-    finally:
-        os.close(descriptor)
+    with file:
+        try:
+            # Shared, for a moment: a server that starts in it tries again.
+            fcntl.flock(file.number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # Explicitly: a child that is forked just now would keep it with its copy.
+            fcntl.flock(file.number, fcntl.LOCK_UN)
+        except OSError as error:
+            if not is_from_system(error):
+                raise
+            return _read_pid(file.number)
     return None
 
 
@@ -255,11 +260,10 @@ def _not_permitted(names: Names) -> ForeignObject:
     )
 
 
-def _read_pid(names: Names) -> int:
+def _read_pid(descriptor: int) -> int:
     try:
-        with names.pid_file.open("rb") as file:
-            return int(file.read(_PID_FILE_BYTES_MAX) or 0)
-    except (OSError, ValueError):
+        return int(os.pread(descriptor, _PID_FILE_BYTES_MAX, 0) or 0)
+    except ValueError:
         return 0
 
 
@@ -312,17 +316,17 @@ class Manifest(NamedTuple):
             ForeignObject: it is not a manifest of this version of kvserve.
         """
         try:
-            descriptor = os.open(names.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = Descriptor.open(names.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             raise not_served(names) from None
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(_MANIFEST_BYTES_MAX)
         try:
+            with file:
+                content = os.read(file.number, _MANIFEST_BYTES_MAX)
             fields = json.loads(content)
             if set(fields) != set(cls._fields):
                 raise InternalError("other fields")
             return cls(**fields)
-        except (ValueError, TypeError, InternalError) as error:
+        except (ValueError, TypeError, InternalError, BlockingIOError) as error:
             raise ForeignObject(f"{names.manifest} is not a manifest of ours: {error}") from None
 
 

@@ -6,13 +6,13 @@ The rules are those of `workers.Workers`; only the waiting differs.
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from kvserve import limits
+from kvserve.client import forks
 from kvserve.client.aio_channel import AioChannel, NotBegun
 from kvserve.client.questions import Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
@@ -134,6 +134,7 @@ class AioWorkers:
     def _check_loop(self) -> None:
         if self._closed:
             raise ClientClosed("this client was closed")
+        forks.notice()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -154,7 +155,7 @@ class AioWorkers:
         self._loop = None
 
 
-# See the same in session.py.
+# A process-wide fact in process-wide state, see forks.py.
 _all_workers: weakref.WeakSet[AioWorkers] = weakref.WeakSet()
 
 
@@ -163,4 +164,4 @@ def _forget_all() -> None:
         workers.forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+forks.in_child(_forget_all)

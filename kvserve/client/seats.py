@@ -26,6 +26,7 @@ from contextlib import suppress
 from threading import Lock
 
 from kvserve import runtime
+from kvserve.client import forks
 from kvserve.client.direct import require_server
 from kvserve.config import Config
 from kvserve.errors import ServerBusy, ServerUnavailable, WriteRefused
@@ -77,7 +78,7 @@ class Seat(Writer):
             if page.is_retired:  # what was attached may be the next server's: touch nothing of it
                 raise FileNotFoundError(errno.ENOENT, "the server has just ended", names.name)
             every = [names.shard_semaphore(shard) for shard in range(manifest.shards)]
-            self._join(lease.descriptor, lease.slot, every)
+            self._join(lease.file, lease.slot, every)
             self.recover(lease.slot)  # what a predecessor held when it was killed
             if feed is not None:
                 self._attach_feed(feed, manifest.workers + lease.slot - LEASE_SLOT_WRITER_FIRST)
@@ -135,6 +136,7 @@ class _Seats:
             ServerBusy: as many processes do so already as may.
             ForeignObject: something of the instance is not its owner's.
         """
+        forks.notice()
         if not self._changing.acquire(timeout=_ENTER_SECONDS):
             raise ServerBusy("another thread of this process is just connecting; try again")
         try:
@@ -165,6 +167,7 @@ class _Seats:
 
     def end(self) -> None:
         """Leaves all when the process ends; else whoever watches would be told of a loss."""
+        forks.notice()
         if self._changing.acquire(timeout=_ENTER_SECONDS):
             try:
                 self._leave_all()
@@ -173,9 +176,8 @@ class _Seats:
 
     def become_child(self) -> None:
         """Lets go of the parent's seats in a forked child."""
+        self._changing = Lock()  # a thread that the child has not got may have the other
         self._leave_all()
-        if self._changing.locked():  # by a thread that the child has not got
-            self._changing.release()
 
     def _leave_all(self) -> None:
         while self._taken:
@@ -227,5 +229,5 @@ def _take_slot(names: Names, config: Config, owner_uid: int) -> Lease:
 _seats = _Seats()
 enter = _seats.enter
 
-os.register_at_fork(after_in_child=_seats.become_child)
+forks.in_child(_seats.become_child)
 atexit.register(_seats.end)

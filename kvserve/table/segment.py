@@ -11,6 +11,7 @@ from pathlib import Path
 
 import posix_ipc
 
+from kvserve.descriptors import Descriptor
 from kvserve.errors import ForeignObject, LimitError
 from kvserve.objects import grant, taken_over
 
@@ -69,18 +70,17 @@ def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) 
         ForeignObject: another owner, open to everybody, not plain memory, or not permitted.
     """
     try:
-        # Size 0 attaches; any other would resize the segment under its users' feet.
-        memory = posix_ipc.SharedMemory(name, read_only=private or not writable)
-    except posix_ipc.ExistentialError:
+        file = Descriptor.open_memory(name, os.O_RDWR if writable and not private else os.O_RDONLY)
+    except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such shared memory", name) from None
-    except (posix_ipc.PermissionsError, posix_ipc.Error) as error:
-        raise ForeignObject(f"shared memory {name} cannot be opened: {error}") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ELOOP, errno.EISDIR):
+    except PermissionError as error:
+        raise ForeignObject(f"shared memory {name} cannot be opened: {error.strerror}") from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
             raise
         raise _not_plain(name) from None
-    try:
-        status = os.fstat(memory.fd)
+    with file:
+        status = os.fstat(file.number)
         if not stat.S_ISREG(status.st_mode):
             raise _not_plain(name)
         if status.st_uid != owner_uid:
@@ -91,11 +91,7 @@ def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) 
             raise ForeignObject(f"shared memory {name} is open to everybody")
         if status.st_size == 0:
             raise ForeignObject(f"shared memory {name} is empty")
-        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        access = mmap.ACCESS_COPY if private else access
-        return mmap.mmap(memory.fd, status.st_size, access=access)
-    finally:
-        memory.close_fd()
+        return file.map(status.st_size, writable, private)
 
 
 def unlink(name: str) -> bool:

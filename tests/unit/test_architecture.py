@@ -18,7 +18,17 @@ LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
 
-GROUND_FLOOR = {"errors", "limits", "names", "config", "runtime", "objects"}
+GROUND_FLOOR = {
+    "errors",
+    "limits",
+    "names",
+    "config",
+    "runtime",
+    "objects",
+    "descriptors",
+    "_descriptors",
+    "native",
+}
 ROOMS = ["client", "worker", "table", "store"]  # in the order that data walks
 BELOW_ALL = {"protocol", "transport"}  # both sides of the kernel speak and carry alike
 HOUSEKEEPERS = {"parent", "cli"}  # off the data's path
@@ -52,7 +62,7 @@ def tree(path: Path) -> ast.Module:
 def room(path: Path) -> str:
     """Where a file is: a folder of the package, or the name of a module beside them."""
     first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+    return first.partition(".")[0]
 
 
 def imports(path: Path) -> Iterator[str]:
