@@ -109,8 +109,10 @@ class AioWorkers:
         worker = shard % self.manifest.workers
         async with self._opening.setdefault(worker, asyncio.Lock()):
             channel = self._channels.get(worker)
-            if channel is not None and not channel.gone:
+            if channel is not None and channel.is_open:
                 return channel
+            if channel is not None:
+                channel.close()  # what interrupted its greeting may have interrupted its end, too
             with named_errors():
                 self.manifest = Manifest.read(self._names)
                 self._on_manifest(self.manifest)
@@ -124,11 +126,12 @@ class AioWorkers:
         if self._queue_bytes is not None:
             queue_bytes = min(self._queue_bytes, queue_bytes)
         session = Session(self._names, self.manifest, worker, queue_bytes)
-        channel = await AioChannel.open(self._names, session, deadline)
+        # Before the event loop hears of it, so that `close` finds it whatever comes between.
+        channel = self._channels[worker] = AioChannel(session)
+        await channel.greet(self._names, deadline)
         if self._closed:
             channel.close()
             raise ClientClosed("this client was closed")
-        self._channels[worker] = channel
         return channel
 
     def _check_loop(self) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 from kvserve.client.operations import Operation
-from kvserve.client.seats import Seat, enter
+from kvserve.client.seats import Seat, enter, leave_unused
 from kvserve.errors import KvserveError, ServerBusy, from_wire
 from kvserve.live.applying import from_page
 from kvserve.live.settings import VERSION_AT
@@ -52,6 +52,7 @@ class DirectTable:
         self._names = names
         self._wait_ms = int(wait_seconds * 1000)
         self._seat: Seat | None = None
+        self.needs_seat = False
 
     @property
     def is_current(self) -> bool:
@@ -61,6 +62,7 @@ class DirectTable:
 
     def enter(self) -> None:
         """Takes the process's seat, and the settings in force. Raises as `seats.enter`."""
+        self.needs_seat = True
         seat = enter(self._names, self)
         found = seat.page.read()
         config = from_page(found.values)
@@ -80,9 +82,9 @@ class DirectTable:
 
     def leave(self) -> None:
         """Lets go of the seat."""
-        seat, self._seat = self._seat, None
-        if seat is not None:
-            seat.dismiss(self)
+        self.needs_seat = False
+        leave_unused()
+        self._seat = None
 
     def execute(self, operation: Operation) -> Any:
         """The result of an operation.
