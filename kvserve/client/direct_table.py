@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 from kvserve.client.operations import Operation
 from kvserve.client.seats import Seat, enter, leave_unused
-from kvserve.errors import KvserveError, ServerBusy, from_wire
+from kvserve.errors import KvserveError, ServerBusy
 from kvserve.live.applying import from_page
 from kvserve.live.settings import VERSION_AT
 from kvserve.names import Names
 from kvserve.protocol.commands import Command
-from kvserve.protocol.messages import STATUS_DONE
 from kvserve.table._core import Writer
-from kvserve.worker.executor import Executor
+from kvserve.worker.executor import Executor, out_of_range
 
 
 class Settings(NamedTuple):
@@ -97,10 +96,10 @@ class DirectTable:
 
     def answer(self, command: Command, arguments: tuple[Any, ...]) -> Any:
         """The answer to a request, as a worker would give it. Raises as `execute`."""
-        status, answer = self._executor.run(command.code, arguments)
-        if status != STATUS_DONE:
-            raise from_wire(status, str(answer))
-        return answer
+        try:
+            return self._executor.execute(command.code, arguments)
+        except (OverflowError, IndexError) as error:
+            raise out_of_range(error) from None
 
     def execute_each(self, operations: list[Operation], deadline: float) -> list[Any]:
         """The result of each operation; errors are among them as objects.

@@ -36,7 +36,7 @@ class Late(TimeoutError):
 
 
 @contextmanager
-def interrupted_at(number: int, error: type[Exception]) -> Iterator[list[str]]:
+def interrupted_at(number: int, error: type[BaseException]) -> Iterator[list[str]]:
     """Raises before the so-and-so-manieth instruction of ours; -1: never.
 
     Yields one place for each instruction there was; the last is where it raised.
@@ -106,7 +106,7 @@ def open_things(server: Server) -> tuple[int, int, int]:
 @pytest.mark.parametrize("error", [Interrupted, Late, KeyboardInterrupt])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_stays_open(
-    served: Server, kind: Callable[[Server], None], error: type[Exception]
+    served: Server, kind: Callable[[Server], None], error: type[BaseException]
 ) -> None:
     """Nor does the exception become another one."""
     kind(served)
@@ -123,7 +123,7 @@ def test_nothing_stays_open(
         try:
             with interrupted_at(number, error) as places:
                 kind(served)
-        except (Exception, KeyboardInterrupt) as found:
+        except BaseException as found:
             raised = found
         was_reached = len(places) > number
         if was_reached and raised is not None:
@@ -133,10 +133,52 @@ def test_nothing_stays_open(
         raised = None
         if open_things(served) != before:
             gc.collect()
-        if open_things(served) != before:
-            import pprint
-            cs = [o for o in gc.get_objects() if type(o).__name__ == "AioChannel"]
-            pprint.pprint([(type(r), str(r)[:300]) for c in cs for r in gc.get_referrers(c)])
-            cs = [o for o in gc.get_objects() if type(o).__name__ == "AioWorkers"]
-            pprint.pprint([(type(r), str(r)[:300]) for c in cs for r in gc.get_referrers(c)])
         assert open_things(served) == before, places[-1]
+
+
+def pipeline(cache: kvserve.Client) -> None:
+    with cache.pipeline() as p:
+        for n in range(5):
+            p.set(f"key {n}", n).incr(f"key {n}").get(f"key {n}").cas(f"key {n}", 1, 1)
+    assert len(p.results) == 20
+
+
+def many(cache: kvserve.Client) -> None:
+    cache.set_many({f"key {n}": n for n in range(5)})
+    assert cache.get_many([f"key {n}" for n in range(5)])
+    assert cache.delete_many([f"key {n}" for n in range(5)]) == 5
+
+
+def limit(cache: kvserve.Client) -> None:
+    cache.limiter("often", rate=1000, per=1).hit("who")
+
+
+def flush(cache: kvserve.Client) -> None:
+    cache.flush()
+    assert cache.verify() == []
+
+
+@pytest.mark.parametrize("error", [Interrupted, Late, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("work", [pipeline, many, limit, flush])
+@pytest.mark.parametrize("write", ["worker", "direct"])
+def test_the_exception_is_the_callers(
+    served: Server, write: Any, work: Callable[[kvserve.Client], None], error: type[BaseException]
+) -> None:
+    """No answer of a writer's own executor, nor a kvserve error, takes its place."""
+    with served.connect(write=write) as cache:
+        work(cache)
+        with interrupted_at(-1, error) as places:
+            work(cache)
+        seed = random.randrange(2**32)
+        print(f"seed {seed}")
+        points = range(len(places))
+        some = points if THOROUGH else random.Random(seed).sample(points, min(40, len(points)))
+        for number in sorted(some):
+            raised = None
+            try:
+                with interrupted_at(number, error) as places:
+                    work(cache)
+            except BaseException as found:
+                raised = found
+            assert type(raised) is error or len(places) <= number, (raised, places[-1])
+            work(cache)
