@@ -1,5 +1,5 @@
-"""Builds kvserve.table._core, the C11 core under its Cython skin, and two small modules in Cython:
-kvserve.protocol._values and kvserve.client._scopes. The rest is in pyproject.toml."""
+"""Builds the compiled parts: kvserve.table._core, the C11 core under its Cython skin, and three
+small modules in Cython. The rest is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -76,9 +76,19 @@ setup(
     cmdclass={"build_ext": BuildCore},
     ext_modules=[
         Extension(
+            "kvserve._descriptors",
+            sources=["kvserve/_descriptors.pyx"],
+            depends=["kvserve/_descriptors.pxd"],
+            extra_compile_args=SKIN_FLAGS,
+            libraries=["pthread", "rt"],  # see below
+        ),
+        Extension(
             CORE,
             sources=[str(TABLE / "_core.pyx")],
-            depends=sorted(map(str, [*TABLE.glob("*.px[di]"), *TABLE.glob("core/*.[ch]")])),
+            depends=[
+                "kvserve/_descriptors.pxd",
+                *sorted(map(str, [*TABLE.glob("*.px[di]"), *TABLE.glob("core/*.[ch]")])),
+            ],
             include_dirs=[str(TABLE), str(TABLE / "core")],
             extra_compile_args=SKIN_FLAGS,
             # Before glibc 2.34 semaphores and shared memory are in libraries of their own.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kvserve.descriptors import Descriptor
 from kvserve.transport import fifo, mqueue
 
 pytestmark = pytest.mark.benchmark(group="carriers")
@@ -37,10 +38,10 @@ def test_queue(benchmark: Any) -> None:
 @pytest.mark.parametrize("frame_bytes", [150, 4_000, 60_000])
 def test_fifo(benchmark: Any, tmp_path: Path, frame_bytes: int) -> None:
     path = tmp_path / "fifo"
-    fifo.make(path, 0o600, None)
-    descriptor = fifo.open_end(path, os.O_RDWR, owner_uid=os.geteuid(), group_id=None)
-    sender = fifo.FifoSender(descriptor, 0)
-    receiver = fifo.FifoReceiver(os.dup(descriptor), 2**20)
+    made = fifo.make(path, 0o600, None)
+    file = fifo.open_end(path, os.O_RDWR, owner_uid=os.geteuid(), group_id=None)
+    sender = fifo.FifoSender(file, 0)
+    receiver = fifo.FifoReceiver(Descriptor.adopt(os.dup(file.number)), 2**20)
     frame = b"x" * frame_bytes
 
     def there_and_back() -> None:
@@ -52,3 +53,4 @@ def test_fifo(benchmark: Any, tmp_path: Path, frame_bytes: int) -> None:
     finally:
         sender.close()
         receiver.close()
+        made.remove()

@@ -43,6 +43,17 @@ def unlink_file(path: Path) -> bool:
     return True
 
 
+def is_from_system(error: OSError) -> bool:
+    """Whether the system refused something; a signal handler raises TimeoutError, which is an
+    OSError as well, without a number.
+
+    Example:
+        >>> is_from_system(FileNotFoundError(2, "no such file")), is_from_system(TimeoutError())
+        (True, False)
+    """
+    return error.errno is not None
+
+
 def user_name(uid: int) -> str:
     """A user as people call him: by name, or `uid 12345` if he has none."""
     try:

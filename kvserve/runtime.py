@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from kvserve import whereabouts
+from kvserve.descriptors import Descriptor
 from kvserve.errors import (
     AlreadyServed,
     ForeignObject,
@@ -29,7 +30,7 @@ from kvserve.errors import (
     ServerUnavailable,
 )
 from kvserve.names import Names
-from kvserve.objects import unlink_file, user_name
+from kvserve.objects import is_from_system, unlink_file, user_name
 from kvserve.shortages import room_for, shortage
 
 _PID_FILE_BYTES_MAX = 32
@@ -45,6 +46,8 @@ def named_errors() -> Iterator[None]:
     except KvserveError:
         raise
     except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and not is_from_system(error):
+            raise
         text = shortage(error) or getattr(error, "strerror", None) or str(error)
         raise LimitError(f"the server's objects cannot be opened: {text}") from error
 
@@ -191,15 +194,18 @@ class PidFile:
             AlreadyServed: another process holds the lock; `holder` tells which.
             ForeignObject: something else stands in its place.
         """
-        descriptor = _open_pid_file(names, os.O_RDWR | os.O_CREAT)
+        # A number of its own: workers inherit it, and with it the lock.
+        with _open_pid_file(names, os.O_RDWR | os.O_CREAT) as file:
+            descriptor = os.dup(file.number)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            pid = _read_pid(descriptor)
             os.close(descriptor)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise AlreadyServed(
-                f"instance {names.name!r} is held by pid {holder(names) or '(unknown)'}"
+                f"instance {names.name!r} is held by pid {pid or '(unknown)'}"
             ) from None
         try:
             with room_for(names.pid_file):
@@ -256,7 +262,7 @@ def holder(names: Names) -> int | None:
         ForeignObject: this user may not look, or there is no directory to look into.
     """
     try:
-        descriptor = _open_pid_file(names, os.O_RDONLY)
+        file = _open_pid_file(names, os.O_RDONLY)
     except FileNotFoundError:
         return None
     except NotADirectoryError:
@@ -265,29 +271,28 @@ def holder(names: Names) -> int | None:
         if isinstance(error, ForeignObject):
             raise
         raise _not_permitted(names) from None
-    try:
-        # Shared, for a moment: a server that starts in it tries again.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # Explicitly: a child that is forked just now would keep it with its copy.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    except OSError:
-        voucher = _voucher(descriptor)
-        return _pid_in_file(names, descriptor) if voucher is None else voucher
-    finally:
-        os.close(descriptor)
+    with file:
+        try:
+            # Shared, for a moment: a server that starts in it tries again.
+            fcntl.flock(file.number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # Explicitly: a child that is forked just now would keep it with its copy.
+            fcntl.flock(file.number, fcntl.LOCK_UN)
+        except OSError as error:
+            if not is_from_system(error):
+                raise
+            voucher = _voucher(file.number)
+            return _pid_in_file(names, file.number) if voucher is None else voucher
     return None
 
 
 def is_served_unseen(names: Names) -> bool:
     """Whether a process serves the instance that this one cannot see: of another pid namespace."""
     try:
-        descriptor = _open_pid_file(names, os.O_RDONLY)
+        file = _open_pid_file(names, os.O_RDONLY)
     except OSError:  # what is no plain file, too
         return False
-    try:
-        return _voucher(descriptor) == 0
-    finally:
-        os.close(descriptor)
+    with file:
+        return _voucher(file.number) == 0
 
 
 def _voucher(descriptor: int) -> int | None:
@@ -319,27 +324,26 @@ def _not_permitted(names: Names) -> ForeignObject:
     )
 
 
-def _open_pid_file(names: Names, flags: int) -> int:
+def _open_pid_file(names: Names, flags: int) -> Descriptor:
     """Opens it without waiting, as it would for the other end of a FIFO in its place."""
     not_plain = f"{names.pid_file} is not a plain file; remove it"
     try:
-        flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with room_for(names.pid_file):
-            descriptor = os.open(names.pid_file, flags, 0o640)
+            file = Descriptor.open(names.pid_file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
             raise ForeignObject(not_plain) from None
         raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
+    if stat.S_ISREG(os.fstat(file.number).st_mode):
+        return file
+    file.close()
     raise ForeignObject(not_plain)
 
 
 def _read_pid(descriptor: int) -> int:
     try:
         return int(os.pread(descriptor, _PID_FILE_BYTES_MAX, 0) or 0)
-    except (OSError, ValueError):
+    except ValueError:
         return 0
 
 
@@ -393,17 +397,17 @@ class Manifest(NamedTuple):
             ForeignObject: it is not a manifest of this version of kvserve.
         """
         try:
-            descriptor = os.open(names.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = Descriptor.open(names.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             raise not_served(names) from None
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(_MANIFEST_BYTES_MAX)
         try:
+            with file:
+                content = os.read(file.number, _MANIFEST_BYTES_MAX)
             fields = json.loads(content)
             if set(fields) != set(cls._fields):
                 raise InternalError("other fields")
             return cls(**fields)
-        except (ValueError, TypeError, InternalError) as error:
+        except (ValueError, TypeError, InternalError, BlockingIOError) as error:
             raise ForeignObject(f"{names.manifest} is not a manifest of ours: {error}") from None
 
 

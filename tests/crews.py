@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import traceback
@@ -13,6 +14,9 @@ from typing import Any
 
 KINDS = ("blocking", "asyncio")  # of clients
 TIMEOUT = 20.0  # seconds for each of their requests: two cores run all of a crew
+Fork = Callable[[], int]
+# One that Python runs its hooks for, and one as C code makes it, such as uWSGI's.
+FORKS: dict[str, Fork] = {"python's": os.fork, "c's": ctypes.PyDLL(None).fork}
 
 
 class Member:
@@ -20,11 +24,12 @@ class Member:
 
     Args:
         work: what it does, given its end of the pipe; what it returns is sent last.
+        fork: how it is made.
     """
 
-    def __init__(self, work: Callable[[Connection], Any]) -> None:
+    def __init__(self, work: Callable[[Connection], Any], fork: Fork = os.fork) -> None:
         self._ours, theirs = Pipe()
-        self.pid = os.fork()
+        self.pid = fork()
         if self.pid == 0:
             status = 1
             try:
@@ -62,9 +67,11 @@ class Member:
 
 
 @contextmanager
-def crew(size: int, work: Callable[[Connection, int], Any]) -> Iterator[list[Member]]:
+def crew(
+    size: int, work: Callable[[Connection, int], Any], fork: Fork = os.fork
+) -> Iterator[list[Member]]:
     """Processes that do the same, each with its number, and begin when all are there."""
-    members = [Member(lambda pipe, n=number: _begin(pipe, work, n)) for number in range(size)]
+    members = [Member(lambda pipe, n=number: _begin(pipe, work, n), fork) for number in range(size)]
     try:
         for member in members:
             member.hear()
@@ -82,9 +89,9 @@ def _begin(pipe: Connection, work: Callable[[Connection, int], Any], number: int
     return work(pipe, number)
 
 
-def together(size: int, work: Callable[[int], Any]) -> list[Any]:
+def together(size: int, work: Callable[[int], Any], fork: Fork = os.fork) -> list[Any]:
     """What each process of a crew returned."""
-    with crew(size, lambda _, number: work(number)) as members:
+    with crew(size, lambda _, number: work(number), fork) as members:
         return [member.hear() for member in members]
 
 

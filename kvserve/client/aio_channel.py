@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from kvserve import runtime
-from kvserve.client.session import Session, WorkerGone
+from kvserve.client.session import (
+    LOOK_SECONDS,
+    NO_REPLY,
+    NOT_TAKEN,
+    Session,
+    WorkerGone,
+    hello_times,
+    require_holder,
+)
 from kvserve.errors import KvserveError, RequestTimeout, ServerBusy
 from kvserve.names import Names
+from kvserve.objects import is_from_system
 from kvserve.protocol.commands import Command, Priority
 from kvserve.protocol.messages import Reply
 from kvserve.transport.base import FrameSender
 
-_LOOK_SECONDS = 0.1  # how often one who waits for a hello looks whether anybody serves
-
 
 class AioChannel:
-    """An open session; made by `open`.
+    """A session, which `greet` opens.
 
     Whoever awaits a reply may be cancelled at any point: the reply is dropped when it comes, and a
     frame of which a part is written is written to its end.
@@ -28,39 +34,51 @@ class AioChannel:
         self._loop = asyncio.get_running_loop()
         self._awaited: dict[int, asyncio.Future[Reply]] = {}
         self._room: dict[int, asyncio.Future[None]] = {}  # by descriptor: who waits to write
+        self._is_greeted = False
 
     @property
     def gone(self) -> bool:
         """Whether the session has ended, or a fork made it another process's, like the loop."""
         return self._session.closed
 
-    @classmethod
-    async def open(cls, names: Names, session: Session, deadline: float) -> AioChannel:
-        """Greets the worker. Raises as `channel.Channel` does."""
-        channel = cls(session)
+    @property
+    def is_open(self) -> bool:
+        """Whether the worker has answered, and the session has not ended."""
+        return self._is_greeted and not self.gone
+
+    async def greet(self, names: Names, deadline: float) -> None:
+        """Greets the worker. Raises as `channel.Channel` does, and the session has ended then.
+
+        From now on the event loop knows the session, and keeps it until `close`.
+        """
         try:
-            channel._loop.add_reader(session.reply_descriptor, channel._receive)
-            await channel._greet(names, deadline)
+            self._loop.add_reader(self._session.reply_descriptor, self._receive)
+            await self._greet(names, deadline)
+            self._is_greeted = True
         except BaseException:
-            channel.close()
+            self.close()
             raise
-        return channel
 
     async def _greet(self, names: Names, deadline: float) -> None:
         request_id, frame, sender = self._session.hello(deadline)
         future = self._expect(request_id)
-        await self._send(frame, sender, Priority.CONTROL, deadline)
+        times = hello_times(self._loop.time())
+        due, is_sent = next(times), False
         while True:
+            if self._loop.time() >= due and self._offer(frame, sender, Priority.CONTROL):
+                due, is_sent = next(times), True
             left = deadline - self._loop.time()
-            if await self._await(future, min(left, _LOOK_SECONDS)):
+            waited = future if is_sent else self._room_at(sender)
+            if await self._await(waited, min(left, LOOK_SECONDS)) and is_sent:
                 future.result().result()
                 return
-            if runtime.holder(names) is None:
-                raise runtime.not_served(names)
+            if self.gone:
+                raise NotBegun
+            require_holder(names)
             if self._session.is_superseded:
                 raise NotBegun
             if left <= 0:
-                raise RequestTimeout("no reply before the deadline")
+                raise RequestTimeout(NO_REPLY) if is_sent else ServerBusy(NOT_TAKEN)
 
     async def ask(self, command: Command, arguments: tuple[Any, ...], deadline: float) -> Reply:
         """The reply to a request.
@@ -73,12 +91,16 @@ class AioChannel:
         """
         if self.gone:
             raise NotBegun
-        request_id, frame, sender = self._session.request(command, arguments, deadline)
+        try:
+            request_id, frame, sender = self._session.request(command, arguments, deadline)
+        except WorkerGone as error:
+            self.close()
+            raise NotBegun from error
         try:
             future = self._expect(request_id)
             await self._send(frame, sender, command.priority, deadline)
             if not await self._await(future, deadline - self._loop.time()):
-                raise RequestTimeout("no reply before the deadline")
+                raise RequestTimeout(NO_REPLY)
             return future.result()
         finally:
             self._awaited.pop(request_id, None)
@@ -99,7 +121,7 @@ class AioChannel:
     ) -> None:
         while not self._offer(frame, sender, priority):
             if not await self._await(self._room_at(sender), deadline - self._loop.time()):
-                raise ServerBusy("the worker took no request before the deadline")
+                raise ServerBusy(NOT_TAKEN)
             if self.gone:
                 raise NotBegun
 
@@ -112,6 +134,9 @@ class AioChannel:
                 self._room_at(sender)
             return True
         except OSError as error:
+            if not is_from_system(error):
+                self.close()
+                raise
             raise NotBegun from error
         except BaseException:
             self.close()
@@ -165,9 +190,12 @@ class AioChannel:
         """
         if self.gone:
             return
-        self._loop.remove_reader(self._session.reply_descriptor)
+        is_ours = self._session.is_ours  # else the numbers may be another's on this loop
+        if is_ours:
+            self._loop.remove_reader(self._session.reply_descriptor)
         for descriptor, room in self._room.items():
-            self._loop.remove_writer(descriptor)
+            if is_ours:
+                self._loop.remove_writer(descriptor)
             if not room.done():
                 room.set_result(None)
         self._room.clear()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from kvserve.client.direct import TableFollower
+from kvserve.client.direct import Ending, TableFollower
 from kvserve.client.watching import open_watcher, patience_of
 from kvserve.live.feed import Event, Key, Pace, Since, Watcher
 from kvserve.names import Names
@@ -34,17 +34,22 @@ class AsyncWatching:
             ('set', 'user:1')
         """
         self._reader._follow_table()
-        return _watch_async(open_watcher(self._names, prefix, since), patience_of(timeout))
+        watcher = open_watcher(self._names, prefix, since)
+        return _watch_async(watcher, patience_of(timeout), self._reader._ending)
 
 
-async def _watch_async(watcher: Watcher, patience: float) -> AsyncIterator[Event]:
+async def _watch_async(watcher: Watcher, patience: float, ending: Ending) -> AsyncIterator[Event]:
     pace = Pace()
     last = time.monotonic()
     try:
         while time.monotonic() - last < patience:
             events = watcher.read()
             for event in events:
+                if ending.has_come:
+                    return
                 yield event
+            if ending.has_come:
+                return
             if events:
                 last = time.monotonic()
             await asyncio.sleep(pace.after(len(events)))

@@ -6,13 +6,13 @@ The rules are those of `workers.Workers`; only the waiting differs.
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from kvserve import limits
+from kvserve.client import forks
 from kvserve.client.aio_channel import AioChannel, NotBegun
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.questions import Question, what_busy_means
@@ -110,8 +110,10 @@ class AioWorkers:
         worker = shard % self.manifest.workers
         async with self._opening.setdefault(worker, asyncio.Lock()):
             channel = self._channels.get(worker)
-            if channel is not None and not channel.gone:
+            if channel is not None and channel.is_open:
                 return channel
+            if channel is not None:
+                channel.close()  # what interrupted its greeting may have interrupted its end, too
             with named_errors():
                 self.manifest = Manifest.read(self._names)
                 self._on_manifest(self.manifest)
@@ -125,16 +127,18 @@ class AioWorkers:
         if self._queue_bytes is not None:
             queue_bytes = min(self._queue_bytes, queue_bytes)
         session = Session(self._names, self.manifest, worker, queue_bytes)
-        channel = await AioChannel.open(self._names, session, deadline)
+        # Before the event loop hears of it, so that `close` finds it whatever comes between.
+        channel = self._channels[worker] = AioChannel(session)
+        await channel.greet(self._names, deadline)
         if self._closed:
             channel.close()
             raise ClientClosed("this client was closed")
-        self._channels[worker] = channel
         return channel
 
     def _check_loop(self) -> None:
         if self._closed:
             raise ClientClosed("this client was closed")
+        forks.notice()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -155,7 +159,7 @@ class AioWorkers:
         self._loop = None
 
 
-# See the same in session.py.
+# A process-wide fact in process-wide state, see forks.py.
 _all_workers: weakref.WeakSet[AioWorkers] = weakref.WeakSet()
 
 
@@ -164,4 +168,4 @@ def _forget_all() -> None:
         workers.forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+forks.in_child(_forget_all)

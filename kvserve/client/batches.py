@@ -8,6 +8,7 @@ from typing import Any
 from kvserve import limits
 from kvserve.client.operations import Operation, batch_interpretation
 from kvserve.client.questions import Question, raise_for_all
+from kvserve.errors import ValueTooLarge
 from kvserve.protocol import commands
 
 _OPERATION_OVERHEAD_BYTES = 64
@@ -53,6 +54,11 @@ class Batch:
 
     def take(self, outcomes: list[Any]) -> None:
         """Takes an answer, or an error as an object, for each question; raises what is true."""
+        # A value that no frame takes is its operation's error; it went alone, see `next_question`.
+        outcomes = [
+            [(outcome.wire_code, str(outcome))] if isinstance(outcome, ValueTooLarge) else outcome
+            for outcome in outcomes
+        ]
         raise_for_all(self._asked, outcomes, begun=self._begun)
         self._begun = True
         for part, answers in zip(self._parts, outcomes, strict=True):

@@ -6,17 +6,24 @@ import select
 import time
 from typing import Any
 
-from kvserve import runtime
-from kvserve.client.session import Session, WorkerGone
+from kvserve.client.session import (
+    LOOK_SECONDS,
+    NO_REPLY,
+    NOT_TAKEN,
+    Session,
+    WorkerGone,
+    hello_times,
+    require_holder,
+)
 from kvserve.errors import RequestTimeout, ServerBusy
 from kvserve.names import Names
+from kvserve.objects import is_from_system
 from kvserve.protocol.commands import Command, Priority
 from kvserve.protocol.messages import Reply
 from kvserve.transport.base import FrameSender
 from kvserve.transport.spinning import Spin
 
 _FRESH_SECONDS = 0.001  # after a request was begun, none looks whether the worker is still there
-_LOOK_SECONDS = 0.1  # how often one who waits for a hello looks whether anybody serves
 
 
 class Channel:
@@ -50,19 +57,22 @@ class Channel:
 
     def _greet(self, names: Names, deadline: float) -> None:
         request_id, frame, sender = self.session.hello(deadline)
-        self._send(frame, sender, Priority.CONTROL, deadline)
+        times = hello_times(time.monotonic())
+        due, is_sent = next(times), False
         while True:
-            look = min(deadline, time.monotonic() + _LOOK_SECONDS)
-            try:
-                self.receive(request_id, look).result()
+            look = min(deadline, time.monotonic() + LOOK_SECONDS)
+            if time.monotonic() >= due and self._offer(frame, sender, Priority.CONTROL):
+                due, is_sent = next(times), True
+            if not is_sent:
+                self._has_room(sender, look)
+            elif reply := self._reply(request_id, look):
+                reply.result()
                 return
-            except RequestTimeout:
-                if runtime.holder(names) is None:
-                    raise runtime.not_served(names) from None
-                if self.session.is_superseded:
-                    raise WorkerGone from None
-                if time.monotonic() >= deadline:
-                    raise
+            require_holder(names)
+            if self.session.is_superseded:
+                raise WorkerGone
+            if time.monotonic() >= deadline:
+                raise RequestTimeout(NO_REPLY) if is_sent else ServerBusy(NOT_TAKEN)
 
     def send(self, command: Command, arguments: tuple[Any, ...], deadline: float) -> int:
         """Sends a request; returns its id.
@@ -84,29 +94,44 @@ class Channel:
         self._looked = deadline
 
     def _send(self, frame: bytes, sender: FrameSender, priority: int, deadline: float) -> None:
-        while not sender.offer(frame, priority):
-            self._await_room(sender, deadline)
+        while not self._offer(frame, sender, priority):
+            if not self._has_room(sender, deadline):
+                raise ServerBusy(NOT_TAKEN)
         if sender.held_bytes:
             self._flush(sender, deadline)
+
+    def _offer(self, frame: bytes, sender: FrameSender, priority: int) -> bool:
+        try:
+            return sender.offer(frame, priority)
+        except OSError as error:  # somebody has closed the descriptor
+            if not is_from_system(error):
+                raise
+            raise WorkerGone from error
 
     def _flush(self, sender: FrameSender, deadline: float) -> None:
         try:
             while not sender.flush():
-                self._await_room(sender, deadline)
+                if not self._has_room(sender, deadline):
+                    raise ServerBusy(NOT_TAKEN)
         except BaseException:
             self.close()  # a frame is half written: nothing can follow it
             raise
 
-    def _await_room(self, sender: FrameSender, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ServerBusy("the worker took no request before the deadline; is it overloaded?")
+    def _has_room(self, sender: FrameSender, deadline: float) -> bool:
+        """Waits for room; whether there is some before the deadline. Raises WorkerGone if not ever,
+        or what the worker said before it ended the session."""
         waiting = select.poll()
         waiting.register(sender.descriptor, select.POLLOUT)
         waiting.register(self.session.reply_descriptor, 0)  # its hang-up alone
-        for descriptor, event in waiting.poll(left * 1000):
-            if descriptor == self.session.reply_descriptor and event & select.POLLHUP:
-                raise WorkerGone
+        left = deadline - time.monotonic()
+        found = waiting.poll(left * 1000) if left > 0 else []
+        for descriptor, event in found:
+            if descriptor == self.session.reply_descriptor and event:
+                while True:  # until there are no more, which raises
+                    for reply in self.session.replies():
+                        if reply.request_id == 0:
+                            reply.result()
+        return bool(found)
 
     def receive(self, request_id: int, deadline: float) -> Reply:
         """Waits for the reply to a request. Replies that nobody awaits any more are dropped.
@@ -115,13 +140,19 @@ class Channel:
             RequestTimeout: it did not come before the deadline.
             WorkerGone: it will not come.
         """
+        reply = self._reply(request_id, deadline)
+        if reply is None:
+            raise RequestTimeout(NO_REPLY)
+        return reply
+
+    def _reply(self, request_id: int, deadline: float) -> Reply | None:
         while True:
             replies = self._spin.until(self.session.replies)
             if not replies:
                 left = deadline - time.monotonic()
                 if not self._poll.poll(max(0.0, left * 1000)):
                     self._looked = 0.0  # its late reply is to be dropped
-                    raise RequestTimeout("no reply before the deadline")
+                    return None
                 replies = self.session.replies()
             for reply in replies:
                 if reply.request_id == request_id:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import os
 import weakref
 from threading import Lock
 from typing import Literal
 
 from kvserve import runtime
+from kvserve.client import forks
 from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable
 from kvserve.names import Names
 from kvserve.runtime import Manifest
@@ -39,6 +39,12 @@ def require_server(names: Names) -> Manifest:
     return Manifest.read(names)
 
 
+class Ending:
+    """Whether a client was closed, for those who shall not keep the client itself alive."""
+
+    has_come = False
+
+
 class TableFollower(Reader):
     """A reader of an instance's table, mapped read-only, that follows it from server to server.
 
@@ -59,7 +65,7 @@ class TableFollower(Reader):
         self._names = names
         self._reads_direct = read == "direct"
         self._attaching = Lock()
-        self._closed = False
+        self._ending = Ending()
         self._maps: tuple[mmap.mmap, ...] = ()
         with runtime.named_errors():
             self._manifest = require_server(names)
@@ -111,33 +117,38 @@ class TableFollower(Reader):
 
     def _on_manifest(self, manifest: Manifest) -> None:
         """A new session was opened: is it still the table that we are attached to?"""
+        forks.notice()
         with self._attaching:
             if not self._closed and (
                 self._retired or manifest.instance_id != self._manifest.instance_id
             ):
                 self._attach_table()
 
+    @property
+    def _closed(self) -> bool:
+        return self._ending.has_come
+
     def __reduce__(self) -> str:
         raise TypeError("a client cannot be pickled; connect in each process: kvserve.connect()")
 
     def close(self) -> None:
         """Lets go of the table."""
+        forks.notice()
+        self._ending.has_come = True  # without the lock: whoever has it looks again
         with self._attaching:
-            self._closed = True
             self._detach()
             for memory in self._maps:
                 memory.close()
             self._maps = ()
 
 
-# See the same in session.py. A lock that another thread held at the fork would stay held.
+# See forks.py. A lock that another thread held at the fork would stay held.
 _all_followers: weakref.WeakSet[TableFollower] = weakref.WeakSet()
 
 
 def _become_child() -> None:
     for follower in list(_all_followers):
         follower._attaching = Lock()
-        follower._choose_stripe()
 
 
-os.register_at_fork(after_in_child=_become_child)
+forks.in_child(_become_child)

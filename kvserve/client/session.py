@@ -5,33 +5,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import weakref
-from threading import RLock
+from collections.abc import Iterator
 from typing import Any
 
 from kvserve import limits
+from kvserve.client import forks
+from kvserve.errors import ForeignObject, KvserveError, ServerBusy, ValueTooLarge
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import PROTOCOL_VERSION, Encoder, Reply, decode_reply
-from kvserve.runtime import Manifest, not_served, verify_directory
+from kvserve.runtime import Manifest, holder, not_served, verify_directory
 from kvserve.transport import fifo
 from kvserve.transport.base import FrameSender
 from kvserve.transport.fifo import FifoReceiver, FifoSender
 from kvserve.transport.mqueue import SendingQueue
 
+LOOK_SECONDS = 0.1  # how often one who waits for a hello looks whether anybody serves
+NO_REPLY = "no reply before the deadline"
+NOT_TAKEN = "the worker took no request before the deadline; is it overloaded?"
 _MODE, _GROUP_MODE = 0o600, 0o660
+_HELLO_PAUSE_SECONDS = 0.1  # before it is sent once more, then twice as long each time
 
 
 class WorkerGone(Exception):
-    """The worker at a session's other end is no more. The client decides what that means."""
+    """The worker at a session's other end is no more, or the session is not this process's, or
+    somebody closed its descriptors. The client decides what that means."""
 
 
 class Session:
     """The client's two FIFOs and the worker's queue.
+
+    Whatever it opens belongs to an object of its own, and goes with the last reference to that: so
+    an exception of a signal handler, at any point, leaves nothing behind.
 
     Args:
         names: the instance's.
@@ -45,54 +53,46 @@ class Session:
     """
 
     def __init__(self, names: Names, manifest: Manifest, worker: int, queue_bytes: int) -> None:
-        self.closed = True
+        forks.notice()
         owner_uid = verify_directory(names)
-        self._names = names
+        require_holder(names)
+        if manifest.protocol_version != PROTOCOL_VERSION:
+            raise ForeignObject(
+                f"the server {names.name!r} speaks version {manifest.protocol_version} of the "
+                f"protocol, and this process {PROTOCOL_VERSION}; restart the older one"
+            )
         self.client_id = secrets.randbits(64)
         self._last_request_id = 0
         self._encoder = Encoder()
-        # A batch's reply may exceed its bound by the last value in it.
-        frame_bytes_max = limits.frame_bytes_max(manifest.value_bytes_max)
-        reply_bytes_max = frame_bytes_max + limits.BATCH_REPLY_BYTES
-        with _no_fork:
-            self._queue = SendingQueue(names.worker_queue(worker), owner_uid)
-            try:
-                self._queue_bytes = min(queue_bytes, self._queue.message_bytes)
-                self._open_fifos(manifest.group_id, reply_bytes_max)
-            except BaseException as error:
-                self._queue.close()
-                self._remove_files()
-                if isinstance(error, FileNotFoundError):
-                    raise not_served(names) from None
-                raise
-            self.closed = False
-            _sessions.add(self)
+        self._frame_bytes_max = limits.frame_bytes_max(manifest.value_bytes_max)
+        self._queue = SendingQueue(names.worker_queue(worker), owner_uid)
+        self._queue_bytes = min(queue_bytes, self._queue.message_bytes)
+        try:
+            self._open_fifos(names, manifest.group_id)
+        except FileNotFoundError:
+            raise not_served(names) from None
 
-    def _open_fifos(self, group_id: int | None, reply_bytes_max: int) -> None:
+    def _open_fifos(self, names: Names, group_id: int | None) -> None:
         mode = _MODE if group_id is None else _GROUP_MODE
         owner = {"owner_uid": os.geteuid(), "group_id": None}
-        request, reply = self._paths()
-        fifo.make(request, mode, group_id)
-        fifo.make(reply, mode, group_id)
-        opened: list[int] = []
-        try:
-            # Both ends: the worker must find a writer, and later miss it when we are gone.
-            opened.append(fifo.open_end(request, os.O_RDWR, **owner))
-            # The reading end alone: end-of-file will tell that the worker is gone.
-            opened.append(fifo.open_end(reply, os.O_RDONLY, **owner))
-            self._requests = FifoSender(opened[0], 0)
-            self._replies = FifoReceiver(opened[1], reply_bytes_max)
-        except BaseException:  # a signal handler's, too, for one
-            for descriptor in opened:
-                os.close(descriptor)
-            raise
+        request, reply = names.request_fifo(self.client_id), names.reply_fifo(self.client_id)
+        self._names = [fifo.make(request, mode, group_id), fifo.make(reply, mode, group_id)]
+        # Both ends: the worker must find a writer, and later miss it when we are gone.
+        self._requests = FifoSender(fifo.open_end(request, os.O_RDWR, **owner), 0)
+        # The reading end alone: end-of-file will tell that the worker is gone. A batch's reply may
+        # exceed its bound by the last value in it.
+        reply_bytes_max = self._frame_bytes_max + limits.BATCH_REPLY_BYTES
+        self._replies = FifoReceiver(fifo.open_end(reply, os.O_RDONLY, **owner), reply_bytes_max)
 
-    def __del__(self) -> None:
-        """A client that was dropped without `close` leaves nothing either."""
-        self.close()
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, or was opened by a process from which this one was forked."""
+        return not self._replies.file.is_open
 
-    def _paths(self) -> tuple[Any, Any]:
-        return self._names.request_fifo(self.client_id), self._names.reply_fifo(self.client_id)
+    @property
+    def is_ours(self) -> bool:
+        """Whether, besides, its descriptors are what they were; a daemon may have closed them."""
+        return self._replies.file.is_ours
 
     @property
     def reply_descriptor(self) -> int:
@@ -108,13 +108,31 @@ class Session:
             command: what to do.
             arguments: as the command's fields.
             deadline: seconds on the monotonic clock.
+
+        Raises:
+            ValueTooLarge, ServerBusy: it is longer than what the server takes.
+            WorkerGone: the session is not this process's any more.
         """
         self._last_request_id += 1
         request_id = self._last_request_id
         deadline_ms = int(deadline * 1000) + 1
         frame = self._encoder.request(self.client_id, request_id, command, deadline_ms, arguments)
+        if len(frame) > self._frame_bytes_max:
+            raise self._too_long(command, arguments, len(frame))
         by_queue = len(frame) <= self._queue_bytes or command is commands.HELLO
-        return request_id, frame, self._queue if by_queue else self._requests
+        sender: FrameSender = self._queue if by_queue else self._requests
+        if not (sender.file.is_ours and self._replies.file.is_ours):
+            raise WorkerGone
+        return request_id, frame, sender
+
+    def _too_long(
+        self, command: Command, arguments: tuple[Any, ...], size_bytes: int
+    ) -> KvserveError:
+        # It was checked, or cut, as a server allowed that has ended since.
+        text = f"the server takes at most {self._frame_bytes_max} in one request now"
+        if command in (commands.BATCH, commands.SET_MANY) and len(arguments[0]) > 1:
+            return ServerBusy(f"a batch of {size_bytes} bytes: {text}; send it again")
+        return ValueTooLarge(f"a value that makes a request of {size_bytes} bytes: {text}")
 
     def hello(self, deadline: float) -> tuple[int, bytes, FrameSender]:
         """The request that opens the session, to be answered before any other is sent."""
@@ -132,50 +150,43 @@ class Session:
             WorkerGone: nobody will send any more.
             ProtocolError: what came are no replies.
         """
+        if not self.is_ours:
+            raise WorkerGone
         frames = self._replies.receive()
         if frames is None:
             raise WorkerGone
-        return list(map(decode_reply, frames))
+        replies = [decode_reply(frame, self.client_id) for frame in frames]
+        return [reply for reply in replies if reply is not None]
 
     def close(self) -> None:
-        """Ends the session and removes its files. Twice does no harm."""
-        if not self.closed:
-            self.forget()
-            self._remove_files()
+        """Ends the session and removes its files; in a child it closes the child's copies alone.
 
-    def _remove_files(self) -> None:
-        for path in self._paths():
-            with contextlib.suppress(OSError):
-                fifo.remove(path)
-
-    def forget(self) -> None:
-        """Closes the descriptors only: in a forked child, whose parent goes on with the session."""
-        with _no_fork:
-            self._queue.close()
-            self._requests.close()
-            self._replies.close()
-            self.closed = True  # last: what an exception leaves open, the destructor closes
+        Twice does no harm.
+        """
+        self._queue.close()
+        self._requests.close()
+        self._replies.close()
+        for name in self._names:
+            name.remove()
 
 
-# All of this process, those still to be greeted too: a child that kept descriptors of any would
-# hide its parent's death from the worker. A process-wide fact in process-wide state: hooks for
-# forks cannot be taken back, and sessions come and go.
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-# Held while a session opens or closes its descriptors, so that a child finds either all or none of
-# them, and only for as long. Reentrant: a signal handler or the collector may come back in.
-_no_fork = RLock()
+def hello_times(now: float) -> Iterator[float]:
+    """When to send a hello: now, and again with growing pauses, until it is answered.
+
+    One that a dying worker took is lost. A worker takes a second hello for the first.
+
+    Example:
+        >>> [round(next(each), 1) for each in [hello_times(5.0)] for _ in range(4)]
+        [5.0, 5.1, 5.3, 5.7]
+    """
+    pause = _HELLO_PAUSE_SECONDS
+    while True:
+        yield now
+        now += pause
+        pause *= 2
 
 
-def _become_child() -> None:
-    try:
-        for session in list(_sessions):
-            session.forget()
-    finally:
-        _no_fork.release()
-
-
-os.register_at_fork(
-    before=_no_fork.acquire,
-    after_in_parent=_no_fork.release,
-    after_in_child=_become_child,
-)
+def require_holder(names: Names) -> None:
+    """Raises ServerUnavailable if nobody serves: the queue of a killed server is still there."""
+    if holder(names) is None:
+        raise not_served(names)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from kvserve import runtime
-from kvserve.client.direct import TableFollower
+from kvserve.client.direct import Ending, TableFollower
 from kvserve.client.operations import check_timeout
 from kvserve.errors import ServerUnavailable
 from kvserve.live import feed_segment
@@ -29,7 +29,7 @@ class Watching(TableFollower):
         reads them there, so it costs them nothing, and sees each 1 to 20 ms later. One that falls
         behind so far that a ring went round is told how many events it lost. The events of one key
         come in the order of its changes, whoever made them. A restart of the server does not end
-        the iteration.
+        the iteration; `close` does, also in another thread.
 
         Args:
             prefix: of the keys; `flush` and `lost` come whatever it is.
@@ -53,7 +53,8 @@ class Watching(TableFollower):
             'delete'
         """
         self._follow_table()  # or says that this client was closed
-        return _watch(open_watcher(self._names, prefix, since), patience_of(timeout))
+        watcher = open_watcher(self._names, prefix, since)
+        return _watch(watcher, patience_of(timeout), self._ending)
 
 
 def open_watcher(names: Names, prefix: Key = "", since: Since = "now") -> Watcher:
@@ -101,14 +102,19 @@ def patience_of(timeout: float | None) -> float:
     return math.inf if timeout is None else check_timeout(timeout)
 
 
-def _watch(watcher: Watcher, patience: float) -> Iterator[Event]:
+def _watch(watcher: Watcher, patience: float, ending: Ending) -> Iterator[Event]:
     pace = Pace()
     last = time.monotonic()
     try:
         while time.monotonic() - last < patience:
             events = watcher.read()
+            for event in events:
+                if ending.has_come:
+                    return
+                yield event
+            if ending.has_come:
+                return
             if events:
-                yield from events
                 last = time.monotonic()
             time.sleep(pace.after(len(events)))
     finally:

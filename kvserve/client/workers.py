@@ -17,6 +17,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from kvserve import limits
+from kvserve.client import forks
 from kvserve.client.channel import Channel
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.questions import Question, what_busy_means
@@ -197,6 +198,7 @@ class Workers:
     def _borrow(self, shard: int, deadline: float) -> tuple[int, Channel]:
         if self._closed:
             raise ClientClosed("this client was closed")
+        forks.notice()
         worker = shard % self.manifest.workers
         idle = self._idle[worker]
         try:

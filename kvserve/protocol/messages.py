@@ -4,9 +4,10 @@ A request frame is the msgpack array
     [version, client id, request id, command code, deadline ms, arguments]
 with the deadline on the host's monotonic clock; a worker does not start a request after it.
 A reply frame is
-    [request id, status, answer]
-with request id 0 when a worker ends the session, and
-where the status is 0, or the wire code of an error whose text is the answer.
+    [client id, request id, status, answer]
+with the ids of the request, so that nobody takes another one's reply for its own, and request id 0
+when a worker ends the session. The status is 0, or the wire code of an error whose text is the
+answer.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from kvserve.limits import BATCH_OPERATIONS_MAX, KIB, MANY_KEYS_MAX, QUEUE_MESSA
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 STATUS_DONE = 0
 _unpack = msgpack.unpackb
 _UINT64 = 2**64
 _FIELDS = 6
-_REPLY_FIELDS = 3
+_REPLY_FIELDS = 4
 _CODE = 3  # the place of the command's
 _HEAD_BYTES = 64  # all fields before the arguments: at most 9 bytes each
 _LISTS_MAX = 3  # the arguments, and two among them
@@ -68,9 +69,9 @@ class Reply(NamedTuple):
     status: int
     answer: Any
 
-    def encode(self) -> bytes:
-        """The frame, without a length prefix."""
-        return Encoder().reply(self)
+    def encode(self, client_id: int) -> bytes:
+        """The frame for a client, without a length prefix."""
+        return Encoder().reply(client_id, self)
 
     def result(self) -> Any:
         """The answer; raises the error that the status names."""
@@ -110,9 +111,9 @@ class Encoder:
             self._packer = msgpack.Packer()
         return frame
 
-    def reply(self, reply: Reply) -> bytes:
-        """The frame of a reply."""
-        frame: bytes = self._packer.pack(reply)
+    def reply(self, client_id: int, reply: Reply) -> bytes:
+        """The frame of a reply to a client."""
+        frame: bytes = self._packer.pack((client_id, *reply))
         if len(frame) > _PACKED_BYTES_KEPT:
             self._packer = msgpack.Packer()
         return frame
@@ -152,7 +153,7 @@ def decode_request(frame: bytes) -> Request:
     sender = (client_id, request_id)
     if version != PROTOCOL_VERSION:
         told = version if type(version) is int else f"of type {type(version).__name__}"
-        raise BadRequest(f"protocol version {told}; this server speaks 1", sender)
+        raise BadRequest(f"protocol version {told}; this server speaks {PROTOCOL_VERSION}", sender)
     command = commands.BY_CODE.get(code) if type(code) is int else None
     if command is None:
         told = code if type(code) is int else f"of type {type(code).__name__}"
@@ -169,18 +170,27 @@ def decode_request(frame: bytes) -> Request:
     return _request_of((client_id, request_id, command, deadline_ms, tuple(arguments)))
 
 
-def decode_reply(frame: bytes) -> Reply:
-    """The reply in a frame; raises ProtocolError if it is none."""
+def decode_reply(frame: bytes, client_id: int) -> Reply | None:
+    """The reply in a frame, None if it is for another client; raises ProtocolError if it is none.
+
+    Example:
+        >>> reply = Reply(2, STATUS_DONE, "value")
+        >>> decode_reply(reply.encode(client_id=1), 1) == reply
+        True
+        >>> decode_reply(reply.encode(client_id=1), 3)
+    """
     try:
         fields = _unpack(frame, strict_map_key=False, max_array_len=len(frame))
     except _NOT_MSGPACK as error:
         raise ProtocolError(f"a frame that is not msgpack: {error}") from None
     if type(fields) is not list or len(fields) != _REPLY_FIELDS:
         raise ProtocolError(f"a frame that is not an array of {_REPLY_FIELDS}")
-    request_id, status, _ = fields
-    if not (type(request_id) is type(status) is int and 0 <= request_id < _UINT64):
-        raise ProtocolError("a reply without a request id and a status")
-    return reply_of(fields)
+    found_id, request_id, status, _ = fields
+    if not (
+        type(found_id) is type(request_id) is type(status) is int and 0 <= request_id < _UINT64
+    ):
+        raise ProtocolError("a reply without a client id, a request id and a status")
+    return reply_of(fields[1:]) if found_id == client_id else None
 
 
 def _check_batch(operations: list[Any]) -> None:

@@ -1,9 +1,5 @@
 """The table in shared memory. Knows keys, payloads and locks; nothing of requests or clients."""
 
-import importlib.util
+from kvserve import native
 
-if importlib.util.find_spec("kvserve.table._core") is None:
-    raise ImportError(
-        "these are kvserve's sources, and its C core is not built in them; "
-        "run Python from another directory, or build them in place: pip install -e ."
-    )
+native.load("kvserve.table._core")

@@ -7,6 +7,7 @@ cdef class Attached:
     cdef bint attached
     cdef uint64_t attachment  # tells one from the other
     cdef bint reads_here
+    cdef unsigned long long stripe_of  # the count of forks when the stripe was chosen
     cdef Py_buffer table_view
     cdef Py_buffer hints_view
 
@@ -48,7 +49,7 @@ cdef class Attached:
             raise ForeignObject(f"the table cannot be used: {wrong.decode()}")
         self._release()
         self.t = t
-        self._choose_stripe()
+        self.choose_stripe()
         self.table_view, self.hints_view = table_view, hints_view
         self.reads_here = reads_here
         self.attached = True
@@ -59,9 +60,10 @@ cdef class Attached:
             raise ClientClosed("this table was closed")
         return 0
 
-    def _choose_stripe(self):
-        """Counts reads apart from other processes; to be called again after a fork."""
-        self.t.stripe = os.getpid() % KV_READER_STRIPES
+    cdef void choose_stripe(self) noexcept:
+        """Counts reads apart from other processes; once more in each forked child."""
+        self.t.stripe = getpid() % KV_READER_STRIPES
+        self.stripe_of = forks
 
     def _detach(self):
         """Lets go of the segments. Reads answer ELSEWHERE from now on."""

@@ -20,8 +20,10 @@ from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.math cimport rint
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport clock_gettime
+from posix.unistd cimport getpid
 
-import os
+from kvserve._descriptors cimport forks
+
 from collections.abc import Iterable
 
 from kvserve.errors import (

@@ -19,6 +19,8 @@ cdef class Owner(Reader):
     cdef kv_owner *me  # whose lease it goes by: its own, or that of whom it borrows
     cdef bint borrows
     cdef Owner lender
+    cdef unsigned long long joined_at  # the count of forks; see _descriptors.pyx
+    cdef object lease_file  # of an own lease: a Descriptor
     cdef uint64_t wait_ms  # for a lock
     cdef uint64_t clock_due_ms  # when to look again whether somebody has set the clock
     cdef kv_feed feed
@@ -33,8 +35,13 @@ cdef class Owner(Reader):
         self._close_semaphores()
         self._release_feed()
 
-    def _join(self, int lease_descriptor, uint32_t slot, list semaphore_names):
+    def _join(self, lease_file, uint32_t slot, list semaphore_names):
         """Becomes a possible owner of the shards' locks; the caller holds the slot's record lock.
+
+        Args:
+            lease_file: the Descriptor of the lease file.
+            slot: which of its bytes is locked.
+            semaphore_names: of all shards.
 
         Raises:
             ServerUnavailable: a semaphore cannot be opened.
@@ -48,7 +55,9 @@ cdef class Owner(Reader):
             self.owner.semaphores[shard] = sem_open(name, 0)
             if self.owner.semaphores[shard] == NULL:
                 raise ServerUnavailable(f"semaphore {semaphore_names[shard]} cannot be opened")
-        self.owner.lease = lease_descriptor
+        self.lease_file = lease_file
+        self.joined_at = forks
+        self.owner.lease = lease_file.number
         self.owner.sleep = sleep_without_gil
         self.owner.word = kv_join(&self.t, slot)
 
@@ -60,14 +69,18 @@ cdef class Owner(Reader):
             wait_ms: how long to wait for a lock, at most as long as anybody does.
         """
         self.t, self.me = lender.t, lender.me
-        self.borrows, self.lender = True, lender
+        self.borrows, self.lender, self.joined_at = True, lender, lender.joined_at
         self.attached = self.reads_here = True
         self.wait_ms = min(wait_ms, <uint64_t>LOCK_WAIT_MS)
 
     @property
     def _holds_lease(self):
         """Whether it may take locks."""
-        return self.me.word != 0
+        return self.holds_lease()
+
+    cdef inline bint holds_lease(self) noexcept:
+        """Not in a forked child, whose parent has the record lock."""
+        return self.me.word != 0 and self.joined_at == forks
 
     def _give_lease_up(self, bint told_all):
         """Takes no lock from now on, nor does who borrows from it; the caller closes the lease.
@@ -128,9 +141,16 @@ cdef class Owner(Reader):
         self.t.feed = &self.feed
 
     cdef void _set_feed_clock(self) noexcept:
+        """And looks whether the lease is there still: with its descriptor, which whoever makes a
+        daemon may close with all others, the record lock went that says that we live."""
         cdef uint64_t now = now_ms()
+        self._look_after_lease()
         self.feed.unix_offset_ms = clock_ms(CLOCK_REALTIME) - now
         self.clock_due_ms = now + FEED_CLOCK_MS
+
+    cdef void _look_after_lease(self) noexcept:
+        if self.lease_file is not None and not self.lease_file.is_ours:
+            self.owner.word = 0  # the lock that we may be in is let go without it
 
     cdef inline uint64_t now(self) noexcept:
         """The clock of expiries, for a change inside the lock, which will be told in the feed."""
@@ -152,12 +172,14 @@ cdef class Owner(Reader):
         return self._wait_for_lock(shard)
 
     cdef inline int _require_lease(self) except -1:
-        if self.me.word == 0:
+        if not self.holds_lease():
             raise self._has_no_lease()
         return 0
 
     cdef int _wait_for_lock(self, uint32_t shard) except -1:
         cdef kv_status status = KV_BUSY
+        (self.lender if self.borrows else self)._look_after_lease()  # it tells who else lives
+        self._require_lease()
         if self.wait_ms != 0:
             status = kv_acquire(&self.t, self.me, shard, self.wait_ms)
         elif kv_take_from_dead(&self.t, self.me, shard):

@@ -13,6 +13,8 @@ cdef class Reader(Attached):
 
     cdef inline uint32_t reading(self) noexcept:
         """How to read now, as `kv_reading` says; 0: not here."""
+        if self.stripe_of != forks:
+            self.choose_stripe()
         return kv_reading(&self.t) & self.heeded if self.attached and self.reads_here else 0
 
     cdef inline bint lapsed(self, uint32_t reading, uint32_t shard) noexcept:

@@ -46,7 +46,7 @@ cdef class TrustedWriter(Reader):
         self.hand = None
 
     cdef inline Writer ready(self):
-        if self.hand is None or self.hand.me.word == 0 or (
+        if self.hand is None or not self.hand.holds_lease() or (
                 self.version_now[0] != self.version):
             self._sit_down()
             if self.hand is None:  # another thread was let in, and dropped it

@@ -19,9 +19,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from kvserve.descriptors import Descriptor
 from kvserve.errors import ForeignObject, ServerBusy
 from kvserve.limits import LEASE_SLOT_PARENT, LEASE_SLOTS
-from kvserve.objects import unlink_file
+from kvserve.objects import is_from_system, unlink_file
 
 _FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pid
 
@@ -31,13 +32,18 @@ class Lease:
     drops all its locks on it. Joined after a fork, never before: locks are not inherited.
 
     Args:
-        descriptor: the open lease file, on whose byte `slot` this process holds the lock.
+        file: the open lease file, on whose byte `slot` this process holds the lock.
         slot: the byte.
     """
 
-    def __init__(self, descriptor: int, slot: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, file: Descriptor, slot: int) -> None:
+        self.file = file
         self.slot = slot
+
+    @property
+    def descriptor(self) -> int:
+        """The open lease file."""
+        return self.file.number
 
     @classmethod
     def join(cls, path: Path, *slots: int, owner_uid: int | None = None) -> Self:
@@ -53,21 +59,21 @@ class Lease:
             ForeignObject: it is no lease file of this owner's alone.
             ServerBusy: other processes hold all of them.
         """
-        descriptor = _open(path, os.geteuid() if owner_uid is None else owner_uid)
+        file = _open(path, os.geteuid() if owner_uid is None else owner_uid)
         try:
             for slot in slots:
-                if _lock(descriptor, slot):
-                    return cls(descriptor, slot)
+                if _lock(file.number, slot):
+                    return cls(file, slot)
         except BaseException:
-            os.close(descriptor)
+            file.close()  # now: later it would take along the lock that the next one has got
             raise
-        os.close(descriptor)
+        file.close()
         raise ServerBusy(f"lease slot {slots[0]} is held by another process")
 
     @classmethod
     def alone(cls) -> Self:
         """A lease of a file that nobody else has: all other owners look dead."""
-        return cls(os.memfd_create("kvserve.lease"), LEASE_SLOT_PARENT)
+        return cls(Descriptor.adopt(os.memfd_create("kvserve.lease")), LEASE_SLOT_PARENT)
 
     def take_too(self, slot: int) -> bool:
         """Takes another slot beside its own, until `give_back`; returns whether it was free."""
@@ -83,7 +89,7 @@ class Lease:
 
     def leave(self) -> None:
         """Gives the slot back."""
-        os.close(self.descriptor)
+        self.file.close()
 
 
 def create(path: Path) -> None:
@@ -116,24 +122,23 @@ def holders(path: Path, slots: Iterable[int]) -> dict[int, int]:
         FileNotFoundError: there is no such file.
         ForeignObject: it is no lease file of this user's alone.
     """
-    descriptor = _open(path, os.geteuid())
-    try:
-        return _holders(descriptor, slots)
-    finally:
-        os.close(descriptor)
+    with _open(path, os.geteuid()) as file:
+        return _holders(file.number, slots)
 
 
-def _open(path: Path, owner_uid: int) -> int:
+def _open(path: Path, owner_uid: int) -> Descriptor:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = Descriptor.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as error:
+        if not is_from_system(error):
+            raise
         raise ForeignObject(f"{path} cannot be used: {error.strerror}") from None
-    status = os.fstat(descriptor)
+    status = os.fstat(file.number)
     if stat.S_ISREG(status.st_mode) and status.st_uid == owner_uid and not status.st_mode & 0o077:
-        return descriptor
-    os.close(descriptor)
+        return file
+    file.close()
     raise ForeignObject(f"{path} is no lease file of its owner's alone; remove it")
 
 

@@ -7,20 +7,49 @@ import errno
 import mmap
 import os
 import stat
+import zlib
 from pathlib import Path
 
 import posix_ipc
 
+from kvserve.descriptors import Descriptor
 from kvserve.errors import ForeignObject, KvserveError, LimitError
 from kvserve.objects import grant, taken_over
 from kvserve.shortages import shared_memory_refusal
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_CLOCK_SHIFTS = Path("/proc/self/timens_offsets")
+_OWN_CLOCKS = Path("/proc/self/ns/time")
+_CHILDRENS_CLOCKS = Path("/proc/self/ns/time_for_children")
 
 
 def boot_id() -> bytes:
-    """16 bytes that change with every boot of the machine, which no segment survives."""
-    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
+    """16 bytes that tell which clocks a table's times are of.
+
+    They change with every boot of the machine, which no segment survives, and the last 4 differ
+    where a time namespace shifts the clocks of this process.
+    """
+    boot = bytes.fromhex(_read_whole(_BOOT_ID).replace("-", ""))
+    return boot[:-4] + (int.from_bytes(boot[-4:]) ^ _clock_shift()).to_bytes(4)
+
+
+def _clock_shift() -> int:
+    """A number for how far the clocks are shifted that count since the boot; 0: not at all."""
+    try:
+        shifts = _read_whole(_CLOCK_SHIFTS)
+        if {"0"}.issuperset(word for line in shifts.splitlines() for word in line.split()[1:]):
+            return 0
+        # They are those of our children; a process that unshares keeps its own clocks.
+        if _OWN_CLOCKS.readlink() != _CHILDRENS_CLOCKS.readlink():
+            return 0
+    except FileNotFoundError:  # a kernel without time namespaces
+        return 0
+    return zlib.crc32(" ".join(shifts.split()).encode())
+
+
+def _read_whole(path: Path) -> str:
+    with Descriptor.open(path, os.O_RDONLY) as file:
+        return os.read(file.number, 4096).decode().strip()
 
 
 def create(name: str, size_bytes: int, mode: int, group_id: int | None) -> mmap.mmap:
@@ -69,22 +98,17 @@ def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) 
         ForeignObject: another owner, open to everybody, not plain memory, or not permitted.
     """
     try:
-        # Size 0 attaches; any other would resize the segment under its users' feet.
-        memory = posix_ipc.SharedMemory(name, read_only=private or not writable)
-    except posix_ipc.ExistentialError:
+        file = Descriptor.open_memory(name, os.O_RDWR if writable and not private else os.O_RDONLY)
+    except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such shared memory", name) from None
-    except (posix_ipc.PermissionsError, posix_ipc.Error) as error:
-        raise ForeignObject(f"shared memory {name} cannot be opened: {error}") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in (
-            errno.ELOOP,
-            errno.EISDIR,
-            errno.ENXIO,
-        ):
+    except PermissionError as error:
+        raise ForeignObject(f"shared memory {name} cannot be opened: {error.strerror}") from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
             raise
         raise _not_plain(name) from None
-    try:
-        status = os.fstat(memory.fd)
+    with file:
+        status = os.fstat(file.number)
         if not stat.S_ISREG(status.st_mode):
             raise _not_plain(name)
         if status.st_uid != owner_uid:
@@ -95,11 +119,7 @@ def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) 
             raise ForeignObject(f"shared memory {name} is open to everybody")
         if status.st_size == 0:
             raise ForeignObject(f"shared memory {name} is empty")
-        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        access = mmap.ACCESS_COPY if private else access
-        return mmap.mmap(memory.fd, status.st_size, access=access)
-    finally:
-        memory.close_fd()
+        return file.map(status.st_size, writable, private)
 
 
 def unlink(name: str) -> bool:

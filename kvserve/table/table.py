@@ -41,13 +41,13 @@ class Table(Writer):
         self._lease = held
         self._maps = attach_maps(self, names, os.geteuid())
         every = [names.shard_semaphore(shard) for shard in range(self.shards)]
-        self._join(held.descriptor, held.slot, every)
+        self._join(held.file, held.slot, every)
 
     def _join_alone(self) -> None:
         """Takes the locks' other owners for dead; the table's semaphores may be gone with them."""
         self._lease = Lease.alone()
         with semaphores.nameless() as name:  # on which nobody ever waits
-            self._join(self._lease.descriptor, self._lease.slot, [name] * self.shards)
+            self._join(self._lease.file, self._lease.slot, [name] * self.shards)
 
     @property
     def lease(self) -> Lease:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kvserve.descriptors import Descriptor
+
 
 class FrameSender(Protocol):
     """Takes whole frames, one after another."""
@@ -32,3 +34,7 @@ class FrameSender(Protocol):
 
     def close(self) -> None:
         """Gives the descriptor back. Twice does no harm."""
+
+    @property
+    def file(self) -> Descriptor:
+        """Whose the descriptor is."""

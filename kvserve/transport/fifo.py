@@ -16,7 +16,9 @@ import stat
 from collections import deque
 from pathlib import Path
 
+from kvserve.descriptors import Descriptor, MadeFifo
 from kvserve.errors import ForeignObject
+from kvserve.objects import is_from_system
 from kvserve.protocol.framing import FrameReader, frame_to_stream
 
 # As much as a FIFO holds; Python makes room for all of it before it knows how much there is, and
@@ -27,15 +29,12 @@ _WIDE_BYTES = 256 * 1024
 _HOLDING_BYTES = 64  # what Python adds to a frame that is held: most replies are shorter than that
 
 
-def make(path: Path, mode: int, group_id: int | None) -> None:
-    """Makes a FIFO; the path must be free."""
-    os.mkfifo(path, mode)
-    if group_id is not None:
-        os.chown(path, -1, group_id, follow_symlinks=False)
-    path.chmod(mode)
+def make(path: Path, mode: int, group_id: int | None) -> MadeFifo:
+    """Makes a FIFO, whose name goes with what this returns; the path must be free."""
+    return MadeFifo(path, mode, group_id)
 
 
-def open_end(path: Path, flags: int, *, owner_uid: int | None, group_id: int | None) -> int:
+def open_end(path: Path, flags: int, *, owner_uid: int | None, group_id: int | None) -> Descriptor:
     """Opens an existing FIFO without waiting for its other end.
 
     Args:
@@ -50,37 +49,38 @@ def open_end(path: Path, flags: int, *, owner_uid: int | None, group_id: int | N
         ForeignObject: it is no FIFO, or not theirs.
     """
     try:
-        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = Descriptor.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EACCES, errno.EISDIR):
             raise ForeignObject(f"{path} is not a FIFO of ours: {error.strerror}") from None
         raise
-    try:
-        status = os.fstat(descriptor)
-        allowed = status.st_uid == owner_uid or (group_id is not None and status.st_gid == group_id)
-        if not stat.S_ISFIFO(status.st_mode) or not allowed or status.st_mode & 0o007:
-            raise ForeignObject(f"{path} is not a FIFO of the allowed user or group")
-    except BaseException:  # a signal handler's, too, for one
-        os.close(descriptor)
-        raise
-    return descriptor
+    status = os.fstat(file.number)
+    allowed = status.st_uid == owner_uid or (group_id is not None and status.st_gid == group_id)
+    if not stat.S_ISFIFO(status.st_mode) or not allowed or status.st_mode & 0o007:
+        file.close()
+        raise ForeignObject(f"{path} is not a FIFO of the allowed user or group")
+    return file
 
 
 class FifoSender:
     """Writes frames to a FIFO, holding back what it does not take yet.
 
     Args:
-        descriptor: the open FIFO, which this closes in the end.
+        file: the open FIFO, which this closes in the end.
         held_bytes_max: what may be held back before `offer` refuses.
     """
 
-    def __init__(self, descriptor: int, held_bytes_max: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, file: Descriptor, held_bytes_max: int) -> None:
+        self.file = file
         self._held: deque[bytes] = deque()
         self._written_bytes = 0  # of the first
         self._is_wide = False
         self.held_bytes = 0  # the memory that frames take which are not wholly written yet
         self._held_bytes_max = held_bytes_max
+
+    @property
+    def descriptor(self) -> int:
+        return self.file.number
 
     def offer(self, frame: bytes, priority: int = 0) -> bool:  # noqa: ARG002 - the contract's
         """Takes the frame, to be written at once or by `flush`; False if too much is held back.
@@ -94,7 +94,7 @@ class FifoSender:
             if len(stream) > _FIFO_BYTES and not self._is_wide:
                 self._widen()
             try:
-                self._written_bytes = os.write(self.descriptor, stream)
+                self._written_bytes = os.write(self.file.number, stream)
             except BlockingIOError:
                 self._written_bytes = 0
             if self._written_bytes == len(stream):
@@ -111,8 +111,11 @@ class FifoSender:
         whoever is beyond that gets tiny ones.
         """
         self._is_wide = True
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(self.descriptor, fcntl.F_SETPIPE_SZ, _WIDE_BYTES)
+        try:
+            fcntl.fcntl(self.file.number, fcntl.F_SETPIPE_SZ, _WIDE_BYTES)
+        except OSError as error:
+            if not is_from_system(error):
+                raise
 
     def flush(self) -> bool:
         """Writes what the FIFO takes; returns whether nothing is held back any more.
@@ -124,7 +127,7 @@ class FifoSender:
             first = self._held[0]
             rest = memoryview(first)[self._written_bytes :] if self._written_bytes else first
             try:
-                written = os.write(self.descriptor, rest)
+                written = os.write(self.file.number, rest)
             except BlockingIOError:
                 return False
             self._written_bytes += written
@@ -140,24 +143,27 @@ class FifoSender:
         return not self._held
 
     def close(self) -> None:
+        self.file.close()
         self._held.clear()
         self.held_bytes = 0
-        if self.descriptor >= 0:
-            descriptor, self.descriptor = self.descriptor, -1
-            os.close(descriptor)
 
 
 class FifoReceiver:
     """Reads frames from a FIFO.
 
     Args:
-        descriptor: the open FIFO, which this closes in the end.
+        file: the open FIFO, which this closes in the end.
         frame_bytes_max: see FrameReader.
     """
 
-    def __init__(self, descriptor: int, frame_bytes_max: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, file: Descriptor, frame_bytes_max: int) -> None:
+        self.file = file
         self._frames = FrameReader(frame_bytes_max)
+
+    @property
+    def descriptor(self) -> int:
+        """What to poll for reading."""
+        return self.file.number
 
     def receive(self, *, sparingly: bool = False) -> list[bytes] | None:
         """The frames that are complete by now; None if the writers are gone.
@@ -170,7 +176,7 @@ class FifoReceiver:
         """
         size_bytes = min(self._frames.missing_bytes, _READ_BYTES) if sparingly else _READ_BYTES
         try:
-            data = os.read(self.descriptor, size_bytes)
+            data = os.read(self.file.number, size_bytes)
         except BlockingIOError:
             return []
         return self._frames.feed(data) if data else None
@@ -181,9 +187,7 @@ class FifoReceiver:
         return self._frames.arriving_bytes
 
     def close(self) -> None:
-        if self.descriptor >= 0:
-            descriptor, self.descriptor = self.descriptor, -1
-            os.close(descriptor)
+        self.file.close()
 
 
 def remove(path: Path) -> None:

@@ -13,9 +13,10 @@ import secrets
 import posix_ipc
 
 from kvserve import limits
+from kvserve.descriptors import Descriptor
 from kvserve.errors import ForeignObject, LimitError, ServerUnavailable
 from kvserve.names import Names
-from kvserve.objects import grant, taken_over
+from kvserve.objects import grant, is_from_system, taken_over
 
 MESSAGE_OVERHEAD_BYTES = 96  # what the kernel adds to each when it counts, see getrlimit(2)
 
@@ -29,20 +30,15 @@ class SendingQueue:
     """
 
     def __init__(self, name: str, owner_uid: int) -> None:
-        self._queue = _open(name, owner_uid, read=False)
+        self.file = _open(name, owner_uid, os.O_WRONLY)
         self.held_bytes = 0  # a queue takes a message whole or not at all
 
     @property
     def descriptor(self) -> int:
-        descriptor: int = self._queue.mqd
-        return descriptor
+        return self.file.number
 
     def offer(self, frame: bytes, priority: int) -> bool:
-        try:
-            self._queue.send(frame, None, priority)  # by place: by name takes a third longer
-        except posix_ipc.BusyError:
-            return False
-        return True
+        return self.file.send(frame, priority)
 
     def flush(self) -> bool:
         return True
@@ -50,78 +46,65 @@ class SendingQueue:
     @property
     def message_bytes(self) -> int:
         """The longest message that it takes."""
-        size: int = self._queue.max_message_size
-        return size
+        return self.file.queue_state()[0]
 
     @property
     def is_unlinked(self) -> bool:
         """Whether its name is gone: whoever receives from it, no new server ever will."""
-        return os.fstat(self._queue.mqd).st_nlink == 0
+        return os.fstat(self.file.number).st_nlink == 0
 
     def close(self) -> None:
-        _close(self._queue)
+        self.file.close()
 
 
 class ReceivingQueue:
     """A worker's own queue, opened for receiving. Raises as `SendingQueue` does."""
 
     def __init__(self, name: str, owner_uid: int) -> None:
-        self._queue = _open(name, owner_uid, read=True)
+        self.file = _open(name, owner_uid, os.O_RDONLY)
+        self._message_bytes, _ = self.file.queue_state()
 
     @property
     def descriptor(self) -> int:
-        descriptor: int = self._queue.mqd
-        return descriptor
+        return self.file.number
 
     def receive(self) -> bytes | None:
-        try:
-            message: bytes = self._queue.receive()[0]
-        except posix_ipc.BusyError:
-            return None
-        return message
+        return self.file.receive(self._message_bytes)
 
     @property
     def waiting(self) -> int:
         """How many messages wait."""
-        count: int = self._queue.current_messages
-        return count
+        return self.file.queue_state()[1]
 
     def close(self) -> None:
-        _close(self._queue)
+        self.file.close()
 
 
-def _open(name: str, owner_uid: int, *, read: bool) -> posix_ipc.MessageQueue:
+def _open(name: str, owner_uid: int, flags: int) -> Descriptor:
     try:
-        queue = posix_ipc.MessageQueue(name, read=read, write=not read)
-    except posix_ipc.ExistentialError:
+        queue = Descriptor.open_queue(name, flags | os.O_NONBLOCK)
+    except FileNotFoundError:
         raise ServerUnavailable(
             f"the message queue {name} is not in sight: its server has just stopped, or runs in "
             "another ipc namespace, as a container has; share it, see docker run --ipc"
         ) from None
-    except posix_ipc.PermissionsError:
+    except PermissionError:
         raise ForeignObject(f"not permitted to open the message queue {name}") from None
     except OSError as error:
+        if not is_from_system(error):
+            raise
         raise LimitError(
-            f"the message queue {name} cannot be opened: {error}; raise the limit: ulimit -n"
+            f"the message queue {name} cannot be opened: {error.strerror}; "
+            "raise the limit: ulimit -n"
         ) from None
-    try:
-        status = os.fstat(queue.mqd)
-        if status.st_uid != owner_uid or status.st_mode & 0o007:
-            raise ForeignObject(
-                f"the message queue {name} belongs to uid {status.st_uid}, mode "
-                f"{status.st_mode & 0o777:04o}; expected uid {owner_uid} and nobody else's access"
-            )
-        # Never its own timeouts: a full or empty queue would cost a timer, not a mere look.
-        queue.block = False
-    except BaseException:  # also a signal handler's: the library closes nothing by itself
+    status = os.fstat(queue.number)
+    if status.st_uid != owner_uid or status.st_mode & 0o007:
         queue.close()
-        raise
+        raise ForeignObject(
+            f"the message queue {name} belongs to uid {status.st_uid}, mode "
+            f"{status.st_mode & 0o777:04o}; expected uid {owner_uid} and nobody else's access"
+        )
     return queue
-
-
-def _close(queue: posix_ipc.MessageQueue) -> None:
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        queue.close()
 
 
 def create_queues(

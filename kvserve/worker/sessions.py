@@ -94,7 +94,7 @@ class Sessions:
         if len(self._open) >= limits.SESSIONS_MAX:
             busy = ServerBusy(f"this worker has {limits.SESSIONS_MAX} clients already")
             with contextlib.suppress(OSError):  # it may have left again already
-                session.replies.offer(self._encoder.reply(Reply.failure(0, busy)))
+                session.replies.offer(self._encoder.reply(client_id, Reply.failure(0, busy)))
             session.close()
             return None
         self._open[client_id] = session
@@ -104,11 +104,7 @@ class Sessions:
     def _open_fifos(self, client_id: int) -> Session:
         owner = {"owner_uid": os.geteuid(), "group_id": self._group_id}
         reply = fifo.open_end(self._names.reply_fifo(client_id), os.O_WRONLY, **owner)
-        try:
-            request = fifo.open_end(self._names.request_fifo(client_id), os.O_RDONLY, **owner)
-        except BaseException:
-            os.close(reply)
-            raise
+        request = fifo.open_end(self._names.request_fifo(client_id), os.O_RDONLY, **owner)
         return Session(
             client_id,
             FifoReceiver(request, self._frame_bytes_max),
@@ -141,7 +137,7 @@ class Sessions:
     def reply(self, session: Session, reply: Reply) -> None:
         """Sends a reply, or holds it back until the client reads; cuts off one that never does."""
         try:
-            taken = session.replies.offer(self._encoder.reply(reply))
+            taken = session.replies.offer(self._encoder.reply(session.client_id, reply))
         except OSError:
             self.close(session)
             return

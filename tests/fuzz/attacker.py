@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from kvserve.descriptors import Descriptor
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.framing import FrameReader
@@ -32,7 +33,8 @@ class Attacker:
         self.client_id = client_id
         self._paths = (names.request_fifo(client_id), names.reply_fifo(client_id))
         self._queue = SendingQueue(names.worker_queue(0), os.geteuid())
-        self._request = self._reply = -1
+        self._request: Descriptor | None = None
+        self._reply: Descriptor | None = None
         self._frames = FrameReader(REPLY_BYTES_MAX)
 
     def __enter__(self) -> Self:
@@ -58,7 +60,7 @@ class Attacker:
     def greet(self) -> None:
         """Opens the session as a good client does."""
         for path in self._paths:
-            fifo.make(path, 0o600, None)
+            os.mkfifo(path, 0o600)  # to be cleared up by the worker
         owner = {"owner_uid": os.geteuid(), "group_id": None}
         self._request = fifo.open_end(self._paths[0], os.O_RDWR, **owner)
         self._reply = fifo.open_end(self._paths[1], os.O_RDONLY, **owner)
@@ -84,21 +86,25 @@ class Attacker:
             if self.replies() is None:
                 return False
             try:
-                rest = rest[os.write(self._request, rest) :]
+                rest = rest[os.write(self._request.number, rest) :]
             except BlockingIOError:
                 time.sleep(0.001)
         return True
 
     def replies(self) -> list[Reply] | None:
         """The replies so far; each must be one. None: the worker has ended our session."""
-        if self._reply < 0 or not self._wait(0):  # before a first writer came, read gives b"" too
-            return []
-        data = os.read(self._reply, READ_BYTES)
-        return [decode_reply(frame) for frame in self._frames.feed(data)] if data else None
+        if self._reply is None or not self._wait(0):
+            return []  # before a first writer came, read gives b"" too
+        data = os.read(self._reply.number, READ_BYTES)
+        if not data:
+            return None
+        replies = [decode_reply(frame, self.client_id) for frame in self._frames.feed(data)]
+        assert None not in replies, "a reply to another client"
+        return replies
 
     def _wait(self, milliseconds: int) -> bool:
         poll = select.poll()
-        poll.register(self._reply, select.POLLIN)
+        poll.register(self._reply.number, select.POLLIN)
         return bool(poll.poll(milliseconds))
 
     def await_reply(self, request_id: int) -> Reply | None:
@@ -116,10 +122,10 @@ class Attacker:
 
     def leave(self) -> None:
         """Dies without a word: the worker must notice and clear up."""
-        for descriptor in (self._request, self._reply):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._request = self._reply = -1
+        for file in (self._request, self._reply):
+            if file is not None:
+                file.close()
+        self._request = self._reply = None
 
     @property
     def has_files(self) -> bool:

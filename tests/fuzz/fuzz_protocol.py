@@ -31,7 +31,7 @@ def parse(data: bytes) -> None:
             assert decode_request(request.encode()) == request
     elif kind < b"\x80":
         with suppress(ProtocolError):
-            decode_reply(rest)
+            decode_reply(rest, 1)
     elif kind < b"\xc0":
         with suppress(UnreadableValue):
             codec.decode(rest[0] % 5 if rest else 0, rest[1:])

@@ -28,7 +28,7 @@ from kvserve.limits import QUEUE_MESSAGE_BYTES_MIN
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.framing import frame_to_stream
-from kvserve.protocol.messages import Request
+from kvserve.protocol.messages import PROTOCOL_VERSION, Request
 
 Eventually = Callable[[Callable[[], object]], None]
 FAR_DEADLINE_MS = 2**63
@@ -100,7 +100,7 @@ def in_name_of(client_id: int, request: Request) -> bytes:
 def frames_of(client_id: int) -> st.SearchStrategy[list[bytes]]:
     """Batches of frames: good ones, near misses, damaged ones, noise; ours and other clients'."""
     good = REQUESTS.map(lambda request: in_name_of(client_id, request))
-    near = LIKE_REQUESTS.map(lambda like: msgpack.packb([1, client_id, *like[2:]]))
+    near = LIKE_REQUESTS.map(lambda like: msgpack.packb([PROTOCOL_VERSION, client_id, *like[2:]]))
     frame = st.one_of(
         good,
         good.flatmap(damaged),

@@ -22,7 +22,7 @@ import kvserve
 from kvserve import runtime
 from kvserve.client.session import Session
 from kvserve.protocol import commands
-from kvserve.protocol.messages import Reply
+from kvserve.protocol.messages import PROTOCOL_VERSION, Reply
 from kvserve.transport.mqueue import SendingQueue
 
 ROUNDS = 25
@@ -162,13 +162,15 @@ def bad_frames() -> dict[str, bytes]:
         "random": random.Random(5).randbytes(300),
         "no array": msgpack.packb({"a": 1}),
         "too short": msgpack.packb([1, 2, 3]),
-        "no ids": msgpack.packb([1, "a", None, 2, 0, []]),
+        "no ids": msgpack.packb([PROTOCOL_VERSION, "a", None, 2, 0, []]),
         "unknown version": msgpack.packb([99, 5, 1, 2, 2**63, []]),
-        "unknown command": msgpack.packb([1, 5, 1, 200, 2**63, []]),
-        "wrong arguments": msgpack.packb([1, 5, 1, commands.SET.code, 2**63, ["key"]]),
-        "wrong types": msgpack.packb([1, 5, 1, commands.GET.code, 2**63, [7]]),
-        "strange client": msgpack.packb([1, 5, 1, commands.PING.code, 2**63, []]),
-        "cut": msgpack.packb([1, 5, 1, commands.PING.code, 2**63, []])[:-2],
+        "unknown command": msgpack.packb([PROTOCOL_VERSION, 5, 1, 200, 2**63, []]),
+        "wrong arguments": msgpack.packb(
+            [PROTOCOL_VERSION, 5, 1, commands.SET.code, 2**63, ["key"]]
+        ),
+        "wrong types": msgpack.packb([PROTOCOL_VERSION, 5, 1, commands.GET.code, 2**63, [7]]),
+        "strange client": msgpack.packb([PROTOCOL_VERSION, 5, 1, commands.PING.code, 2**63, []]),
+        "cut": msgpack.packb([PROTOCOL_VERSION, 5, 1, commands.PING.code, 2**63, []])[:-2],
     }
 
 
@@ -242,7 +244,7 @@ def test_bad_request_is_answered_by_its_error(
 ) -> None:
     server, session = greeted
     deadline_ms = int(time.monotonic() * 1000) + 10_000
-    frame = msgpack.packb([1, session.client_id, 77, code, deadline_ms, arguments])
+    frame = msgpack.packb([PROTOCOL_VERSION, session.client_id, 77, code, deadline_ms, arguments])
     sender = session._queue if by == "queue" else session._requests
     assert sender.offer(frame, 1)
     replies = replies_of(session)

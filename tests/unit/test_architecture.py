@@ -20,7 +20,7 @@ COLUMNS_MAX = 100
 
 GROUND_FLOOR = {
     *("errors", "limits", "names", "config", "toml_file", "runtime", "objects"),
-    *("escaping", "shortages", "whereabouts"),
+    *("escaping", "shortages", "whereabouts", "descriptors", "_descriptors", "native"),
 }
 ROOMS = ["client", "worker", "table", "store"]  # in the order that data walks
 BELOW_ALL = {"protocol", "transport"}  # both sides of the kernel speak and carry alike
@@ -56,7 +56,7 @@ def tree(path: Path) -> ast.Module:
 def room(path: Path) -> str:
     """Where a file is: a folder of the package, or the name of a module beside them."""
     first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+    return first.partition(".")[0]
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvserve.descriptors import Descriptor
 from kvserve.errors import ProtocolError
 from kvserve.protocol.framing import LENGTH_BYTES, frame_to_stream
 from kvserve.transport.fifo import FifoReceiver, FifoSender
@@ -23,8 +24,8 @@ class Pipe:
     def __init__(self) -> None:
         read, write = os.pipe2(os.O_NONBLOCK)
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self.sender = FifoSender(write, FRAME_BYTES_MAX)
-        self.receiver = FifoReceiver(read, FRAME_BYTES_MAX)
+        self.sender = FifoSender(Descriptor.adopt(write), FRAME_BYTES_MAX)
+        self.receiver = FifoReceiver(Descriptor.adopt(read), FRAME_BYTES_MAX)
 
     def close(self) -> None:
         self.sender.close()

@@ -66,7 +66,7 @@ def test_text_and_bytes_stay_apart() -> None:
 def test_frame_is_the_documented_array() -> None:
     request = Request(7, 8, commands.GET, 1000, ("key",))
     assert msgpack.unpackb(request.encode()) == GET
-    assert msgpack.unpackb(Reply(8, 0, b"v").encode()) == [8, 0, b"v"]
+    assert msgpack.unpackb(Reply(8, 0, b"v").encode(7)) == [7, 8, 0, b"v"]
 
 
 @pytest.mark.parametrize("length", range(len(msgpack.packb(GET))))
@@ -117,7 +117,7 @@ def test_frame_that_does_not_tell_its_sender(fields: object) -> None:
     "fields",
     [
         changed(0, 0),
-        changed(0, 2),
+        changed(0, PROTOCOL_VERSION + 1),
         changed(0, None),
         changed(0, [1]),
         changed(3, 0),
@@ -243,26 +243,26 @@ def test_long_request_round_trip(request_: Request) -> None:
 @pytest.mark.parametrize(
     ("version", "code", "deadline_ms", "arguments"),
     [
-        (2, commands.GET.code, 1000, [LONG]),
+        (PROTOCOL_VERSION + 1, commands.GET.code, 1000, [LONG]),
         ([1], commands.GET.code, 1000, [LONG]),
-        (1, 99, 1000, [LONG]),
-        (1, [commands.BATCH.code], 1000, [LONG]),
-        (1, commands.GET.code, None, [LONG]),
-        (1, commands.GET.code, 1000, LONG),
-        (1, commands.GET.code, 1000, {"key": LONG}),
-        (1, commands.GET.code, 1000, [[LONG]]),
-        (1, commands.GET.code, 1000, [LONG] * 7),
-        (1, commands.GET.code, 1000, [msgpack.ExtType(1, LONG)]),
-        (1, commands.BATCH.code, 1000, LONG),
-        (1, commands.BATCH.code, 1000, [LONG]),
-        (1, commands.BATCH.code, 1000, [[], LONG]),
-        (1, commands.BATCH.code, 1000, [[LONG]]),
-        (1, commands.BATCH.code, 1000, [[[commands.GET.code, [LONG]]]]),
-        (1, commands.BATCH.code, 1000, [[[commands.GET.code, *[LONG] * 7]]]),
-        (1, commands.GET_MANY.code, 1000, LONG),
-        (1, commands.GET_MANY.code, 1000, [LONG]),
-        (1, commands.GET_MANY.code, 1000, [[LONG, {}]]),
-        (1, commands.GET_MANY.code, 1000, [[LONG, msgpack.ExtType(1, b"")]]),
+        (PROTOCOL_VERSION, 99, 1000, [LONG]),
+        (PROTOCOL_VERSION, [commands.BATCH.code], 1000, [LONG]),
+        (PROTOCOL_VERSION, commands.GET.code, None, [LONG]),
+        (PROTOCOL_VERSION, commands.GET.code, 1000, LONG),
+        (PROTOCOL_VERSION, commands.GET.code, 1000, {"key": LONG}),
+        (PROTOCOL_VERSION, commands.GET.code, 1000, [[LONG]]),
+        (PROTOCOL_VERSION, commands.GET.code, 1000, [LONG] * 7),
+        (PROTOCOL_VERSION, commands.GET.code, 1000, [msgpack.ExtType(1, LONG)]),
+        (PROTOCOL_VERSION, commands.BATCH.code, 1000, LONG),
+        (PROTOCOL_VERSION, commands.BATCH.code, 1000, [LONG]),
+        (PROTOCOL_VERSION, commands.BATCH.code, 1000, [[], LONG]),
+        (PROTOCOL_VERSION, commands.BATCH.code, 1000, [[LONG]]),
+        (PROTOCOL_VERSION, commands.BATCH.code, 1000, [[[commands.GET.code, [LONG]]]]),
+        (PROTOCOL_VERSION, commands.BATCH.code, 1000, [[[commands.GET.code, *[LONG] * 7]]]),
+        (PROTOCOL_VERSION, commands.GET_MANY.code, 1000, LONG),
+        (PROTOCOL_VERSION, commands.GET_MANY.code, 1000, [LONG]),
+        (PROTOCOL_VERSION, commands.GET_MANY.code, 1000, [[LONG, {}]]),
+        (PROTOCOL_VERSION, commands.GET_MANY.code, 1000, [[LONG, msgpack.ExtType(1, b"")]]),
     ],
 )
 def test_bad_long_request_tells_its_sender(
@@ -324,12 +324,18 @@ def test_no_frame_makes_much_more_than_its_length(
 )
 def test_reply_round_trip(answer: object) -> None:
     reply = Reply(2**64 - 1, STATUS_DONE, answer)
-    assert decode_reply(reply.encode()) == reply
-    assert decode_reply(reply.encode()).result() == answer
+    assert decode_reply(reply.encode(5), 5) == reply
+    assert reply.result() == answer
+
+
+def test_a_reply_to_another_client_is_none() -> None:
+    """Nobody takes it for an answer to a request of its own that has the same number."""
+    assert decode_reply(Reply(1, STATUS_DONE, "foreign").encode(5), 6) is None
 
 
 def test_failure_crosses_the_wire_as_the_same_error() -> None:
-    reply = decode_reply(Reply.failure(9, NotACounter("'k' holds a str")).encode())
+    reply = decode_reply(Reply.failure(9, NotACounter("'k' holds a str")).encode(1), 1)
+    assert reply is not None
     assert reply.request_id == 9
     with pytest.raises(NotACounter, match="'k' holds a str"):
         reply.result()
@@ -342,18 +348,29 @@ def test_unknown_status_is_our_bug() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [[], [1, 0], [1, 0, None, None], ["1", 0, None], [-1, 0, None], [1, None, None], [1, True, 0]],
+    [
+        [],
+        [1, 0],
+        [1, 0, None],
+        [7, 1, 0, None, None],
+        [7, "1", 0, None],
+        [7, -1, 0, None],
+        [7, 1, None, None],
+        [7, 1, True, 0],
+        ["7", 1, 0, None],
+        [True, 1, 0, None],
+    ],
     ids=repr,
 )
 def test_wrong_reply_is_refused(fields: list[Any]) -> None:
     with pytest.raises(ProtocolError):
-        decode_reply(msgpack.packb(fields))
+        decode_reply(msgpack.packb(fields), 7)
 
 
 @pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x93\x01", b"\x93\x01\x00\xc0\xc0"], ids=repr)
 def test_reply_that_is_not_msgpack_is_refused(frame: bytes) -> None:
     with pytest.raises(ProtocolError):
-        decode_reply(frame)
+        decode_reply(frame, 1)
 
 
 def test_bad_request_is_an_error_of_ours_with_a_text() -> None:

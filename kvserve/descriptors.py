@@ -1,0 +1,15 @@
+"""Descriptors that belong to an object, and the count of forks; see _descriptors.pyx."""
+
+from kvserve import native
+
+native.load("kvserve._descriptors")
+
+from kvserve._descriptors import (  # noqa: E402 - only now is it known to be there
+    Descriptor,
+    MadeFifo,
+    Turn,
+    close_inherited,
+    fork_count,
+)
+
+__all__ = ["Descriptor", "MadeFifo", "Turn", "close_inherited", "fork_count"]

@@ -1,0 +1,31 @@
+"""Imports the compiled parts of kvserve, or says in a sentence why they are not to be had."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+
+def load(name: str) -> None:
+    """Imports a compiled module of ours.
+
+    Raises:
+        ImportError: it was not built, or another interpreter of this process uses it; the text
+            says what to do.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ImportError(
+            "these are kvserve's sources, and its C core is not built in them; "
+            "run Python from another directory, or build them in place: pip install -e ."
+        )
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        if "interpreter" not in str(error):
+            raise
+        # Its shared state (the count of forks, the descriptors that are open) is the process's.
+        raise ImportError(
+            "kvserve works in one interpreter of a process, and this is another one; run the "
+            "application in the process's main interpreter (mod_wsgi: WSGIApplicationGroup "
+            "%{GLOBAL}; uWSGI: single-interpreter = true), or give it a process of its own"
+        ) from None
