@@ -90,6 +90,7 @@ class Executor:
     def steps(self, code: int, arguments: Any) -> Steps[tuple[int, Any]]:
         """As `run`, for a command that takes long."""
         try:
+            self._table.check_own(many.keys_of(code, arguments))  # before anything is done
             return STATUS_DONE, (yield from self._in_steps[code](*arguments))
         except Exception as error:  # as in `run`
             return refusal(code, error)

@@ -14,6 +14,14 @@ from kvserve.store.base import Key
 _MISS = (codec.BYTES, None, 0)
 
 
+def keys_of(code: int, arguments: tuple[Any, ...]) -> list[Key]:
+    """The keys that a batch, or a command for many keys, is about; none of any other command."""
+    if code == commands.BATCH.code:
+        return [operation[1] for operation in arguments[0]]
+    keys: list[Key] = arguments[0] if code in commands.SINGLE_OF else []
+    return keys
+
+
 def read(
     look: Callable[[Key], tuple[int, bytes, int] | None], keys: list[Key]
 ) -> Generator[None, None, tuple[bytes, list[bytes | None]]]:

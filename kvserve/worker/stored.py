@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kvserve import limits
-from kvserve.errors import RequestTimeout, ValueTooLarge
+from kvserve.errors import RequestTimeout, ValueTooLarge, WrongWorker
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.absences import Absences
@@ -105,6 +105,11 @@ class StoredExecutor:
         """
         code = request.command.code
         if code == commands.BATCH.code or code in commands.SINGLE_OF:
+            try:  # all of it, before anything is done
+                self._table.check_own(many.keys_of(code, request.arguments))
+            except WrongWorker as error:
+                reply(Reply.failure(request.request_id, error))
+                return
             batch = self._loop.create_task(self._batch(request, reply, allowance))
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
@@ -124,6 +129,7 @@ class StoredExecutor:
                 return self._start_read(code, arguments)
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
+                self._table.check_own((arguments[0],))
                 name = name_of(arguments[0])
                 return self._queues.submit(name, lambda: change(*arguments))
         except Exception as error:  # said in the reply, as the executor does
@@ -133,6 +139,7 @@ class StoredExecutor:
     def _start_read(self, code: int, arguments: Any) -> tuple[int, Any] | asyncio.Future[Any]:
         key = arguments[0]
         self._table.shard_of(key)  # raises InvalidKey
+        self._table.check_own((key,))
         name = name_of(key)
         if not self._queues.is_busy(name) and self._coherence.may_serve:
             status, answer = self._executor.run(code, arguments)
@@ -155,7 +162,9 @@ class StoredExecutor:
             operations = many.as_operations(code, arguments)
             outcomes = await self._outcomes(operations, request.deadline_ms, allowance)
             answer = many.as_answer(code, outcomes)
-        if not outcomes or (code in _NOT_IN_PARTS and len(outcomes) < len(operations)):
+        if (operations and not outcomes) or (
+            code in _NOT_IN_PARTS and len(outcomes) < len(operations)
+        ):
             answer = RequestTimeout.wire_code, "not everything was done before the deadline"
         reply(Reply(request.request_id, *answer))
 

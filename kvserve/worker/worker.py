@@ -73,6 +73,7 @@ class Worker:
         self._loop = loop
         self._started = time.monotonic()
         self._queue = ReceivingQueue(names.worker_queue(index), os.geteuid())
+        table.keep_to(index, manifest.workers)
         self._lease = table.lease
         first = limits.LEASE_SLOT_WRITER_FIRST
         self._writer_slots = range(first, first + manifest.writers)
