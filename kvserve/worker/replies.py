@@ -22,6 +22,14 @@ _NEVER_READS = "does not read its replies"
 _TURNS = 8  # sessions that are looked at when one has read: the others come when they have
 
 
+class _Shared:
+    """Whose values are that several sessions wait for."""
+
+    def __init__(self) -> None:
+        self.charged_bytes = 0
+        self.is_open = True
+
+
 class Replies:
     """The replies of one worker.
 
@@ -46,6 +54,8 @@ class Replies:
         self._encoder = Encoder()
         self._holding: dict[Session, None] = {}  # those that have something to read
         self._delayed: dict[Session, None] = {}  # those with replies that are not packed yet
+        self._values: dict[int, int] = {}  # of delayed replies: how many share each
+        self._shared = _Shared()  # by sessions: whose their values are
         self._held_bytes = 0  # of all, packed or not
         self._packed_bytes = 0
         self._refused = 0  # requests, as the budget counted them when it was looked at last
@@ -60,7 +70,7 @@ class Replies:
             session: its.
             sessions: how many there are.
         """
-        held_bytes = session.held_bytes
+        held_bytes = session.held_bytes + session.delayed_bytes
         if held_bytes <= limits.REPLY_BUFFER_BYTES and (
             self._held_bytes <= limits.WORKER_REPLY_BYTES_SHORT
             or held_bytes * sessions < self._held_bytes  # others hold more
@@ -82,11 +92,38 @@ class Replies:
         if self._packed_bytes:
             size_bytes = _size_of(reply.answer)
             if session.delayed or not self._may_pack(session, size_bytes):
-                session.delayed.append((reply, size_bytes))
-                self._delayed[session] = None
-                self._hold(session, size_bytes)
+                self._delay(session, reply, size_bytes)
                 return
         self._pack(session, reply)
+
+    def _delay(self, session: Session, reply: Reply, size_bytes: int) -> None:
+        """Keeps a reply for later. A value that several wait for is counted once."""
+        session.delayed.append((reply, size_bytes))
+        self._delayed[session] = None
+        value = _value_of(reply.answer)
+        shares = self._values.get(id(value), 0)
+        self._values[id(value)] = shares + 1
+        session.delayed_bytes += size_bytes
+        self._hold(session, limits.ABSENCE_OVERHEAD_BYTES)
+        if not shares:
+            self._hold_value(size_bytes)
+
+    def _take_delayed(self, session: Session) -> Reply:
+        """The next of a session's delayed replies, not kept any more."""
+        reply, size_bytes = session.delayed.popleft()
+        value = _value_of(reply.answer)
+        shares = self._values.pop(id(value)) - 1
+        session.delayed_bytes -= size_bytes
+        self._hold(session, -limits.ABSENCE_OVERHEAD_BYTES)
+        if shares:
+            self._values[id(value)] = shares
+        else:
+            self._hold_value(-size_bytes)
+        return reply
+
+    def _hold_value(self, size_bytes: int) -> None:
+        self._held_bytes += size_bytes
+        self._budget.charge(self._shared, size_bytes)
 
     def _may_pack(self, session: Session, size_bytes: int) -> bool:
         """A session may have a quarter of what is free, so that others' shorter ones find room
@@ -144,8 +181,8 @@ class Replies:
             self._holding[session] = None
             session.looked = self._loop.time()
             session.read_bytes = session.replies.written_bytes
-        while self._held_bytes > limits.WORKER_REPLY_BYTES_MAX:
-            largest = max(self._holding, key=lambda each: each.held_bytes)
+        while self._holding and self._held_bytes > limits.WORKER_REPLY_BYTES_MAX:
+            largest = max(self._holding, key=lambda each: each.held_bytes + each.delayed_bytes)
             self._cut_off(largest, "has most of too many replies to read")
 
     def _go_on(self, first: Session) -> None:
@@ -161,12 +198,9 @@ class Replies:
     def _pack_delayed(self, session: Session) -> bool:
         """Whether a session's replies could be packed, all of them."""
         while session.delayed:
-            reply, size_bytes = session.delayed[0]
-            if not self._may_pack(session, size_bytes):
+            if not self._may_pack(session, session.delayed[0][1]):
                 return False
-            session.delayed.popleft()
-            self._hold(session, -size_bytes)
-            self._pack(session, reply)
+            self._pack(session, self._take_delayed(session))
         self._delayed.pop(session, None)
         return True
 
@@ -204,10 +238,16 @@ class Replies:
         """Forgets a session that ends; before its FIFOs are closed."""
         self._packed_bytes -= session.replies.held_bytes
         self._delayed.pop(session, None)
-        session.delayed.clear()
+        while session.delayed:
+            self._take_delayed(session)
         if session.waits_for_writing:
             self._loop.remove_writer(session.replies.descriptor)
         self._hold(session, -session.held_bytes)
+
+
+def _value_of(answer: Any) -> Any:
+    """What several replies may share: the value that was read, or the whole answer."""
+    return answer[1] if type(answer) is not list and isinstance(answer, tuple) else answer
 
 
 def _size_of(answer: Any) -> int:

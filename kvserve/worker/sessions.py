@@ -45,6 +45,7 @@ class Session:
         self.refusals = 0  # in a row
         self.held_bytes = 0
         self.delayed: deque[tuple[Reply, int]] = deque()
+        self.delayed_bytes = 0
         self.looked = 0.0
         self.read_bytes = 0
 
