@@ -22,7 +22,7 @@ from kvserve.toml_file import read_settings, told
 ENVIRONMENT_PREFIX = "KVSERVE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-SIZES = ("memory", "item_size", "max_value", "queue_message", "feed_size")
+SIZES = ("memory", "item_size", "max_value", "queue_message", "feed_size", "buffer_memory")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _GROUP = re.compile(r"[^\0-\x1f:]{0,256}")
 _MODE_MAX = 0o7777  # more than these bits is no mode
@@ -152,6 +152,9 @@ class Config:
         "Largest frame that goes through a queue; larger ones: FIFO.",
         fixed=_QUEUES,
     )
+    buffer_memory: int = _setting(
+        0, "Memory for requests and replies on their way, in each worker; 0: a quarter of memory."
+    )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting(
         "text", "text or json, one line an event.", fixed="what reads the log expects one format"
@@ -197,6 +200,9 @@ class Config:
         self._check_range("max_value", 1, limits.VALUE_BYTES_MAX)
         self._check_range("queue_depth", limits.QUEUE_DEPTH_MIN, 65_536)
         self._check_range("queue_message", limits.QUEUE_MESSAGE_BYTES_MIN, 2**24)
+        if self.buffer_memory:
+            low, high = limits.BUFFER_BYTES_MIN, limits.MEMORY_BYTES_MAX
+            self._check_range("buffer_memory", low, high)
         self._check_range("default_ttl", 0.0, limits.TTL_MS_MAX / 1000)
         self._check_range("slow_request", 0.0, limits.TIMEOUT_SECONDS_MAX)
         self._check_range("spin", 0, limits.SPIN_MICROSECONDS_MAX)
@@ -217,6 +223,11 @@ class Config:
             )
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"log_format {told(self.log_format)}: use {' or '.join(LOG_FORMATS)}")
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What each worker may take for requests and replies on their way."""
+        return self.buffer_memory or limits.buffer_bytes(self.memory, self.max_value)
 
     def _check_store(self) -> None:
         size_bytes = len(self.store.encode(errors="surrogateescape"))  # whatever the locale

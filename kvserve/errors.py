@@ -108,6 +108,15 @@ class ServerBusy(ServerError):
     wire_code = 32
 
 
+class WrongWorker(ServerBusy):
+    """The keys are another worker's: the server was started anew, with another number of workers.
+
+    Nothing was done. The client looks again which worker serves them, and asks that one.
+    """
+
+    wire_code = 42
+
+
 class RequestTimeout(ServerError, TimeoutError):
     """No reply came within the deadline to a request that is safe to send again."""
 

@@ -59,10 +59,36 @@ WORKER_REQUEST_BYTES_MAX = 96 * MIB  # requests still arriving from all clients;
 WORKER_REPLY_BYTES_SHORT = 80 * MIB  # replies unread by all: who holds most is refused more
 WORKER_REPLY_BYTES_MAX = 160 * MIB  # and here is cut off
 ARRIVAL_SECONDS = 2.0  # that a request may take to arrive while others wait for its room
+ARRIVAL_STALL_SECONDS = 0.25  # without a byte: a sender that has a processor takes a millisecond
+ARRIVAL_BYTES_A_SECOND = MIB  # slower, and it arrives by drops to hold its room
+ARRIVAL_FREE_SHARE = (
+    4  # a request may take a quarter of what is free, so that smaller ones find some
+)
+ARRIVAL_AGED_SECONDS = 0.5  # of waiting; then the smaller ones leave room for it
 ARRIVAL_LOOK_SECONDS = 0.02  # how often these are looked after; 96 MiB each time is enough
+ARRIVAL_FRAMES = 3  # so many of the longest requests have room at least
+SHORT_REPLY_BYTES = 4 * KIB  # it is packed at once: to keep its answer would take as much
+PACKED_BYTES_MIN = 16 * MIB  # of long replies, for several of the longest at once
+REPLY_LOOK_SECONDS = 0.5  # in which a client that has replies to read must read
+REPLY_BYTES_A_LOOK = 64 * KIB  # so much of them, while others need the memory
+LONG_REQUESTS_MAX = 8  # that are executed in turns; the next ones wait, not unpacked yet
 TIMEOUT_SECONDS_DEFAULT = 2.0
 TIMEOUT_SECONDS_MAX = 86_400.0
 LOCK_WAIT_MS = 1000  # a writer that waits longer answers ServerBusy
+
+# What a worker may take for requests and replies on their way, see worker/budget.py.
+BUFFER_SHARE = 4  # a quarter of the table's memory, unless another size is asked for
+BUFFER_BYTES_MIN = 4 * MIB  # one batch's reply must fit
+REQUEST_BYTES = 4 * KIB  # of a request in a worker beside its frame: its task, its futures
+OPERATION_BYTES = 512  # of each operation in a batch
+ABSENCE_OVERHEAD_BYTES = 192  # of a key in a dictionary, beside its length
+WRITE_OVERHEAD_BYTES = 384  # of a write that waits for the store, beside key and value
+BEHIND_SHARE = 4  # of the buffer's memory a quarter at most is for writes that wait for the store,
+ABSENCES_SHARE = 16  # a 16th for keys that the store does not have,
+STORE_SHARE = 4  # a quarter for what is copied to the store, and one for what comes from there
+LOAD_SHARE = 16  # a load counts for a 16th of the largest value at least: the next may be larger
+TRIM_BYTES = 4 * MIB  # after so much was in use the allocator is told to give it back
+TRIM_TICKS = 7  # once nothing has been in use for a second
 
 # Settings that are no sizes of the above.
 STORE_URL_BYTES_MAX = 1024  # one page of memory holds all settings twice
@@ -83,10 +109,27 @@ TICK_SECONDS = 0.15  # looks at the settings, which it applies within 0.2 s, and
 SWEEP_SHARE = 66  # one 66th of the buckets at each tick: a whole pass in 10 s
 SWEEP_STEP_SECONDS = 0.0005  # then whoever waits is served before it goes on
 
+# How long a request may keep a worker from others.
+SLICE_SECONDS = 0.002  # of a long one; then it goes on when the others had their turn
+SLICE_OPERATIONS = 16  # between two looks at the clock: the costliest one takes 0.2 ms
+
 
 def frame_bytes_max(value_bytes_max: int) -> int:
     """The longest frame of an instance, in bytes, given its largest value in bytes."""
     return max(FRAME_BYTES_MIN, value_bytes_max + KEY_BYTES_MAX + FRAME_OVERHEAD_BYTES)
+
+
+def arrival_bytes(value_bytes_max: int) -> int:
+    """The room of a worker for requests that are still arriving, in bytes."""
+    return max(WORKER_REQUEST_BYTES_MAX, ARRIVAL_FRAMES * frame_bytes_max(value_bytes_max))
+
+
+def buffer_bytes(memory_bytes: int, value_bytes_max: int) -> int:
+    """What a worker may take for requests on their way where nothing else is said, in bytes.
+
+    A longest frame must fit beside others, however small the table is.
+    """
+    return max(memory_bytes // BUFFER_SHARE, frame_bytes_max(value_bytes_max))
 
 
 assert LEASE_SLOT_WORKER_FIRST + WORKERS_MAX <= LEASE_SLOT_WRITER_FIRST
@@ -95,6 +138,8 @@ assert WORKERS_MAX <= SHARDS_MAX
 assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX
 assert MANY_KEYS_BYTES < FRAME_BYTES_MIN // 2
 assert BATCH_REPLY_BYTES < FRAME_BYTES_MIN
+assert BATCH_REPLY_BYTES <= BUFFER_BYTES_MIN
+assert 1 / BEHIND_SHARE + 1 / ABSENCES_SHARE + 2 / STORE_SHARE < 1  # the rest is for requests
 # One client within its own bounds never meets those of all.
 assert frame_bytes_max(VALUE_BYTES_MAX) <= WORKER_REQUEST_BYTES_MAX
 assert REPLY_BUFFER_BYTES <= WORKER_REPLY_BYTES_SHORT < WORKER_REPLY_BYTES_MAX

@@ -26,11 +26,11 @@ from kvserve.client.operations import (
     to_ttl_ms,
 )
 from kvserve.client.pipeline import AsyncPipeline
-from kvserve.client.questions import Question, raise_for_all
+from kvserve.client.questions import LOOKS_MAX, Question, raise_for_all
 from kvserve.client.recipes.aio import port_of
 from kvserve.client.recipes.aio_namespaces import AsyncNamespaces
 from kvserve.client.recipes.generations import are_in_namespaces, living
-from kvserve.errors import InvalidArgument
+from kvserve.errors import InvalidArgument, WrongWorker
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -121,8 +121,16 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         self._reader._on_manifest(manifest)
 
     async def _run(self, operation: Operation) -> Any:
-        question = operation.question(self._reader._shard_of)
-        return operation.interpret(await self._workers.ask(question))
+        looks = 0
+        while True:
+            question = operation.question(self._reader._shard_of)
+            try:
+                return operation.interpret(await self._workers.ask(question))
+            except WrongWorker:
+                looks += 1
+                if looks > LOOKS_MAX:
+                    raise
+                await self._workers.look_again()
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         workers = self._workers
@@ -132,8 +140,15 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         return batch.results
 
     async def _run_questions(self, call: Batch | Many) -> None:
+        looks = 0
         while questions := call.questions():
-            call.take(await self._workers.ask_each(questions))
+            outcomes = await self._workers.ask_each(questions)
+            if call.take(outcomes):
+                looks += 1
+                if looks > LOOKS_MAX:
+                    raise_for_all(questions, outcomes, begun=True)
+                await self._workers.look_again()
+                call.split(self._reader._shard_of, self._workers.manifest.workers)
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""

@@ -15,7 +15,7 @@ from kvserve import limits
 from kvserve.client import forks
 from kvserve.client.aio_channel import AioChannel, NotBegun
 from kvserve.client.deadlines import deadline_of
-from kvserve.client.questions import Question, what_busy_means
+from kvserve.client.questions import LOOK_AGAIN_SECONDS, Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -64,6 +64,13 @@ class AioWorkers:
                 channel = await self._channel(0, deadline)
                 if channel.look():
                     return self.manifest.workers
+
+    async def look_again(self) -> None:
+        """See `workers.Workers.look_again`."""
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        with named_errors():
+            self.manifest = Manifest.read(self._names)
+            self._on_manifest(self.manifest)
 
     async def ask(self, question: Question) -> Any:
         """The answer to one request. Raises as `workers.Workers.ask` does."""

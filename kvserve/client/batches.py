@@ -7,8 +7,8 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.operations import Operation, batch_interpretation
-from kvserve.client.questions import Question, raise_for_all
-from kvserve.errors import ValueTooLarge
+from kvserve.client.questions import Question, raise_for_all, split_off_misrouted
+from kvserve.errors import ValueTooLarge, WrongWorker
 from kvserve.protocol import commands
 
 _OPERATION_OVERHEAD_BYTES = 64
@@ -37,14 +37,30 @@ class Batch:
         frame_bytes_max: int,
     ) -> None:
         self.results: list[Any] = [None] * len(operations)
-        parts: dict[int, _Part] = {}
-        for position, operation in enumerate(operations):
-            shard = shard_of(operation.key)
-            part = parts.setdefault(shard % workers, _Part(shard, frame_bytes_max))
-            part.add(position, operation)
-        self._parts = list(parts.values())
+        self._frame_bytes_max = frame_bytes_max
+        self._parts: list[_Part] = []
         self._asked: list[Question] = []
         self._begun = False
+        self._distribute(list(enumerate(operations)), shard_of, workers)
+
+    def _distribute(
+        self,
+        operations: list[tuple[int, Operation]],
+        shard_of: Callable[[Any], int],
+        workers: int,
+    ) -> None:
+        parts: dict[int, _Part] = {}
+        for position, operation in operations:
+            shard = shard_of(operation.key)
+            part = parts.setdefault(shard % workers, _Part(shard, self._frame_bytes_max))
+            part.add(position, operation)
+        self._parts = list(parts.values())
+
+    def split(self, shard_of: Callable[[Any], int], workers: int) -> None:
+        """Splits what is left anew, because there are other workers now."""
+        left = [each for part in self._parts for each in part.left()]
+        left.sort(key=lambda each: each[0])
+        self._distribute(left, shard_of, workers)
 
     def questions(self) -> list[Question]:
         """One for each worker that has something left to do; an empty list at the end."""
@@ -52,17 +68,24 @@ class Batch:
         self._asked = [part.next_question() for part in self._parts]
         return self._asked
 
-    def take(self, outcomes: list[Any]) -> None:
-        """Takes an answer, or an error as an object, for each question; raises what is true."""
+    def take(self, outcomes: list[Any]) -> bool:
+        """Takes an answer, or an error as an object, for each question; raises what is true.
+
+        Returns:
+            Whether there were some that came to a wrong worker, so that `split` is needed.
+        """
         # A value that no frame takes is its operation's error; it went alone, see `next_question`.
         outcomes = [
             [(outcome.wire_code, str(outcome))] if isinstance(outcome, ValueTooLarge) else outcome
             for outcome in outcomes
         ]
-        raise_for_all(self._asked, outcomes, begun=self._begun)
-        self._begun = True
+        asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
+        raise_for_all(asked, answered, begun=self._begun)
+        self._begun = self._begun or bool(asked)
         for part, answers in zip(self._parts, outcomes, strict=True):
-            part.take(answers, self.results)
+            if not isinstance(answers, WrongWorker):
+                part.take(answers, self.results)
+        return misrouted
 
 
 class _Part:
@@ -79,6 +102,10 @@ class _Part:
     def add(self, position: int, operation: Operation) -> None:
         self._positions.append(position)
         self._operations.append(operation)
+
+    def left(self) -> list[tuple[int, Operation]]:
+        """What is not done yet, with its positions."""
+        return list(zip(self._positions, self._operations, strict=True))[self._done :]
 
     @property
     def finished(self) -> bool:

@@ -8,8 +8,9 @@ from kvserve.client.batches import Batch
 from kvserve.client.direct import Read, TableFollower
 from kvserve.client.many import GetMany, Many
 from kvserve.client.operations import Key, Operation, Operations, check_timeout, value_of
-from kvserve.client.questions import Question, raise_for_all
+from kvserve.client.questions import LOOKS_MAX, Question, raise_for_all
 from kvserve.client.workers import Workers
+from kvserve.errors import WrongWorker
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
@@ -52,7 +53,15 @@ class Dispatcher(TableFollower):
 
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
         """The answer to a request about the key that is the first of its arguments."""
-        return self._workers.ask(command, arguments, self._shard_of(arguments[0]))
+        looks = 0
+        while True:
+            try:
+                return self._workers.ask(command, arguments, self._shard_of(arguments[0]))
+            except WrongWorker:
+                looks += 1
+                if looks > LOOKS_MAX:
+                    raise
+                self._workers.look_again()
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         """The result of each operation; errors are among them as objects."""
@@ -62,8 +71,15 @@ class Dispatcher(TableFollower):
         return batch.results
 
     def _run_questions(self, call: Batch | Many) -> None:
+        looks = 0
         while questions := call.questions():
-            call.take(self._workers.ask_each(questions))
+            outcomes = self._workers.ask_each(questions)
+            if call.take(outcomes):
+                looks += 1
+                if looks > LOOKS_MAX:
+                    raise_for_all(questions, outcomes, begun=True)
+                self._workers.look_again()
+                call.split(self._shard_of, self._workers.manifest.workers)
 
     def _ask_all_workers(self, command: Command) -> list[Any]:
         self._follow_table()

@@ -11,8 +11,8 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.operations import Key
-from kvserve.client.questions import Question, raise_for_all
-from kvserve.errors import InternalError, UnreadableValue
+from kvserve.client.questions import Question, raise_for_all, split_off_misrouted
+from kvserve.errors import InternalError, UnreadableValue, WrongWorker
 from kvserve.protocol import codec, commands
 from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
@@ -43,18 +43,47 @@ class Many:
         ]
         return self._asked
 
-    def take(self, outcomes: list[Any]) -> None:
-        """Takes an answer, or an error as an object, for each question; raises what is true."""
-        raise_for_all(self._asked, outcomes, begun=self._begun)
-        self._begun = True
+    def take(self, outcomes: list[Any]) -> bool:
+        """Takes an answer, or an error as an object, for each question; raises what is true.
+
+        Returns:
+            Whether there were some that came to a wrong worker, so that `split` is needed.
+        """
+        asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
+        raise_for_all(asked, answered, begun=self._begun)
+        self._begun = self._begun or bool(asked)
         for question, answer in zip(self._asked, outcomes, strict=True):
-            rest = self._take(question.arguments, answer)
-            if rest:
+            if isinstance(answer, WrongWorker):
+                self._waiting[question.shard].appendleft(question.arguments)
+            elif rest := self._take(question.arguments, answer):
                 self._waiting[question.shard].appendleft((rest,))
+        return misrouted
+
+    def split(self, shard_of: Callable[[Key], int], workers: int) -> None:
+        """Splits what is left anew, because there are other workers now."""
+        frames = [arguments for waiting in self._waiting.values() for arguments in waiting]
+        self._waiting = {}
+        for keys, *columns in frames:
+            places: dict[int, list[int]] = {}
+            for place, key in enumerate(keys):
+                places.setdefault(shard_of(key) % workers, []).append(place)
+            for worker, chosen in places.items():
+                arguments = (
+                    [keys[n] for n in chosen],
+                    *(_chosen(each, chosen) for each in columns),
+                )
+                self._waiting.setdefault(worker, deque()).append(arguments)
 
     def _take(self, arguments: tuple[Any, ...], answer: Any) -> list[Key]:
         """Takes one answer; returns the keys that it left out."""
         raise NotImplementedError
+
+
+def _chosen(column: Any, places: list[int]) -> Any:
+    """Some elements of an argument that has one for each key; any other argument itself."""
+    if isinstance(column, bytes):
+        return bytes(column[n] for n in places)
+    return [column[n] for n in places] if isinstance(column, list) else column
 
 
 class GetMany(Many):

@@ -10,8 +10,12 @@ from kvserve.errors import (
     RequestTimeout,
     ServerBusy,
     ServerUnavailable,
+    WrongWorker,
 )
 from kvserve.protocol.commands import Command
+
+LOOKS_MAX = 20  # at a manifest that does not fit the workers yet
+LOOK_AGAIN_SECONDS = 0.02
 
 
 class Question(NamedTuple):
@@ -36,6 +40,18 @@ def what_busy_means(error: ServerBusy, *, sent: bool) -> KvserveError:
     For `ServerBusy` promises that nothing was changed.
     """
     return RequestTimeout(f"the worker died, and its successor: {error}") if sent else error
+
+
+def split_off_misrouted(
+    questions: list[Question], outcomes: list[Any]
+) -> tuple[list[Question], list[Any], bool]:
+    """The questions that came to the right worker, their outcomes, and whether there are others."""
+    right = [
+        (question, outcome)
+        for question, outcome in zip(questions, outcomes, strict=True)
+        if not isinstance(outcome, WrongWorker)
+    ]
+    return [each[0] for each in right], [each[1] for each in right], len(right) < len(questions)
 
 
 def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool = False) -> None:

@@ -20,7 +20,7 @@ from kvserve import limits
 from kvserve.client import forks
 from kvserve.client.channel import Channel
 from kvserve.client.deadlines import deadline_of
-from kvserve.client.questions import Question, what_busy_means
+from kvserve.client.questions import LOOK_AGAIN_SECONDS, Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -93,6 +93,13 @@ class Workers:
                 raise
             self._give_back(worker, channel)
             return self.manifest.workers
+
+    def look_again(self) -> None:
+        """Reads the manifest anew, because a worker said that the keys are another one's."""
+        time.sleep(LOOK_AGAIN_SECONDS)  # it is just being started, perhaps
+        with named_errors():
+            self.manifest = Manifest.read(self._names)
+            self._on_manifest(self.manifest)
 
     def ask(self, command: Command, arguments: tuple[Any, ...], shard: int) -> Any:
         """The answer to one request, from the worker that serves its shard.

@@ -33,7 +33,7 @@ from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
 from kvserve.table._core import TrustedWriter, check_key, check_keys
-from kvserve.worker import many
+from kvserve.worker import many, slices
 from kvserve.worker.executor import life_ms_of
 
 
@@ -118,7 +118,7 @@ class DirectClient(TrustedWriter, Client):
         for key in keys:
             check_key(key)
         self._require_seat()
-        return many.each(self.delete, keys)
+        return slices.to_the_end(many.each(self.delete, keys))
 
     def close(self) -> None:
         """See `Client.close`. The last one of a process gives its place among the writers back."""

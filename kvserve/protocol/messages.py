@@ -13,7 +13,7 @@ answer.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,10 +33,11 @@ _REPLY_FIELDS = 4
 _CODE = 3  # the place of the command's
 _HEAD_BYTES = 64  # all fields before the arguments: at most 9 bytes each
 _LISTS_MAX = 3  # the arguments, and two among them
-_SHORT_BYTES = QUEUE_MESSAGE_BYTES
+LONG_BYTES = QUEUE_MESSAGE_BYTES  # what is longer is decoded in steps
+_OPERATIONS_A_STEP = 256
 # No operation is shorter than 4 bytes. Room for an array's elements is made before they come, and
 # its first may be another array: this bounds 1,024 of them in each other to 16 MiB.
-_SHORT_ARRAY_MAX = _SHORT_BYTES // 4
+_SHORT_ARRAY_MAX = LONG_BYTES // 4
 _PACKED_BYTES_KEPT = 256 * KIB  # a packer never gives back the room that its longest frame took
 _NOT_MSGPACK = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
 _OPERATION_FIELDS_MAX = 1 + max(len(command.fields) for command in commands.ALL)
@@ -134,15 +135,44 @@ def decode_request(frame: bytes) -> Request:
         BadRequest: not msgpack, cut short, of another version, an unknown command, or a field of
             a wrong type.
     """
-    if len(frame) > _SHORT_BYTES:
-        fields = _unpack_long(frame)
-    else:
+    if len(frame) > LONG_BYTES:
         try:
-            fields = _unpack(frame, strict_map_key=False, max_array_len=_SHORT_ARRAY_MAX)
-        except _NOT_MSGPACK as error:
-            raise BadRequest(f"a frame that is not msgpack: {error}") from None
-        if type(fields) is not list or len(fields) != _FIELDS:
-            raise BadRequest(f"a frame that is not an array of {_FIELDS}")
+            steps = decode_long(frame)
+            while True:
+                next(steps)
+        except StopIteration as ended:
+            request: Request = ended.value
+            return request
+    try:
+        fields = _unpack(frame, strict_map_key=False, max_array_len=_SHORT_ARRAY_MAX)
+    except _NOT_MSGPACK as error:
+        raise BadRequest(f"a frame that is not msgpack: {error}") from None
+    if type(fields) is not list or len(fields) != _FIELDS:
+        raise BadRequest(f"a frame that is not an array of {_FIELDS}")
+    request = _checked(fields)
+    if request.command.code in _CHECKS_OF_LISTS:
+        _check_lists(request, request.arguments)
+    return request
+
+
+def decode_long(frame: bytes) -> Generator[None, None, Request]:
+    """As `decode_request`, for a frame of more than LONG_BYTES; yields where it may be interrupted.
+
+    To unpack and to check a batch takes some 3 us for each of its operations.
+    """
+    request = _checked((yield from _unpack_long(frame)))
+    if request.command is commands.BATCH:
+        operations = request.arguments[0]
+        for first in range(0, len(operations), _OPERATIONS_A_STEP):
+            _check_lists(request, (operations[first : first + _OPERATIONS_A_STEP],))
+            yield
+    elif request.command.code in _CHECKS_OF_LISTS:
+        _check_lists(request, request.arguments)
+    return request
+
+
+def _checked(fields: list[Any]) -> Request:
+    """The request with these fields, whose lists are not looked into."""
     version, client_id, request_id, code, deadline_ms, arguments = fields
     if not (
         type(client_id) is type(request_id) is int
@@ -163,11 +193,17 @@ def decode_request(frame: bytes) -> Request:
     try:
         if tuple(map(type, arguments)) not in command.shapes:
             command.check(arguments)
-        if code in _CHECKS_OF_LISTS:
-            _CHECKS_OF_LISTS[code](*arguments)
     except ProtocolError as error:
         raise BadRequest(str(error), sender) from None
     return _request_of((client_id, request_id, command, deadline_ms, tuple(arguments)))
+
+
+def _check_lists(request: Request, arguments: tuple[Any, ...]) -> None:
+    """Raises BadRequest unless the elements of a command's lists are what they should be."""
+    try:
+        _CHECKS_OF_LISTS[request.command.code](*arguments)
+    except ProtocolError as error:
+        raise BadRequest(str(error), (request.client_id, request.request_id)) from None
 
 
 def decode_reply(frame: bytes, client_id: int) -> Reply | None:
@@ -216,8 +252,8 @@ def _check_set_many(keys: list[Any], codecs: bytes, payloads: list[Any], _: int)
         raise ProtocolError("set_many: lists of different lengths")
 
 
-def _unpack_long(frame: bytes) -> list[Any]:
-    """The fields of a request's frame of any length.
+def _unpack_long(frame: bytes) -> Generator[None, None, list[Any]]:
+    """Returns the fields of a request's frame of any length.
 
     A byte can be an empty array, which takes 72 bytes in memory. So a long frame is not unpacked at
     once, but along the shape that a request has.
@@ -232,7 +268,10 @@ def _unpack_long(frame: bytes) -> list[Any]:
             fields.append(head.unpack())
         arguments = memoryview(frame)[head.tell() :]
         is_batch = fields[_CODE] == commands.BATCH.code
-        fields.append(_unpack_batch(arguments) if is_batch else _unpack_lists(arguments))
+        if is_batch:
+            fields.append((yield from _unpack_batch(arguments)))
+        else:
+            fields.append(_unpack_lists(arguments))
     except _NOT_MSGPACK as error:
         known = len(fields) > 2 and _is_id(fields[1]) and _is_id(fields[2])
         sender = (fields[1], fields[2]) if known else None
@@ -240,8 +279,8 @@ def _unpack_long(frame: bytes) -> list[Any]:
     return fields
 
 
-def _unpack_batch(arguments: memoryview) -> list[Any]:
-    """The arguments of a batch, which are one list of operations, each a list."""
+def _unpack_batch(arguments: memoryview) -> Generator[None, None, list[Any]]:
+    """Returns the arguments of a batch, which are one list of operations, each a list."""
     unpacker = msgpack.Unpacker(
         read_size=1,  # its first buffer, which is replaced by one of the frame's length
         max_buffer_size=len(arguments),
@@ -256,10 +295,14 @@ def _unpack_batch(arguments: memoryview) -> list[Any]:
     operations = unpacker.read_array_header()
     if operations > BATCH_OPERATIONS_MAX:
         raise ValueError(f"a batch of {operations}; at most {BATCH_OPERATIONS_MAX}")
-    unpacked = [[unpacker.unpack() for _ in range(operations)]]
+    unpacked: list[Any] = []
+    while len(unpacked) < operations:
+        step = min(_OPERATIONS_A_STEP, operations - len(unpacked))
+        unpacked += [unpacker.unpack() for _ in range(step)]
+        yield
     if unpacker.tell() != len(arguments):
         raise ValueError("something follows it")
-    return unpacked
+    return [unpacked]
 
 
 def _unpack_lists(arguments: memoryview) -> Any:

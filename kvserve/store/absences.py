@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from kvserve import limits
+
 KEYS_MAX = 65_536
+BYTES_MAX = 16 * limits.MIB
 
 
 class Absences:
@@ -14,6 +17,7 @@ class Absences:
     Args:
         seconds: how long an absence is believed; 0: not at all. May be changed at any time.
         clock: monotonic seconds.
+        bytes_max: the memory of what is known. May be changed at any time.
 
     Example:
         >>> absences = Absences(1.0, lambda: 0.0)
@@ -22,10 +26,14 @@ class Absences:
         (True, False)
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, seconds: float, clock: Callable[[], float], bytes_max: int = BYTES_MAX
+    ) -> None:
         self.seconds = seconds
         self._clock = clock
         self._until: OrderedDict[bytes, float] = OrderedDict()
+        self._bytes = 0
+        self.bytes_max = bytes_max
         self.hits = 0
 
     def __contains__(self, key: bytes) -> bool:
@@ -33,24 +41,36 @@ class Absences:
         if until is None:
             return False
         if self._clock() >= until:
-            del self._until[key]
+            self.forget(key)
             return False
         self.hits += 1
         return True
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory of what is known."""
+        return self._bytes
 
     def note(self, key: bytes) -> None:
         """The store has just said that it has no such key."""
         if self.seconds <= 0:
             return
+        self.forget(key)
         self._until[key] = self._clock() + self.seconds
-        self._until.move_to_end(key)
-        if len(self._until) > KEYS_MAX:
-            self._until.popitem(last=False)
+        self._bytes += _size_bytes(key)
+        while len(self._until) > KEYS_MAX or self._bytes > self.bytes_max:
+            self._bytes -= _size_bytes(self._until.popitem(last=False)[0])
 
     def forget(self, key: bytes) -> None:
         """Somebody may have stored it."""
-        self._until.pop(key, None)
+        if self._until.pop(key, None) is not None:
+            self._bytes -= _size_bytes(key)
 
     def clear(self) -> None:
         """Anybody may have stored anything."""
         self._until.clear()
+        self._bytes = 0
+
+
+def _size_bytes(key: bytes) -> int:
+    return limits.ABSENCE_OVERHEAD_BYTES + len(key)

@@ -8,16 +8,19 @@ where the table has evicted it. A key that is written again while it waits is sa
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 
+from kvserve import limits
 from kvserve.errors import KvserveError, StoreUnavailable
 from kvserve.store.base import Key, Record
 from kvserve.store.guard import GuardedStore
+from kvserve.store.window import key_bytes, record_bytes
 
 _log = logging.getLogger(__name__)
 KEYS_MAX = 65_536  # that wait; then whoever writes waits for the store
-BYTES_MAX = 64 * 1024 * 1024
 _SAVED_AT_ONCE = 512
+_SAVED_BYTES = 4 * limits.MIB  # each of them is copied for the store
 _RETRY_SECONDS = 0.5
 
 
@@ -28,22 +31,33 @@ class WriteBehind:
         store: where they go.
         loop: the worker's.
         seconds: how long the first of them waits.
+        bytes_max: what may wait. May be changed at any time.
     """
 
     def __init__(
-        self, store: GuardedStore, loop: asyncio.AbstractEventLoop, seconds: float
+        self,
+        store: GuardedStore,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        bytes_max: int = 64 * limits.MIB,
     ) -> None:
         self._store = store
         self._loop = loop
         self._seconds = seconds
         self._waiting: dict[bytes, tuple[Key, Record | None]] = {}  # None: to be deleted
         self._leaving: dict[bytes, tuple[Key, Record | None]] = {}  # on their way just now
-        self._bytes = 0
+        self._bytes = 0  # of both: what is on its way is still held
+        self.bytes_max = bytes_max
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._leaving)
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory of what waits, and of what is on its way."""
+        return self._bytes
 
     def find(self, key: bytes) -> tuple[bool, Record | None]:
         """Whether a write of this key waits, and what it wrote; None: it was deleted."""
@@ -56,11 +70,11 @@ class WriteBehind:
         Raises:
             StoreUnavailable: too much waits, and the store does not take it.
         """
-        while len(self._waiting) >= KEYS_MAX or self._bytes >= BYTES_MAX:
+        while self._is_full:
             await self._make_room()
         self._forget(name)
         self._waiting[name] = key, record
-        self._bytes += _size_bytes(record)
+        self._bytes += _size_bytes(key, record)
         if self._timer is None and self._sending is None:
             self._timer = self._loop.call_later(self._seconds, self._send)
 
@@ -68,12 +82,16 @@ class WriteBehind:
         self._send()
         if self._sending is not None:
             await asyncio.shield(self._sending)
-        if len(self._waiting) >= KEYS_MAX or self._bytes >= BYTES_MAX:
+        if self._is_full:
             raise StoreUnavailable("too many writes wait for the store, which does not take them")
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self) >= KEYS_MAX or self._bytes >= self.bytes_max
 
     def _forget(self, name: bytes) -> None:
         if (former := self._waiting.pop(name, None)) is not None:
-            self._bytes -= _size_bytes(former[1])
+            self._bytes -= _size_bytes(*former)
 
     def _send(self) -> None:
         if self._timer is not None:
@@ -94,9 +112,12 @@ class WriteBehind:
                 self._timer = self._loop.call_later(_RETRY_SECONDS, self._send)
 
     async def _send_some(self) -> None:
-        for name in list(self._waiting)[:_SAVED_AT_ONCE]:
-            self._leaving[name] = self._waiting[name]
-            self._forget(name)
+        left_bytes = _SAVED_BYTES
+        for name in itertools.islice(list(self._waiting), _SAVED_AT_ONCE):
+            self._leaving[name] = self._waiting.pop(name)
+            left_bytes -= _size_bytes(*self._leaving[name])
+            if left_bytes <= 0:
+                break
         try:
             records = [record for _, record in self._leaving.values() if record is not None]
             deleted = [key for key, record in self._leaving.values() if record is None]
@@ -106,12 +127,13 @@ class WriteBehind:
                 await self._store.delete_many(deleted)
         except BaseException:
             # Again, unless the key was written anew meanwhile; both writes may be done twice.
-            for name, (key, record) in self._leaving.items():
+            for name, write in self._leaving.items():
                 if name not in self._waiting:
-                    self._waiting[name] = key, record
-                    self._bytes += _size_bytes(record)
+                    self._waiting[name] = write
+                    self._bytes += _size_bytes(*write)
             raise
         finally:
+            self._bytes -= sum(_size_bytes(*write) for write in self._leaving.values())
             self._leaving = {}
 
     async def flush(self) -> None:
@@ -121,5 +143,5 @@ class WriteBehind:
             await asyncio.shield(self._sending)
 
 
-def _size_bytes(record: Record | None) -> int:
-    return 128 if record is None else 256 + len(record.key) + len(record.payload)
+def _size_bytes(key: Key, record: Record | None) -> int:
+    return key_bytes(key) if record is None else record_bytes(record)

@@ -7,10 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from kvserve import limits
 from kvserve.errors import KvserveError, MisuseError, OutcomeUnknown, StoreUnavailable
 from kvserve.store.base import Key, Record, SharedStore, Store
 from kvserve.store.breaker import Breaker
 from kvserve.store.turns import Turn
+from kvserve.store.window import LoadSizes, Window, key_bytes, record_bytes
 
 Answer = TypeVar("Answer")
 _GRACE = 1.1
@@ -23,10 +25,17 @@ class GuardedStore:
         store: the database, not opened yet.
         loop: the worker's.
         timeout_seconds: how long a call may take.
+        value_bytes_max: the largest value.
+        call_bytes_max: what loads, and what writes, may have under way; see `resize`.
     """
 
     def __init__(
-        self, store: Store, loop: asyncio.AbstractEventLoop, timeout_seconds: float
+        self,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        timeout_seconds: float,
+        value_bytes_max: int = limits.VALUE_BYTES_DEFAULT,
+        call_bytes_max: int = limits.FRAME_BYTES_MIN,  # of the smallest table
     ) -> None:
         self._store = store
         self._breaker = Breaker(time.monotonic)
@@ -37,9 +46,37 @@ class GuardedStore:
         self._failures = 0
         self._refused = 0
         self._load_hits = 0
-        self.load: Callable[[Key], asyncio.Future[Record | None]] = Turn(loop, self.load_many)
-        self.save: Callable[[Record], asyncio.Future[None]] = Turn(loop, self._save_turn)
-        self.delete: Callable[[Key], asyncio.Future[bool]] = Turn(loop, self.delete_many)
+        self._load_sizes = LoadSizes(value_bytes_max)
+        loads = Window(call_bytes_max, self._load_sizes.size_of)
+        saves, deletes = Window(call_bytes_max, record_bytes), Window(call_bytes_max, key_bytes)
+        self._windows = (loads, saves, deletes)
+        self.load: Callable[[Key], asyncio.Future[Record | None]] = Turn(
+            loop, self.load_many, loads, self._patience_seconds
+        )
+        self.save: Callable[[Record], asyncio.Future[None]] = Turn(
+            loop, self._save_turn, saves, self._patience_seconds
+        )
+        self.delete: Callable[[Key], asyncio.Future[bool]] = Turn(
+            loop, self.delete_many, deletes, self._patience_seconds
+        )
+
+    def _patience_seconds(self) -> float:
+        return self._timeout_seconds
+
+    @property
+    def load_bytes(self) -> int:
+        """About what one load brings, in bytes."""
+        return self._load_sizes.expected_bytes
+
+    def resize(self, call_bytes_max: int) -> None:
+        """Takes another bound of what may be under way, from the next call on."""
+        for window in self._windows:
+            window.bytes_max = call_bytes_max
+
+    @property
+    def call_bytes(self) -> int:
+        """About the memory of what is under way now."""
+        return sum(window.taken_bytes for window in self._windows)
 
     @property
     def is_shared(self) -> bool:
@@ -66,6 +103,7 @@ class GuardedStore:
         """See `Store.load_many`."""
         records = await self._call("load", len(keys), lambda: self._store.load_many(keys))
         self._load_hits += sum(record is not None for record in records)
+        self._load_sizes.learn(records)
         return records
 
     async def save_many(self, records: Sequence[Record]) -> None:

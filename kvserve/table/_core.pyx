@@ -39,6 +39,7 @@ from kvserve.errors import (
     TableCorrupt,
     UnreadableValue,
     ValueTooLarge,
+    WrongWorker,
 )
 from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS, TTL_MS_MAX, WORKERS_MAX
 from kvserve.protocol import codec

@@ -25,11 +25,15 @@ cdef class Owner(Reader):
     cdef uint64_t clock_due_ms  # when to look again whether somebody has set the clock
     cdef kv_feed feed
     cdef Py_buffer feed_view
+    # The shards that it may change, as `Writer.keep_to` says; 1 and 0: all of them.
+    cdef uint32_t step
+    cdef uint32_t place
 
     def __cinit__(self):
         self.heeded = KV_READS_HERE  # it is the elsewhere that readers ask
         self.me = &self.owner
         self.wait_ms = LOCK_WAIT_MS
+        self.step = 1
 
     def __dealloc__(self):
         self._close_semaphores()
@@ -165,7 +169,13 @@ cdef class Owner(Reader):
             self.t.feed = NULL
             PyBuffer_Release(&self.feed_view)
 
+    cdef inline int require_own(self, uint32_t shard) except -1:
+        if self.step != 1 and shard % self.step != self.place:
+            raise WrongWorker(f"shard {shard} is served by worker {shard % self.step} here")
+        return 0
+
     cdef inline int lock(self, uint32_t shard) except -1:
+        self.require_own(shard)
         self._require_lease()
         if kv_try_acquire(&self.t, self.me, shard):
             return 0

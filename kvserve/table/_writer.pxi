@@ -17,6 +17,33 @@ cdef class Writer(Owner):
         kv_set_elsewhere(&self.t, (KV_MISSES_ELSEWHERE if misses else 0) |
                          (KV_HITS_NEED_LEASE if freshness else 0), workers)
 
+    def keep_to(self, uint32_t place, uint32_t step):
+        """Refuses from now on to read or change any other shards than `place`, `place + step` ...
+
+        For a worker: a client may have sent what it has for another one, which has another number
+        or other shards since the server was started anew. Two that write the same key at the same
+        time would keep its order no more.
+        """
+        if not place < step:
+            raise InternalError(f"place {place} of {step}")
+        self.place, self.step = place, step
+
+    def check_own(self, keys):
+        """Raises WrongWorker if one of the keys is in a shard that `keep_to` has left out.
+
+        Those that are no keys are left to who executes them.
+        """
+        cdef kv_key k
+        if self.step == 1:
+            return
+        self._require_attached()
+        for key in keys:
+            try:
+                as_key(&self.t, key, &k)
+            except InvalidKey:
+                continue
+            self.require_own(k.shard)
+
     def extend_freshness(self, uint32_t worker, uint64_t until_ms):
         """Lets readers serve hits of a worker's shards until a moment on the monotonic clock.
 
@@ -86,6 +113,7 @@ cdef class Writer(Owner):
         cdef bint locked = False
         self._require_attached()
         as_key(&self.t, key, &k)
+        self.require_own(k.shard)
         for retries in range(RETRIES_MAX + 1):
             # A counter's cell and version are read as one under the lock only, and what writers
             # overtake for ever holds still there.

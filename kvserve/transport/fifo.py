@@ -76,6 +76,7 @@ class FifoSender:
         self._written_bytes = 0  # of the first
         self._is_wide = False
         self.held_bytes = 0  # the memory that frames take which are not wholly written yet
+        self.written_bytes = 0  # by `flush`, ever
         self._held_bytes_max = held_bytes_max
 
     @property
@@ -131,6 +132,7 @@ class FifoSender:
             except BlockingIOError:
                 return False
             self._written_bytes += written
+            self.written_bytes += written
             if self._written_bytes == len(first):
                 self._written_bytes = 0
                 self.held_bytes -= len(first) + _HOLDING_BYTES
@@ -180,6 +182,11 @@ class FifoReceiver:
         except BlockingIOError:
             return []
         return self._frames.feed(data) if data else None
+
+    @property
+    def arrived_bytes(self) -> int:
+        """How much of that frame, or of its length, has come."""
+        return self._frames.buffered_bytes
 
     @property
     def arriving_bytes(self) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from kvserve import limits
 from kvserve.config import Config
 from kvserve.errors import KvserveError
 from kvserve.protocol.messages import Reply, Request
@@ -19,6 +20,7 @@ from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
 from kvserve.store.urls import open_store
 from kvserve.table.table import Table
+from kvserve.worker.budget import Allowance
 from kvserve.worker.coherence import Coherence
 from kvserve.worker.executor import Executor
 from kvserve.worker.stored import StoredExecutor
@@ -67,17 +69,28 @@ class Backing:
         if self._store.is_shared:
             self._store.shared.follow(self._coherence.on_invalid, self._coherence.on_fresh)
 
-    def submit(self, request: Request, reply: Callable[[Reply], None]) -> None:
+    def submit(
+        self, request: Request, reply: Callable[[Reply], None], allowance: Allowance
+    ) -> None:
         """Executes a request, now or later; `reply` is called with its outcome."""
-        self._executor.submit(request, reply)
+        self._executor.submit(request, reply, allowance)
 
     @property
     def is_idle(self) -> bool:
         """Whether no request waits for the store."""
         return self._executor.is_idle
 
+    def held(self) -> int:
+        """The memory of what waits for the store, is on its way there, or is known of it."""
+        behind = 0 if self._behind is None else self._behind.held_bytes
+        return self._store.call_bytes + self._absences.held_bytes + behind
+
     def configure(self, config: Config) -> None:
         """Takes the live settings of a configuration."""
+        self._store.resize(config.buffer_bytes // limits.STORE_SHARE)
+        self._absences.bytes_max = config.buffer_bytes // limits.ABSENCES_SHARE
+        if self._behind is not None:
+            self._behind.bytes_max = config.buffer_bytes // limits.BEHIND_SHARE
         self._store.tune(config.store_timeout, config.near_cache_staleness)
         self._absences.seconds = config.absence_ttl
 
@@ -129,7 +142,7 @@ def backing(
     database = open_store(url, config.store_timeout, config.near_cache_staleness)
     if database is None:
         return None
-    store = GuardedStore(database, loop, config.store_timeout)
+    store = GuardedStore(database, loop, config.store_timeout, config.max_value)
     absences = Absences(config.absence_ttl, time.monotonic)
     coherence = Coherence(table, shards, index, absences, is_shared=store.is_shared)
     behind = WriteBehind(store, loop, config.write_behind) if config.write_behind else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from kvserve.protocol.messages import STATUS_DONE
 from kvserve.store.base import Key
 from kvserve.table._core import Writer
 from kvserve.worker import limiting, many
+from kvserve.worker.slices import Steps
 
 _log = logging.getLogger(__name__)
 _ANSWER_OVERHEAD_BYTES = 32
@@ -44,6 +45,14 @@ class Executor:
         self._stats = stats
         self._default_ttl_ms = 0
         self._value_bytes_max = limits.VALUE_BYTES_MAX
+        # What takes long, in steps: each yields where others may be served.
+        self._in_steps: dict[int, Callable[..., Generator[None, None, Any]]] = {
+            commands.BATCH.code: self._batch,
+            commands.FLUSH.code: self._flush,
+            commands.GET_MANY.code: partial(many.read, table.read),
+            commands.SET_MANY.code: self._set_many,
+            commands.DELETE_MANY.code: partial(many.each, table.delete),
+        }
         self._by_code: dict[int, Callable[..., Any]] = {
             commands.PING.code: self._ping,
             commands.STATS.code: stats,
@@ -58,13 +67,8 @@ class Executor:
             commands.TOUCH.code: self._touch,
             commands.INCR.code: self._incr,
             commands.LIMIT.code: self._limit,
-            commands.BATCH.code: self._batch,
             commands.SCAN.code: self._scan,
-            commands.FLUSH.code: self._flush,
             commands.VERIFY.code: self._verify,
-            commands.GET_MANY.code: partial(many.read, table.read),
-            commands.SET_MANY.code: self._set_many,
-            commands.DELETE_MANY.code: partial(many.each, table.delete),
         }
 
     def configure(self, config: Config) -> None:
@@ -85,6 +89,18 @@ class Executor:
         """The answer of one operation. Raises what went wrong, as it is: where the caller's own
         code runs in this process, it may be an exception of a signal handler."""
         return self._by_code[code](*arguments)
+
+    def is_long(self, code: int) -> bool:
+        """Whether a command is executed by `steps`, not by `run`."""
+        return code in self._in_steps
+
+    def steps(self, code: int, arguments: Any) -> Steps[tuple[int, Any]]:
+        """As `run`, for a command that takes long."""
+        try:
+            self._table.check_own(many.keys_of(code, arguments))  # before anything is done
+            return STATUS_DONE, (yield from self._in_steps[code](*arguments))
+        except Exception as error:  # as in `run`
+            return refusal(code, error)
 
     def _ping(self) -> None:
         """Being answered is the answer."""
@@ -117,19 +133,23 @@ class Executor:
     ) -> limiting.Verdict:
         return limiting.hit(self._table, key, rate, per_ms, cost, sliding=sliding)
 
-    def _batch(self, operations: list[list[Any]]) -> list[tuple[int, Any]]:
+    def _batch(self, operations: list[list[Any]]) -> Generator[None, None, list[tuple[int, Any]]]:
         """One [status, answer] an operation. Stops early when the reply would grow too long: the
         client sends the rest again."""
-        answers = []
+        answers: list[tuple[int, Any]] = []
         size_bytes = 0
         for code, *arguments in operations:
             answers.append(self.run(code, arguments))
             size_bytes += answer_bytes(code, answers[-1])
             if size_bytes >= limits.BATCH_REPLY_BYTES:
                 break
+            if not len(answers) % limits.SLICE_OPERATIONS:
+                yield
         return answers
 
-    def _set_many(self, keys: list[Key], numbers: bytes, payloads: list[bytes], ttl_ms: int) -> int:
+    def _set_many(
+        self, keys: list[Key], numbers: bytes, payloads: list[bytes], ttl_ms: int
+    ) -> Generator[None, None, int]:
         """How many were stored: all of them."""
         lives_ms = itertools.repeat(ttl_ms, len(keys))
         return many.each(self._set, keys, numbers, payloads, lives_ms)
@@ -137,9 +157,10 @@ class Executor:
     def _scan(self, shard: int, bucket: int, prefix: bytes) -> tuple[list[bytes | str], int | None]:
         return self._table.scan(shard, bucket, prefix)
 
-    def _flush(self) -> None:
+    def _flush(self) -> Generator[None, None, None]:
         for shard in self._shards:
             self._table.flush(shard)
+            yield
 
     def _verify(self, shard: int) -> list[str]:
         return self._table.verify(shard)

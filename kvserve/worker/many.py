@@ -1,8 +1,8 @@
-"""One command for many keys: executed here in one loop, or told as operations for a store."""
+"""One command for many keys: executed here step by step, or told as operations for a store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from kvserve import limits
@@ -22,12 +22,21 @@ _MISS = (codec.BYTES, None, 0)
 _LEFT_OUT = (ValueTooLarge.wire_code, UnreadableValue.wire_code)
 
 
+def keys_of(code: int, arguments: tuple[Any, ...]) -> list[Key]:
+    """The keys that a batch, or a command for many keys, is about; none of any other command."""
+    if code == commands.BATCH.code:
+        return [operation[1] for operation in arguments[0]]
+    keys: list[Key] = arguments[0] if code in commands.SINGLE_OF else []
+    return keys
+
+
 def read(
     look: Callable[[Key], tuple[int, bytes, int] | None], keys: list[Key]
-) -> tuple[bytes, list[bytes | None]]:
-    """The codec and the payload of each key, None of a miss.
+) -> Generator[None, None, tuple[bytes, list[bytes | None]]]:
+    """Returns the codec and the payload of each key, None of a miss.
 
-    Stops early when the reply would grow too long: the client asks for the rest again.
+    Yields where it may be interrupted. Stops early when the reply would grow too long: the client
+    asks for the rest again.
 
     Args:
         look: reads one key: (codec, payload, version), or None.
@@ -36,7 +45,7 @@ def read(
     numbers = bytearray()
     payloads: list[bytes | None] = []
     left_bytes = limits.BATCH_REPLY_BYTES
-    for key in keys:
+    for place, key in enumerate(keys, 1):
         number, payload, _ = look(key) or _MISS
         numbers.append(number)
         payloads.append(payload)
@@ -44,11 +53,15 @@ def read(
             left_bytes -= len(payload)
             if left_bytes <= 0:
                 break
+        if not place % limits.SLICE_OPERATIONS:
+            yield
     return bytes(numbers), payloads
 
 
-def each(change: Callable[..., Any], *arguments: Any) -> int:
+def each(change: Callable[..., Any], *arguments: Any) -> Generator[None, None, int]:
     """Makes a change for each element of several lists, which have the same length.
+
+    Yields where it may be interrupted.
 
     Returns:
         How many of them said that they did something.
@@ -70,6 +83,8 @@ def each(change: Callable[..., Any], *arguments: Any) -> int:
             raise
         except KvserveError as error:
             first_error = first_error or error
+        if not (place + 1) % limits.SLICE_OPERATIONS:
+            yield
     if first_error is not None:
         raise first_error
     return count

@@ -12,15 +12,19 @@ import contextlib
 import errno
 import logging
 import os
+from collections import Counter, deque
 from collections.abc import Callable
 
 from kvserve import limits
+from kvserve.descriptors import Descriptor
 from kvserve.errors import ForeignObject, ProtocolError, ServerBusy
 from kvserve.names import Names
 from kvserve.protocol.messages import Encoder, Reply
 from kvserve.transport import fifo
 from kvserve.transport.fifo import FifoReceiver, FifoSender
 from kvserve.worker.arrivals import Arrivals
+from kvserve.worker.budget import Budget
+from kvserve.worker.replies import Replies
 
 _log = logging.getLogger(__name__)
 
@@ -28,13 +32,28 @@ _log = logging.getLogger(__name__)
 class Session:
     """One client's two FIFOs, as its worker sees them."""
 
-    def __init__(self, client_id: int, requests: FifoReceiver, replies: FifoSender) -> None:
+    def __init__(
+        self, client_id: int, user_id: int, requests: FifoReceiver, replies: FifoSender
+    ) -> None:
         self.client_id = client_id
         self.requests = requests
         self.replies = replies
+        self.user_id = user_id
+        self.is_paused = False  # nothing is read from it
+        self.charged_bytes = 0  # see Budget
+        # See Replies.
         self.waits_for_writing = False
-        self.refusals = 0  # in a row, see has_room
-        self.held_bytes = 0  # of its replies, as counted in the sum of all
+        self.refusals = 0  # in a row
+        self.held_bytes = 0
+        self.delayed: deque[tuple[Reply, int]] = deque()
+        self.delayed_bytes = 0
+        self.looked = 0.0
+        self.read_bytes = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.requests.descriptor >= 0
 
     def close(self) -> None:
         self.requests.close()
@@ -48,8 +67,11 @@ class Sessions:
         names: the instance's.
         loop: the worker's.
         group_id: the group whose members may be clients, or None.
-        frame_bytes_max: the longest request.
+        value_bytes_max: the largest value.
+        budget: the memory of requests and replies.
         handle: takes a frame that came through a FIFO, and its session.
+        is_busy: whether a session's last request goes on; nothing is read from it meanwhile.
+        ended: is told each session that has ended.
     """
 
     def __init__(
@@ -57,18 +79,26 @@ class Sessions:
         names: Names,
         loop: asyncio.AbstractEventLoop,
         group_id: int | None,
-        frame_bytes_max: int,
+        value_bytes_max: int,
+        budget: Budget,
         handle: Callable[[bytes, Session], None],
+        is_busy: Callable[[Session], bool],
+        ended: Callable[[Session], None],
     ) -> None:
         self._names = names
         self._loop = loop
         self._group_id = group_id
-        self._frame_bytes_max = frame_bytes_max
+        self._frame_bytes_max = limits.frame_bytes_max(value_bytes_max)
         self._handle = handle
+        self._is_busy = is_busy
+        self._ended = ended
         self._open: dict[int, Session] = {}
-        self._encoder = Encoder()
-        self._held_bytes = 0  # replies of all sessions that are not read yet
-        self._arrivals = Arrivals(limits.WORKER_REQUEST_BYTES_MAX)
+        self._users: Counter[int] = Counter()  # how many sessions each has
+        self._replies = Replies(loop, budget, self.close, self._cut_off)
+        self._arrivals = Arrivals(
+            limits.arrival_bytes(value_bytes_max), lambda session: session.user_id
+        )
+        self._spare = _spare_descriptor()  # to tell a client that there are no others
         self._looking: asyncio.TimerHandle | None = None  # after those that wait for room
         self.cut_off = 0  # clients that did not read their replies, or not finish a request
 
@@ -86,48 +116,61 @@ class Sessions:
         try:
             session = self._open_fifos(client_id)
         except (OSError, ForeignObject) as error:
-            if getattr(error, "errno", None) == errno.ENXIO:
+            number = getattr(error, "errno", None)
+            if number == errno.ENXIO:
                 self._remove_files(client_id)  # it died before we came
+            elif number in (errno.EMFILE, errno.ENFILE):
+                self._refuse_at_last(client_id)
             elif not isinstance(error, FileNotFoundError):
                 _log.warning("client %016x is refused: %s", client_id, error)
             return None
         if len(self._open) >= limits.SESSIONS_MAX:
-            busy = ServerBusy(f"this worker has {limits.SESSIONS_MAX} clients already")
-            with contextlib.suppress(OSError):  # it may have left again already
-                session.replies.offer(self._encoder.reply(client_id, Reply.failure(0, busy)))
+            text = f"this worker has {limits.SESSIONS_MAX} clients already"
+            _refuse(session.replies, client_id, text)
             session.close()
             return None
         self._open[client_id] = session
+        self._users[session.user_id] += 1
+        self._arrivals.users = len(self._users)
         self._loop.add_reader(session.requests.descriptor, self._receive, session)
         return session
 
+    def _refuse_at_last(self, client_id: int) -> None:
+        """Answers a client for whom there is no descriptor, by means of the spare one."""
+        _log.warning("client %016x is refused: no file descriptors are left", client_id)
+        if self._spare >= 0:
+            os.close(self._spare)
+        try:
+            replies = FifoSender(self._open_replies(client_id), 0)
+            text = "the worker has no file descriptors left; raise its limit: ulimit -n"
+            _refuse(replies, client_id, text)
+            replies.close()
+        except (OSError, ForeignObject):
+            pass  # it left, or another process was quicker: its deadline will tell it
+        self._spare = _spare_descriptor()
+
+    def _open_replies(self, client_id: int) -> Descriptor:
+        path = self._names.reply_fifo(client_id)
+        return fifo.open_end(path, os.O_WRONLY, owner_uid=os.geteuid(), group_id=self._group_id)
+
     def _open_fifos(self, client_id: int) -> Session:
-        owner = {"owner_uid": os.geteuid(), "group_id": self._group_id}
-        reply = fifo.open_end(self._names.reply_fifo(client_id), os.O_WRONLY, **owner)
-        request = fifo.open_end(self._names.request_fifo(client_id), os.O_RDONLY, **owner)
+        reply = self._open_replies(client_id)
+        request = fifo.open_end(
+            self._names.request_fifo(client_id),
+            os.O_RDONLY,
+            owner_uid=os.geteuid(),
+            group_id=self._group_id,
+        )
         return Session(
             client_id,
+            os.fstat(request.number).st_uid,
             FifoReceiver(request, self._frame_bytes_max),
             FifoSender(reply, limits.REPLY_BUFFER_BYTES + self._frame_bytes_max),
         )
 
     def has_room(self, session: Session) -> bool:
-        """Whether a client reads its replies fast enough to be served further requests.
-
-        To be asked before a request is executed, so that a refusal can promise that nothing was
-        changed. A client that goes on regardless is cut off.
-        """
-        held_bytes = session.held_bytes
-        if held_bytes <= limits.REPLY_BUFFER_BYTES and (
-            self._held_bytes <= limits.WORKER_REPLY_BYTES_SHORT
-            or held_bytes * len(self._open) < self._held_bytes  # others hold more
-        ):
-            session.refusals = 0
-            return True
-        session.refusals += 1
-        if session.refusals > limits.REFUSALS_MAX:
-            self._cut_off(session, "does not read its replies")
-        return False
+        """See `Replies.has_room`."""
+        return self._replies.has_room(session, len(self._open))
 
     def _cut_off(self, session: Session, reason: str) -> None:
         self.cut_off += 1
@@ -135,48 +178,36 @@ class Sessions:
         self.close(session)
 
     def reply(self, session: Session, reply: Reply) -> None:
-        """Sends a reply, or holds it back until the client reads; cuts off one that never does."""
-        try:
-            taken = session.replies.offer(self._encoder.reply(session.client_id, reply))
-        except OSError:
-            self.close(session)
-            return
-        if not taken:
-            self._cut_off(session, "does not read its replies")
-        elif session.replies.held_bytes:
-            if not session.waits_for_writing:
-                session.waits_for_writing = True
-                self._loop.add_writer(session.replies.descriptor, self._flush, session)
-            self._count_held(session)
+        """Sends a reply, see `Replies.send`; to a session that has ended, nothing."""
+        if self._open.get(session.client_id) is session:
+            self._replies.send(session, reply)
 
-    def _flush(self, session: Session) -> None:
-        try:
-            drained = session.replies.flush()
-        except OSError:
-            self.close(session)
-            return
-        self._count_held(session)
-        if drained:
-            session.waits_for_writing = False
-            self._loop.remove_writer(session.replies.descriptor)
-
-    def _count_held(self, session: Session) -> None:
-        """Counts what a session holds back; cuts off who holds most if all hold too much."""
-        self._held_bytes += session.replies.held_bytes - session.held_bytes
-        session.held_bytes = session.replies.held_bytes
-        while self._held_bytes > limits.WORKER_REPLY_BYTES_MAX:
-            largest = max(self._open.values(), key=lambda each: each.held_bytes)
-            self._cut_off(largest, "has most of too many replies to read")
+    def tick(self) -> None:
+        """Looks after those who keep others waiting. To be called often."""
+        self._replies.look()
 
     def look(self, session: Session) -> bool:
         """Takes what a session's FIFO has now; whether that completed a frame."""
         return self._open.get(session.client_id) is session and self._receive(session)
 
     def _receive(self, session: Session) -> bool:
-        if self._arrivals.may_be_read(session):
+        session.is_paused = self._is_busy(session)
+        if session.is_paused:
+            self._arrivals.keep(session)  # what has arrived of its next one: it does not stall
+        if not session.is_paused and self._arrivals.may_be_read(session):
             return self._read(session)
-        self._loop.remove_reader(session.requests.descriptor)  # until `_look` comes to it
+        self._loop.remove_reader(session.requests.descriptor)  # until `resume` or `_look` comes
         return False
+
+    def resume(self, session: Session) -> None:
+        """Reads a session again that is not busy any more."""
+        if self._open.get(session.client_id) is not session:
+            return
+        self._arrivals.release(session)
+        self._claim(session)
+        if session.is_paused:
+            session.is_paused = False
+            self._loop.add_reader(session.requests.descriptor, self._receive, session)
 
     def _read(self, session: Session) -> bool:
         try:
@@ -188,21 +219,28 @@ class Sessions:
         if frames is None:
             self.close(session)
             return False
-        if frames:
-            self._arrivals.release(session)
         for frame in frames:
             if self._open.get(session.client_id) is not session:
                 return True  # it died, or was cut off, over a reply: nobody waits for the rest
             self._handle(frame, session)
-        size_bytes = session.requests.arriving_bytes
-        if (
-            size_bytes
-            and self._open.get(session.client_id) is session
-            and not self._arrivals.claim(session, size_bytes, self._loop.time())
-            and self._looking is None
-        ):
-            self._look_later()
+        if self._open.get(session.client_id) is session:
+            if not frames:
+                self._claim(session)
+            elif self._is_busy(session):
+                self._arrivals.keep(session)  # until `resume`: the request is in memory still
+            else:
+                self._arrivals.release(session)
+                self._claim(session)
         return bool(frames)
+
+    def _claim(self, session: Session) -> None:
+        """Has room made for the request that is arriving, if one is."""
+        if size_bytes := session.requests.arriving_bytes:
+            now = self._loop.time()
+            if self._arrivals.claim(session, size_bytes, now):
+                self._arrivals.note(session, session.requests.arrived_bytes, now)
+            elif self._looking is None:
+                self._look_later()
 
     def _look_later(self) -> None:
         self._looking = self._loop.call_later(limits.ARRIVAL_LOOK_SECONDS, self._look)
@@ -211,30 +249,34 @@ class Sessions:
         """Reads those for whom there is room by now, and ends those who keep others waiting."""
         self._looking = None
         now = self._loop.time()
-        while session := self._arrivals.admit(now):
-            self._loop.add_reader(session.requests.descriptor, self._receive, session)
-            self._read(session)
-        for session in self._arrivals.overdue(now):
-            self._cut_off(session, "does not finish a request while others wait")
+        while True:
+            while session := self._arrivals.admit(now):
+                self._loop.add_reader(session.requests.descriptor, self._receive, session)
+                self._read(session)
+            stalled = self._arrivals.stalled(now)
+            if stalled is None:
+                break
+            self._cut_off(stalled, "does not finish a request while others wait")
         if self._arrivals.is_short and self._looking is None:
             self._look_later()
 
     @property
     def drained(self) -> bool:
         """Whether no session has replies left to write."""
-        return all(session.replies.drained for session in self._open.values())
+        return self._replies.drained
 
     def close(self, session: Session) -> None:
         """Ends a session and removes its files. Twice does no harm."""
         if self._open.pop(session.client_id, None) is None:
             return
         self._loop.remove_reader(session.requests.descriptor)
-        if session.waits_for_writing:
-            self._loop.remove_writer(session.replies.descriptor)
+        self._replies.leave(session)
         session.close()
-        self._held_bytes -= session.held_bytes
-        session.held_bytes = 0
         self._arrivals.leave(session)
+        self._users[session.user_id] -= 1
+        self._users += Counter()  # without those that have none any more
+        self._arrivals.users = len(self._users)
+        self._ended(session)
         self._remove_files(session.client_id)
 
     def close_all(self) -> None:
@@ -243,8 +285,25 @@ class Sessions:
             self._looking.cancel()
         for session in list(self._open.values()):
             self.close(session)
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
 
     def _remove_files(self, client_id: int) -> None:
         for path in (self._names.request_fifo(client_id), self._names.reply_fifo(client_id)):
             with contextlib.suppress(OSError):  # no FIFO, or a group member's: not ours to remove
                 fifo.remove(path)
+
+
+def _spare_descriptor() -> int:
+    """A descriptor that is good for nothing but being closed; -1 if there is none."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _refuse(replies: FifoSender, client_id: int, text: str) -> None:
+    """Tells a client that its session cannot be opened."""
+    with contextlib.suppress(OSError):  # it may have left again already
+        replies.offer(Encoder().reply(client_id, Reply.failure(0, ServerBusy(text))))

@@ -13,11 +13,12 @@ Where the store is shared with other hosts, it decides what depends on what is t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kvserve import limits
-from kvserve.errors import ValueTooLarge
+from kvserve.errors import RequestTimeout, ValueTooLarge, WrongWorker
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.absences import Absences
@@ -26,6 +27,7 @@ from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
 from kvserve.table.table import Table
 from kvserve.worker import many
+from kvserve.worker.budget import Allowance
 from kvserve.worker.changes import OwnChanges, SharedChanges
 from kvserve.worker.coherence import Coherence
 from kvserve.worker.executor import Executor, answer_bytes, refusal
@@ -34,6 +36,9 @@ from kvserve.worker.key_queues import KeyQueues
 
 _READS_A_WINDOW = 128
 _WRITES_A_WINDOW = 1024
+_WINDOW_MIN = 8  # however little memory is left: the batch was admitted
+_STARTS_A_TURN = 64  # each takes some 30 us
+_NOT_IN_PARTS = (commands.SET_MANY.code, commands.DELETE_MANY.code)
 
 
 class StoredExecutor:
@@ -88,11 +93,24 @@ class StoredExecutor:
         """Whether no request waits for the store."""
         return not self._queues and not self._batches
 
-    def submit(self, request: Request, reply: Callable[[Reply], None]) -> None:
-        """Executes a request, now or later; `reply` is called with its outcome."""
+    def submit(
+        self, request: Request, reply: Callable[[Reply], None], allowance: Allowance
+    ) -> None:
+        """Executes a request, now or later; `reply` is called with its outcome.
+
+        Args:
+            request: any but a flush.
+            reply: see above.
+            allowance: where what a batch reads is counted.
+        """
         code = request.command.code
         if code == commands.BATCH.code or code in commands.SINGLE_OF:
-            batch = self._loop.create_task(self._batch(request, reply))
+            try:  # all of it, before anything is done
+                self._table.check_own(many.keys_of(code, request.arguments))
+            except WrongWorker as error:
+                reply(Reply.failure(request.request_id, error))
+                return
+            batch = self._loop.create_task(self._batch(request, reply, allowance))
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
             return
@@ -111,6 +129,7 @@ class StoredExecutor:
                 return self._start_read(code, arguments)
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
+                self._table.check_own((arguments[0],))
                 name = name_of(arguments[0])
                 return self._queues.submit(name, lambda: change(*arguments))
         except Exception as error:  # said in the reply, as the executor does
@@ -120,6 +139,7 @@ class StoredExecutor:
     def _start_read(self, code: int, arguments: Any) -> tuple[int, Any] | asyncio.Future[Any]:
         key = arguments[0]
         self._table.shard_of(key)  # raises InvalidKey
+        self._table.check_own((key,))
         name = name_of(key)
         if not self._queues.is_busy(name) and self._coherence.may_serve:
             status, answer = self._executor.run(code, arguments)
@@ -129,44 +149,77 @@ class StoredExecutor:
             return self._queues.submit(name, lambda: self._ttl(key))
         return self._queues.read(name, lambda: self.held(key))
 
-    async def _batch(self, request: Request, reply: Callable[[Reply], None]) -> None:
+    async def _batch(
+        self, request: Request, reply: Callable[[Reply], None], allowance: Allowance
+    ) -> None:
         """As the executor's, but that neighbours of one kind wait for the store together."""
         code, arguments = request.command.code, request.arguments
         if code == commands.BATCH.code:
-            answer = STATUS_DONE, await self._outcomes(arguments[0])
+            operations = arguments[0]
+            outcomes = await self._outcomes(operations, request.deadline_ms, allowance)
+            answer: tuple[int, Any] = STATUS_DONE, outcomes
         else:
-            outcomes = await self._outcomes(many.as_operations(code, arguments))
+            operations = many.as_operations(code, arguments)
+            outcomes = await self._outcomes(operations, request.deadline_ms, allowance)
             answer = many.as_answer(code, outcomes)
+        if (operations and not outcomes) or (
+            code in _NOT_IN_PARTS and len(outcomes) < len(operations)
+        ):
+            answer = RequestTimeout.wire_code, "not everything was done before the deadline"
         reply(Reply(request.request_id, *answer))
 
-    async def _outcomes(self, operations: list[list[Any]]) -> list[tuple[int, Any]]:
+    async def _outcomes(
+        self, operations: list[list[Any]], deadline_ms: int, allowance: Allowance
+    ) -> list[tuple[int, Any]]:
+        """Those of the first operations: fewer than all where the reply would grow too long, or
+        the worker's memory is used up, or the client has given up waiting."""
         outcomes: list[tuple[int, Any]] = []
         size_bytes = 0
-        while len(outcomes) < len(operations) and size_bytes < limits.BATCH_REPLY_BYTES:
-            window = self._window(operations, len(outcomes))
-            started = [(code, self._start(code, rest)) for code, *rest in window]
+        while len(outcomes) < len(operations) and allowance.is_wanted:
+            if time.monotonic() * 1000 > deadline_ms:
+                break  # what the client does next would be undone
+            window, are_gets = self._window(operations, len(outcomes), allowance)
+            started = []
+            for place, (code, *rest) in enumerate(window, 1):
+                started.append((code, self._start(code, rest)))
+                if not place % _STARTS_A_TURN:
+                    await asyncio.sleep(0)  # others have their turn
             waiting = [each for _, each in started if isinstance(each, asyncio.Future)]
             if waiting:
                 await asyncio.wait(waiting)
+            read_bytes = 0
             for code, each in started:
                 outcome = result_of(code, each) if isinstance(each, asyncio.Future) else each
                 outcomes.append(outcome)
-                size_bytes += answer_bytes(code, outcome)
-                if code == commands.GET.code and size_bytes >= limits.BATCH_REPLY_BYTES:
+                read_bytes += answer_bytes(code, outcome)
+                if are_gets and size_bytes + read_bytes >= limits.BATCH_REPLY_BYTES:
                     break  # the client asks for the rest again, and only gets were left out
+            size_bytes += read_bytes
+            allowance.charge(read_bytes)
+            if size_bytes >= limits.BATCH_REPLY_BYTES or (are_gets and not allowance.free_bytes):
+                break
         return outcomes
 
-    @staticmethod
-    def _window(operations: list[list[Any]], first: int) -> list[list[Any]]:
-        """The next operations that can wait for the store together: all gets, or all others."""
+    def _window(
+        self, operations: list[list[Any]], first: int, allowance: Allowance
+    ) -> tuple[list[list[Any]], bool]:
+        """The next operations that can wait for the store together: all gets, or all others; and
+        which. As many as there is memory for what they bring, or for what executes them."""
         are_gets = operations[first][0] == commands.GET.code
-        last = first + (_READS_A_WINDOW if are_gets else _WRITES_A_WINDOW)
+        if are_gets:
+            each_bytes = self._store.load_bytes + limits.REQUEST_BYTES
+            room_bytes = min(allowance.free_bytes, limits.BATCH_REPLY_BYTES)
+            count_max = _READS_A_WINDOW
+        else:
+            each_bytes, room_bytes = limits.REQUEST_BYTES, allowance.free_bytes
+            count_max = _WRITES_A_WINDOW
+        last = first + max(_WINDOW_MIN, min(count_max, room_bytes // each_bytes))
         window = []
         for operation in operations[first:last]:
             if (operation[0] == commands.GET.code) != are_gets:
                 break
             window.append(operation)
-        return window
+        return window, are_gets
 
     # What the changes below are made of.
 

@@ -13,28 +13,17 @@ import os
 import resource
 import signal
 import time
-from functools import partial
 from typing import Any
 
 import uvloop
 
 from kvserve import limits
 from kvserve.config import LOG_LEVELS, Config
-from kvserve.errors import KvserveError, ServerBusy
+from kvserve.errors import KvserveError
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import Follower, differences
 from kvserve.live.settings import SettingsPage
 from kvserve.names import Names
-from kvserve.protocol import commands
-from kvserve.protocol.messages import (
-    PROTOCOL_VERSION,
-    STATUS_DONE,
-    BadRequest,
-    Reply,
-    Request,
-    decode_request,
-    reply_of,
-)
 from kvserve.runtime import Manifest
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table
@@ -42,16 +31,18 @@ from kvserve.transport.mqueue import ReceivingQueue
 from kvserve.transport.spinning import Spin
 from kvserve.worker import exit_codes
 from kvserve.worker.backing import backing
+from kvserve.worker.budget import Budget
 from kvserve.worker.executor import Executor
-from kvserve.worker.figures import Figures
 from kvserve.worker.lines import PipeHandler
+from kvserve.worker.requests import Requests
 from kvserve.worker.sessions import Session, Sessions
+from kvserve.worker.slices import Slices
 from kvserve.worker.sweeper import Sweeper
+from kvserve.worker.trimming import Trimmer
 
 _log = logging.getLogger(__name__)
 _MESSAGES_A_TURN = 32  # then the FIFOs have their turn
 _DRAIN_SECONDS = 2.0
-_KEY_CHARACTERS = 100  # of a key in the log
 
 
 class Worker:
@@ -81,19 +72,24 @@ class Worker:
         self._index = index
         self._loop = loop
         self._started = time.monotonic()
-        self._figures = Figures()
-        self._requests = self._replies = self._bad = self._late = self._unknown = 0
         self._queue = ReceivingQueue(names.worker_queue(index), os.geteuid())
+        table.keep_to(index, manifest.workers)
         self._lease = table.lease
         first = limits.LEASE_SLOT_WRITER_FIRST
         self._writer_slots = range(first, first + manifest.writers)
         self._executor = Executor(table, shards, self.stats)
+        self._budget = Budget(limits.buffer_bytes(0, manifest.value_bytes_max))
+        self._trimmer = Trimmer(self._budget)
+        self._slices: Slices[Session] = Slices(loop, lambda each: self._sessions.resume(each))
         self._sessions = Sessions(
             names,
             loop,
             manifest.group_id,
-            limits.frame_bytes_max(manifest.value_bytes_max),
+            manifest.value_bytes_max,
+            self._budget,
             self._take,
+            self._slices.is_busy,
+            self._slices.leave,
         )
         self._latest: Session | None = None  # whose FIFO is looked at beside the queue
         self._sweeper = Sweeper(table, shards, loop)
@@ -101,6 +97,11 @@ class Worker:
         self._follower = Follower(page, self._apply)
         config = self._follower.config
         self._backing = backing(store_url, config, table, shards, index, self._executor, loop)
+        if self._backing is not None:
+            self._budget.beside = self._backing.held
+        self._requests = Requests(
+            self._sessions, self._slices, self._budget, self._executor, self._backing
+        )
         self._configure(self._follower.config)
         self._next_tick = loop.call_later(limits.TICK_SECONDS, self._tick)
         self._draining = False
@@ -129,12 +130,11 @@ class Worker:
         self._next_turn.cancel()
         for _ in range(self._queue.waiting):
             if frame := self._queue.receive():
-                self._handle(frame, None)
+                self._requests.take(frame, None)
         self._await_replies(time.monotonic() + _DRAIN_SECONDS)
 
     def _await_replies(self, deadline: float) -> None:
-        idle = self._sessions.drained and (self._backing is None or self._backing.is_idle)
-        if idle or time.monotonic() > deadline:
+        if self._requests.is_idle or time.monotonic() > deadline:
             self.stop(exit_codes.DONE)
         else:
             self._loop.call_later(0.01, self._await_replies, deadline)
@@ -143,6 +143,7 @@ class Worker:
         """Lets go of the store, the sessions and the queue."""
         self._next_tick.cancel()
         self._sweeper.stop()
+        self._slices.stop()
         if self._backing is not None:
             await self._backing.close()
         self._follower.close()
@@ -168,86 +169,25 @@ class Worker:
         frame = self._queue.receive()
         if frame is not None:
             self._latest = None
-            self._handle(frame, None)
+            self._requests.take(frame, None)
             return True
         return self._latest is not None and self._sessions.look(self._latest)
 
     def _take(self, frame: bytes, session: Session) -> None:
         """Takes a frame that came through a FIFO; its client's next may come the same way."""
-        self._handle(frame, session)
+        self._requests.take(frame, session)
         if self._latest is not session and not self._draining:
             self._latest = session
             self._next_turn.cancel()
             self._next_turn = self._loop.call_soon(self._look_on)
-
-    def _handle(self, frame: bytes, session: Session | None) -> None:
-        """Takes one frame; `session` is that of the FIFO through which it came, if it did."""
-        started_ns = time.monotonic_ns()
-        self._requests += 1
-        try:
-            request = decode_request(frame)
-        except BadRequest as error:
-            self._refuse(error, session)
-            return
-        client_id, request_id, command, deadline_ms, arguments = request
-        if command is commands.HELLO:
-            self._welcome(request)
-            return
-        if session is None:
-            session = self._sessions.get(client_id)
-            if session is None:
-                self._unknown += 1
-                return
-        elif session.client_id != client_id:
-            self._bad += 1
-            return
-        if started_ns > deadline_ms * 1_000_000:
-            self._late += 1  # its client has given up: executing it now would surprise
-            return
-        if not self._sessions.has_room(session):
-            busy = ServerBusy("this client has too many replies to read; read them first")
-            self._reply(session, Reply.failure(request_id, busy))
-            return
-        if self._backing is None:
-            reply = reply_of((request_id, *self._executor.run(command.code, arguments)))
-            self._answer(session, request, started_ns, reply)
-        else:
-            self._backing.submit(request, partial(self._answer, session, request, started_ns))
-
-    def _answer(self, session: Session, request: Request, started_ns: int, reply: Reply) -> None:
-        taken_ns = self._figures.note(request, reply, started_ns)
-        if self._slow_seconds and taken_ns >= self._slow_seconds * 1e9:
-            _log.warning("slow request: %s took %.3f ms", _describe(request), taken_ns / 1e6)
-        self._sessions.reply(session, reply)
-        self._replies += 1
-
-    def _refuse(self, error: BadRequest, session: Session | None) -> None:
-        self._bad += 1
-        _log.debug("a bad frame: %s", error)
-        if error.sender is None:
-            return
-        client_id, request_id = error.sender
-        session = session or self._sessions.get(client_id)
-        if session is not None and session.client_id == client_id:
-            self._reply(session, Reply.failure(request_id, error))
-
-    def _welcome(self, request: Request) -> None:
-        session = self._sessions.open(request.client_id)
-        if session is None:
-            self._unknown += 1
-            return
-        answer = (PROTOCOL_VERSION, os.getpid())
-        self._reply(session, Reply(request.request_id, STATUS_DONE, answer))
-
-    def _reply(self, session: Session, reply: Reply) -> None:
-        self._sessions.reply(session, reply)
-        self._replies += 1
 
     def _tick(self) -> None:
         """What is done without being asked: one timer for all, as waking up costs most of it."""
         self._next_tick = self._loop.call_later(limits.TICK_SECONDS, self._tick)
         self._follow_settings()
         self._sweeper.turn()
+        self._sessions.tick()
+        self._trimmer.turn()
 
     def _follow_settings(self) -> None:
         try:
@@ -266,10 +206,11 @@ class Worker:
     def _configure(self, config: Config) -> None:
         """Puts the live settings in force; called again with each change of them."""
         _set_log_level(config.log_level)
+        self._budget.bytes_max = config.buffer_bytes
         self._executor.configure(config)
         if self._backing is not None:
             self._backing.configure(config)
-        self._slow_seconds = config.slow_request
+        self._requests.slow_seconds = config.slow_request
         self._spin.microseconds = config.spin
 
     def _count_writers(self) -> int:
@@ -284,28 +225,13 @@ class Worker:
             "uptime_seconds": round(time.monotonic() - self._started, 3),
             "settings_version": self._follower.version,
             "writers": self._count_writers(),
-            "requests": self._requests,
-            "replies": self._replies,
-            "bad_requests": self._bad,
-            "late_requests": self._late,
-            "unknown_sessions": self._unknown,
             "cut_off_clients": self._sessions.cut_off,
             "sessions": len(self._sessions),
             "queue_length": self._queue.waiting,
             "cpu_seconds": round(time.process_time(), 3),
-            **self._figures.stats(),
+            **self._requests.stats(),
             "store": {} if self._backing is None else self._backing.stats(),
         }
-
-
-def _describe(request: Request) -> str:
-    """A request for the log: its command, and its key or how many operations. Never a value."""
-    command = request.command
-    if command is commands.BATCH or command.code in commands.SINGLE_OF:
-        return f"{command.name} of {len(request.arguments[0])}"
-    if command.fields and command.fields[0][0] == "key":
-        return f"{command.name} {request.arguments[0]!r:.{_KEY_CHARACTERS}}"
-    return command.name
 
 
 def _set_log_level(level: str) -> None:

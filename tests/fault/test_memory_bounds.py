@@ -25,7 +25,9 @@ from kvserve.protocol.framing import LENGTH_BYTES, frame_to_stream
 
 VALUE_BYTES = 256 * limits.KIB  # the largest of a small server
 FRAME_BYTES_MAX = limits.frame_bytes_max(VALUE_BYTES)
-ROOM_FOR = limits.WORKER_REQUEST_BYTES_MAX // (LENGTH_BYTES + FRAME_BYTES_MAX)  # longest frames
+ROOM_BYTES = limits.arrival_bytes(VALUE_BYTES)
+# So many of the longest frames find room, each in a quarter of what is free.
+ROOM_FOR = ROOM_BYTES // FRAME_BYTES_MAX - limits.ARRIVAL_FREE_SHARE + 1
 BIN_32_EXTRA_BYTES = 3  # of a long payload's length, beside an empty one's
 # Executing one request takes a few times its length beside what is held, for a moment.
 MOMENT_BYTES = 8 * FRAME_BYTES_MAX
@@ -112,7 +114,7 @@ def press(attacker: Attacker, stream: memoryview) -> memoryview:
 
 
 def test_requests_that_are_never_finished(watch: Watch, eventually: Eventually) -> None:
-    attackers = watch.attackers(3 * ROOM_FOR)
+    attackers = watch.attackers(4 * ROOM_FOR)
     stream = memoryview(frame_to_stream(bytes(FRAME_BYTES_MAX)))[:-1]
     rests = dict.fromkeys(attackers, stream)
     while sum(not rest for rest in rests.values()) < ROOM_FOR:

@@ -29,6 +29,7 @@ from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
 from kvserve.table.geometry import plan
 from kvserve.table.table import Table
+from kvserve.worker.budget import Allowance, Budget
 from kvserve.worker.coherence import Coherence
 from kvserve.worker.executor import Executor
 from kvserve.worker.stored import StoredExecutor
@@ -37,6 +38,7 @@ CRAMPED = plan(memory=24 * 1024, item_size=64, max_value=1024, shards=2, workers
 ROOMY = plan(memory=1024 * 1024, item_size=64, max_value=1024, shards=2, workers=1)
 KEYS = [f"key-{n}" for n in range(12)]
 KINDS = ("get", "get", "get", "set", "add", "replace", "delete", "incr", "touch")
+_NEVER_MS = 2**50  # a deadline
 FILLERS = 400  # more than the cramped table holds
 
 
@@ -44,6 +46,12 @@ class SharedMemory(MemoryStore):
     """As if other hosts wrote there, too."""
 
     is_shared = True
+
+
+class Nobody:
+    """Whose requests these are."""
+
+    charged_bytes, is_open = 0, True
 
 
 class Rig:
@@ -65,7 +73,8 @@ class Rig:
 
     def submit(self, command: Command, *arguments: Any) -> asyncio.Future[Reply]:
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.executor.submit(Request(1, 2, command, 0, arguments), reply.set_result)
+        request = Request(1, 2, command, _NEVER_MS, arguments)
+        self.executor.submit(request, reply.set_result, Allowance(Budget(2**30), Nobody(), 0))
         return reply
 
     async def ask(self, command: Command, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Room for arriving requests: who gets it, who waits, whose turn it is, who is overdue."""
+"""Room for arriving requests: who gets it, who waits, whose turn it is, who has stalled."""
 
 from __future__ import annotations
 
@@ -23,25 +23,47 @@ def arrivals() -> Arrivals:
     return Arrivals(ROOM_BYTES)
 
 
-def test_there_is_room_for_exactly_as_much_as_said(arrivals: Arrivals) -> None:
-    first, second, third = sessions(3)
-    assert arrivals.claim(first, 60, 0)
-    assert arrivals.claim(second, 40, 0)
-    assert not arrivals.is_short
-    assert not arrivals.claim(third, 1, 0)
+def fill(arrivals: Arrivals, *sizes: int) -> list[Session]:
+    """Sessions that were admitted with requests of these sizes, one after the other."""
+    admitted = sessions(len(sizes))
+    for session, size in zip(admitted, sizes, strict=True):
+        assert arrivals.claim(session, size, 0)
+    return admitted
+
+
+def test_a_request_may_take_a_quarter_of_what_is_free(arrivals: Arrivals) -> None:
+    fill(arrivals, 20)
+    too_large, largest, next_one = sessions(3)
+    assert not arrivals.claim(too_large, 21, 0)
     assert arrivals.is_short
+    assert arrivals.claim(largest, 20, 0)
+    assert arrivals.claim(next_one, 15, 0)
+
+
+def test_alone_it_may_take_everything(arrivals: Arrivals) -> None:
+    fill(arrivals, ROOM_BYTES)
+
+
+@pytest.mark.parametrize("large", [100, 30, 8, 3])
+def test_however_many_large_ones_stand_still_smaller_ones_find_room(large: int) -> None:
+    arrivals = Arrivals(ROOM_BYTES * 1000)
+    stalled = sessions(200)
+    for session in stalled:
+        arrivals.claim(session, large * 1000, 0)
+    assert arrivals.claim(sessions(1)[0], large * 100, 0.1) == (large < 100)
+    assert sum(arrivals.may_be_read(session) for session in stalled) * large <= ROOM_BYTES
 
 
 def test_a_claim_is_counted_once(arrivals: Arrivals) -> None:
     first, second = sessions(2)
     for _ in range(5):
         assert arrivals.claim(first, 60, 0)
-    assert arrivals.claim(second, 40, 0)
+    assert arrivals.claim(second, 10, 0)
 
 
 def test_room_that_was_given_back_goes_to_who_waits(arrivals: Arrivals) -> None:
-    first, second = sessions(2)
-    assert arrivals.claim(first, 60, 0)
+    (first,) = fill(arrivals, 60)
+    (second,) = sessions(1)
     assert not arrivals.claim(second, 60, 0)
     assert arrivals.admit(0) is None
     arrivals.release(first)
@@ -53,72 +75,121 @@ def test_room_that_was_given_back_goes_to_who_waits(arrivals: Arrivals) -> None:
 def test_all_is_given_back_once(arrivals: Arrivals) -> None:
     (session,) = sessions(1)
     for _ in range(3):
-        assert arrivals.claim(session, ROOM_BYTES, 0)
+        assert arrivals.claim(session, 96, 0)
         arrivals.release(session)
         arrivals.release(session)
         arrivals.leave(session)
-    assert not arrivals.claim(session, ROOM_BYTES + 1, 0)
+    fill(arrivals, 60, 10)
+    assert not arrivals.claim(session, 8, 0)
 
 
-def test_nobody_begins_while_others_wait(arrivals: Arrivals) -> None:
-    admitted, waiting, newcomer = sessions(3)
-    assert arrivals.may_be_read(newcomer)
-    assert arrivals.claim(admitted, 60, 0)
+def test_who_waits_is_not_read_and_others_are(arrivals: Arrivals) -> None:
+    (admitted,) = fill(arrivals, 60)
+    waiting, newcomer = sessions(2)
     assert not arrivals.claim(waiting, 60, 0)
-    assert not arrivals.may_be_read(newcomer)
-    assert arrivals.may_be_read(admitted)  # it can go on
-    arrivals.release(admitted)
-    assert not arrivals.may_be_read(admitted)  # but not begin anew
+    assert not arrivals.may_be_read(waiting)
+    assert arrivals.may_be_read(admitted)
+    assert arrivals.may_be_read(newcomer)
+
+
+def test_the_room_of_who_waits_for_long_is_kept_free(arrivals: Arrivals) -> None:
+    late = limits.ARRIVAL_AGED_SECONDS
+    first, _ = fill(arrivals, 60, 4)
+    old, early, small = sessions(3)
+    assert not arrivals.claim(old, 95, 0)
+    assert arrivals.claim(early, 5, late / 2)
+    assert not arrivals.claim(small, 1, late)
+    arrivals.release(first)
+    assert arrivals.admit(late) is None  # 4 and 5 are on their way still
+    arrivals.leave(early)
+    assert arrivals.admit(late) is old
+    assert not arrivals.may_be_read(small)
+    arrivals.release(old)
+    assert arrivals.admit(late) is small
 
 
 def test_turns_go_round_in_order(arrivals: Arrivals) -> None:
-    admitted, first, second, third = sessions(4)
-    assert arrivals.claim(admitted, 60, 0)
-    assert not arrivals.claim(first, 60, 0)
-    for session in (second, third, second):  # to be told twice does not change the order
-        assert not arrivals.may_be_read(session)
+    (admitted,) = fill(arrivals, 60)
+    first, second, third = sessions(3)
+    for session in (first, second, third, second):  # to be told twice does not change the order
+        assert not arrivals.claim(session, 30, 0)
     arrivals.release(admitted)
     assert arrivals.admit(0) is first
-    assert arrivals.admit(0) is second
-    assert not arrivals.claim(second, 60, 0)  # too much yet: it remains the next
     assert arrivals.admit(0) is None
     arrivals.release(first)
     assert arrivals.admit(0) is second
+    arrivals.release(second)
     assert arrivals.admit(0) is third
     assert arrivals.admit(0) is None
 
 
 def test_who_waits_and_leaves_holds_up_nobody(arrivals: Arrivals) -> None:
-    admitted, first, second = sessions(3)
-    assert arrivals.claim(admitted, 60, 0)
+    late = limits.ARRIVAL_AGED_SECONDS
+    fill(arrivals, 60)
+    first, second = sessions(2)
     assert not arrivals.claim(first, 60, 0)
-    assert not arrivals.may_be_read(second)
+    assert not arrivals.claim(second, 8, late)
     arrivals.leave(first)
-    assert arrivals.admit(0) is second
+    assert arrivals.admit(late) is second
     assert not arrivals.is_short
 
 
-def test_slow_ones_are_overdue_only_while_others_wait(arrivals: Arrivals) -> None:
-    old, young, waiting = sessions(3)
-    late = limits.ARRIVAL_SECONDS + 1.5
-    assert arrivals.claim(old, 30, 0)
-    assert arrivals.claim(young, 30, 2)
-    assert arrivals.claim(old, 30, 2)  # the same request, which began at 0
-    assert arrivals.overdue(late) == []
-    assert not arrivals.claim(waiting, 60, 2)
-    assert arrivals.overdue(limits.ARRIVAL_SECONDS - 0.5) == []
-    assert arrivals.overdue(late) == [old]
+def test_one_users_find_room_beside_anothers() -> None:
+    user = {}
+    arrivals = Arrivals(ROOM_BYTES, lambda session: user[id(session)])
+    arrivals.users = 2
+    crowd, (other,) = sessions(200), sessions(1)
+    user |= {id(session): 1 for session in crowd} | {id(other): 2}
+    for session in crowd:
+        arrivals.claim(session, 5, 0)
+    assert sum(arrivals.may_be_read(session) for session in crowd) == 10  # half of the room
+    assert arrivals.claim(other, 10, 0)
+
+
+def test_stalled_ones_are_ended_only_while_others_wait(arrivals: Arrivals) -> None:
+    late = limits.ARRIVAL_STALL_SECONDS * 1.5
+    old, newer = fill(arrivals, 30, 5)
+    (waiting,) = sessions(1)
+    arrivals.note(newer, 1, late / 9)
+    assert arrivals.stalled(late) is None
+    assert not arrivals.claim(waiting, 60, late)
+    assert arrivals.stalled(late / 3) is None
+    assert arrivals.stalled(late) is old
     arrivals.leave(old)
-    assert arrivals.overdue(late) == []
+    assert arrivals.stalled(late) is newer
+    arrivals.leave(newer)
+    assert arrivals.stalled(late) is None
 
 
-def test_waiting_does_not_make_overdue(arrivals: Arrivals) -> None:
-    """Time counts from when it may be read."""
-    slow, patient, last = sessions(3)
-    assert arrivals.claim(slow, 60, 0)
+def test_who_sends_by_drops_is_stalled() -> None:
+    mib = limits.MIB
+    arrivals = Arrivals(100 * mib)
+    fast, slow = fill(arrivals, 50 * mib, 8 * mib)
+    assert not arrivals.claim(sessions(1)[0], 50 * mib, 0)
+    for step in range(1, 20):  # a byte now, and a byte then: something always came just now
+        now = step * limits.ARRIVAL_STALL_SECONDS / 5
+        arrivals.note(slow, step, now)
+        arrivals.note(fast, step * mib, now)
+        if (stalled := arrivals.stalled(now)) is not None:
+            assert stalled is slow
+            break
+    else:
+        pytest.fail("never stalled")
+    arrivals.leave(slow)
+    arrivals.note(fast, 49 * mib, limits.ARRIVAL_SECONDS + 0.1)
+    assert arrivals.stalled(limits.ARRIVAL_SECONDS + 0.1) is fast  # nor for ever
+
+
+def test_waiting_and_being_executed_do_not_stall(arrivals: Arrivals) -> None:
+    """Time counts from when it may be read to when it has come."""
+    slow, done = fill(arrivals, 60, 8)
+    patient, last = sessions(2)
+    arrivals.keep(done)
     assert not arrivals.claim(patient, 60, 0)
     arrivals.leave(slow)
     assert arrivals.admit(10) is patient
     assert not arrivals.claim(last, 60, 10)
-    assert arrivals.overdue(10 + limits.ARRIVAL_SECONDS / 2) == []
-    assert arrivals.overdue(10 + limits.ARRIVAL_SECONDS * 2) == [patient]
+    assert arrivals.stalled(10 + limits.ARRIVAL_STALL_SECONDS / 2) is None
+    assert arrivals.stalled(10 + limits.ARRIVAL_STALL_SECONDS * 2) is patient
+    arrivals.leave(patient)
+    assert arrivals.stalled(1000) is None

@@ -110,6 +110,7 @@ def with_setting(setting: str, value: Any) -> Config:
         ("queue_message", limits.QUEUE_MESSAGE_BYTES_MIN, 2**24),
         ("feed_size", limits.FEED_BYTES_MIN, limits.FEED_BYTES_MAX),
         ("spin", 0, 1000),
+        ("buffer_memory", limits.BUFFER_BYTES_MIN, limits.MEMORY_BYTES_MAX),
     ],
 )
 def test_bounds(setting: str, low: int, high: int) -> None:
@@ -141,6 +142,12 @@ def test_bounds_of_times(setting: str, low: float, high: float) -> None:
 
 def test_no_feed_at_all_is_below_the_smallest_one() -> None:
     assert Config(feed_size=0).feed_size == 0
+
+
+def test_the_buffer_is_a_quarter_of_the_memory_unless_said_otherwise() -> None:
+    assert Config(memory=64 * limits.MIB).buffer_bytes == 16 * limits.MIB
+    assert Config(memory=limits.MIB).buffer_bytes == limits.FRAME_BYTES_MIN
+    assert Config(memory=limits.MIB, buffer_memory=5 * limits.MIB).buffer_bytes == 5 * limits.MIB
 
 
 @pytest.mark.parametrize("value", [2, 2.0, "2", "2.0", " 2e0 "])
@@ -231,6 +238,7 @@ def test_every_setting_can_come_from_every_source(tmp_path: Path, left_out: str)
         "slow_request": "0.25",
         "spin": "0",
         "feed_size": "64KiB",
+        "buffer_memory": "32MiB",
         "store": "sqlite:///cache.db",
         "write_behind": "1.5",
         "absence_ttl": "5",
@@ -320,6 +328,7 @@ def test_unknown_key_lists_the_known_ones(tmp_path: Path) -> None:
 LIVE_ONES = {
     "log_level": "debug", "default_ttl": "60", "max_value": "64KiB", "slow_request": "0.25",
     "spin": "0", "absence_ttl": "5", "store_timeout": "1", "near_cache_staleness": "2",
+    "buffer_memory": "32MiB",
 }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def test_codes_are_part_of_the_protocol() -> None:
         39: "LockTimeout",
         40: "LockLost",
         41: "WriteRefused",
+        42: "WrongWorker",
         45: "UnreadableValue",
         50: "InternalError",
         51: "ProtocolError",

@@ -20,6 +20,7 @@ from kvserve.limits import (
 from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE, Request, decode_request
 from kvserve.worker import many
+from kvserve.worker.slices import to_the_end
 
 Key = str | bytes
 
@@ -84,7 +85,10 @@ def test_no_frame_is_too_long_and_no_item_is_lost(sizes: list[int], value_bytes_
 def test_reading_stops_when_the_reply_would_grow_too_long() -> None:
     half = bytes(BATCH_REPLY_BYTES // 2)
     found = {"a": (3, half, 1), "b": (0, half, 2), "c": (0, half, 3)}
-    assert many.read(found.get, ["nobody", "a", "b", "c"]) == (b"\x00\x03\x00", [None, half, half])
+    assert to_the_end(many.read(found.get, ["nobody", "a", "b", "c"])) == (
+        b"\x00\x03\x00",
+        [None, half, half],
+    )
 
 
 def refusing(wrong: dict[str, Exception], done: list[str]) -> Any:
@@ -103,9 +107,9 @@ def test_what_one_key_is_refused_for_does_not_stop_the_others() -> None:
     done: list[str] = []
     change = refusing({"b": ValueTooLarge("of b"), "c": InvalidValue("of c")}, done)
     with pytest.raises(ValueTooLarge, match="of b"):
-        many.each(change, ["a", "b", "c", "d"])
+        to_the_end(many.each(change, ["a", "b", "c", "d"]))
     assert done == ["a", "d"]
-    assert many.each(change, ["a", "missing", "d"]) == 2
+    assert to_the_end(many.each(change, ["a", "missing", "d"])) == 2
 
 
 @pytest.mark.parametrize("others", [(STATUS_DONE, 1), (ValueTooLarge.wire_code, "long")], ids=str)
@@ -124,5 +128,5 @@ def test_busy_promises_that_nothing_was_changed(place: int, error: type[Exceptio
     done: list[str] = []
     keys = ["a", "b", "c"]
     with pytest.raises(error, match="stopped"):
-        many.each(refusing({keys[place]: ServerBusy("stopped")}, done), keys)
+        to_the_end(many.each(refusing({keys[place]: ServerBusy("stopped")}, done), keys))
     assert done == keys[:place]

@@ -25,7 +25,7 @@ def record(key: str, payload: bytes = b"v") -> Record:
 def run(test: Callable[[MemoryStore, GuardedStore], Awaitable[None]], pause: float = 0.0) -> None:
     async def main() -> None:
         store = MemoryStore(pause)
-        guarded = GuardedStore(store, asyncio.get_running_loop(), 0.2)
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 0.2, value_bytes_max=1)
         await guarded.open()
         await test(store, guarded)
 

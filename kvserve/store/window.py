@@ -1,0 +1,72 @@
+"""How many bytes may be on their way to a store, or from it, at the same time.
+
+What is sent is copied: into a transaction, into a socket's buffer. What is loaded is not known
+before it is there. So a part of what waits is sent, and the rest when it has been answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvserve import limits
+from kvserve.store.base import Record
+
+
+class Window:
+    """The room of one kind of call.
+
+    Args:
+        bytes_max: how much there is. May be changed at any time.
+        size_of: about the bytes of an item.
+    """
+
+    def __init__(self, bytes_max: int, size_of: Callable[[Any], int]) -> None:
+        self.bytes_max = bytes_max
+        self.size_of = size_of
+        self.taken_bytes = 0
+
+    def fits(self, size_bytes: int) -> bool:
+        """Whether an item may be sent now; one alone always may."""
+        return not self.taken_bytes or self.taken_bytes + size_bytes <= self.bytes_max
+
+
+class LoadSizes:
+    """What a load is likely to bring: what the largest of the last ones did.
+
+    At first, and after a large one, it is taken for large; each call that brings less halves that,
+    down to a part of the largest value, because small ones say nothing of the next.
+
+    Args:
+        value_bytes_max: of the largest value.
+
+    Example:
+        >>> sizes = LoadSizes(1024)
+        >>> sizes.learn([None]), sizes.expected_bytes
+        (None, 512)
+    """
+
+    def __init__(self, value_bytes_max: int) -> None:
+        self.expected_bytes = value_bytes_max
+        self._least_bytes = max(1, value_bytes_max // limits.LOAD_SHARE)
+
+    def size_of(self, _key: Any) -> int:
+        """About what the load of a key brings, in bytes."""
+        return self.expected_bytes
+
+    def learn(self, records: Sequence[Record | None]) -> None:
+        """Takes what a call brought."""
+        largest = max((len(record.payload) for record in records if record), default=0)
+        self.expected_bytes = max(largest, self.expected_bytes // 2, self._least_bytes)
+
+
+def record_bytes(record: Record | None) -> int:
+    """About the memory of a record that waits; None is a delete."""
+    if record is None:
+        return limits.WRITE_OVERHEAD_BYTES
+    return limits.WRITE_OVERHEAD_BYTES + len(record.key) + len(record.payload)
+
+
+def key_bytes(key: str | bytes) -> int:
+    """About the memory of a key that waits."""
+    return limits.WRITE_OVERHEAD_BYTES + len(key)

@@ -1,0 +1,51 @@
+"""Gives memory back to the system that requests and replies needed once.
+
+What Python frees goes to the C library, which keeps what lies between pieces that are still used,
+and, once it was large, what lies at the end. glibc's malloc_trim(3) gives it back, also from the
+middle. Where there is no such function, as with musl, the library needs none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+from kvserve import limits
+from kvserve.worker.budget import Budget
+
+
+def _find_trim() -> Callable[[int], int] | None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim.argtypes = [ctypes.c_size_t]
+    return trim
+
+
+class Trimmer:
+    """Trims a worker's memory when much of it was in use and is no more.
+
+    Args:
+        budget: what is in use.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._trim = _find_trim()
+        self._quiet_ticks = 0
+
+    def turn(self) -> None:
+        """To be called every `limits.TICK_SECONDS`.
+
+        Not while much is in use: what is given back then is asked for again, page by page.
+        """
+        budget = self._budget
+        if budget.peak_bytes < limits.TRIM_BYTES:
+            return
+        if budget.taken_bytes >= limits.TRIM_BYTES:
+            self._quiet_ticks = 0
+            return
+        self._quiet_ticks += 1
+        if self._quiet_ticks >= limits.TRIM_TICKS:
+            self._quiet_ticks = budget.peak_bytes = 0
+            if self._trim is not None:
+                self._trim(0)
