@@ -85,33 +85,49 @@ class WriteBehind:
     async def _send_all(self) -> None:
         try:
             while self._waiting:
-                await self._send_some()
-        except KvserveError as error:
-            _log.warning("%d writes wait for the store: %s", len(self), error)
+                # All are tried, though some fail: those of a node that is away must not keep the
+                # others waiting.
+                failure: KvserveError | None = None
+                names = list(self._waiting)
+                for start in range(0, len(names), _SAVED_AT_ONCE):
+                    failure = (
+                        await self._send_some(names[start : start + _SAVED_AT_ONCE]) or failure
+                    )
+                if failure is not None:
+                    _log.warning("%d writes wait for the store: %s", len(self), failure)
+                    break
         finally:
             self._sending = None
             if self._waiting and self._timer is None:
                 self._timer = self._loop.call_later(_RETRY_SECONDS, self._send)
 
-    async def _send_some(self) -> None:
-        for name in list(self._waiting)[:_SAVED_AT_ONCE]:
-            self._leaving[name] = self._waiting[name]
-            self._forget(name)
+    async def _send_some(self, names: list[bytes]) -> KvserveError | None:
+        """Sends some writes; those that fail wait again. Returns why one did."""
+        for name in names:
+            if name in self._waiting:
+                self._leaving[name] = self._waiting[name]
+                self._forget(name)
+        failed = dict(self._leaving)
+        failure = None
         try:
-            records = [record for _, record in self._leaving.values() if record is not None]
-            deleted = [key for key, record in self._leaving.values() if record is None]
-            if records:
-                await self._store.save_many(records)
-            if deleted:
-                await self._store.delete_many(deleted)
-        except BaseException:
-            # Again, unless the key was written anew meanwhile; both writes may be done twice.
-            for name, (key, record) in self._leaving.items():
+            saved = {name: each for name, (_, each) in self._leaving.items() if each is not None}
+            deleted = {name: key for name, (key, record) in self._leaving.items() if record is None}
+            outcomes = dict(
+                zip(saved, await self._store.save_each(list(saved.values())), strict=True)
+            )
+            gone = await self._store.delete_each(list(deleted.values()))
+            outcomes |= zip(deleted, gone, strict=True)
+            for name, error in outcomes.items():
+                if error is None:
+                    del failed[name]
+                failure = error or failure
+            return failure
+        finally:
+            # Again, unless the key was written anew meanwhile; a write may be done twice.
+            for name, (key, record) in failed.items():
                 if name not in self._waiting:
                     self._waiting[name] = key, record
                     self._bytes += _size_bytes(record)
-            raise
-        finally:
             self._leaving = {}
 
     async def flush(self) -> None:

@@ -1,9 +1,11 @@
-"""Many single calls of one turn of the event loop become one call of the store."""
+"""Many single calls of one turn of the event loop become one call of the store.
+
+Where the store has several parts it is one call for each, so that none waits for another's."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -16,44 +18,55 @@ class Turn(Generic[Item, Answer]):
 
     Args:
         loop: the worker's.
-        ask: one answer an item, in their order; its exception is everybody's.
+        part: the part of the store that an item concerns.
+        ask: one answer an item of a part, in their order; an error among them is raised where that
+            item's answer is awaited. The exception that it raises is everybody's.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        ask: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        part: Callable[[Item], Hashable],
+        ask: Callable[[Hashable, Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
     ) -> None:
         self._loop = loop
+        self._part = part
         self._ask = ask
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._waiting: dict[Hashable, list[tuple[Item, asyncio.Future[Answer]]]] = {}
         self._calls: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references
 
     def __call__(self, item: Item) -> asyncio.Future[Answer]:
         """The answer to one item, asked for together with the others of this turn."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting.append((item, answer))
-        if len(self._waiting) == 1:
-            self._loop.call_soon(self._send)
-        elif len(self._waiting) == ITEMS_MAX:
-            self._send()
+        part = self._part(item)
+        waiting = self._waiting.setdefault(part, [])
+        waiting.append((item, answer))
+        if len(waiting) == ITEMS_MAX:
+            self._send(part)
+        elif len(waiting) == 1 and len(self._waiting) == 1:
+            self._loop.call_soon(self._send_all)
         return answer
 
-    def _send(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            call = self._loop.create_task(self._call(waiting))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+    def _send_all(self) -> None:
+        for part in list(self._waiting):
+            self._send(part)
 
-    async def _call(self, waiting: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    def _send(self, part: Hashable) -> None:
+        call = self._loop.create_task(self._call(part, self._waiting.pop(part)))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _call(
+        self, part: Hashable, waiting: list[tuple[Item, asyncio.Future[Answer]]]
+    ) -> None:
         try:
-            answers = await self._ask([item for item, _ in waiting])
+            answers = await self._ask(part, [item for item, _ in waiting])
         except Exception as error:  # it is raised where each is awaited
-            for _, answer in waiting:
-                if not answer.done():
-                    answer.set_exception(error)
-            return
+            answers = [error] * len(waiting)
         for (_, answer), found in zip(waiting, answers, strict=True):
-            if not answer.done():
+            if answer.done():
+                continue
+            if isinstance(found, Exception):
+                answer.set_exception(found)
+            else:
                 answer.set_result(found)

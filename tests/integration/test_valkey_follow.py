@@ -148,7 +148,7 @@ def test_a_change_during_the_first_question_is_told_before_it_is_fresh(tmp_path:
                     continue
                 writer.write(b"+OK\r\n")
                 pings += words[0] == b"PING"
-                if pings == 2:  # of the connection's, the first of the first beat
+                if pings == 2:  # the first of the first beat; the marks had one
                     asked_ms.append(time.monotonic_ns() // 1_000_000)
                     await asyncio.sleep(0.05)
                     writer.write(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n")
