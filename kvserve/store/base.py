@@ -50,6 +50,8 @@ class Store(ABC):
 
     # Whether other hosts write there too, so that conditions must be decided there.
     is_shared: ClassVar[bool]
+    # Whether no call takes longer than the limit that `tune` sets; else its caller sees to that.
+    keeps_time: ClassVar[bool] = False
     # Whether `probe` finds out if a part works again; else a call of somebody's has to.
     can_probe: ClassVar[bool] = False
 

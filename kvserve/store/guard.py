@@ -118,11 +118,13 @@ class GuardedStore:
             raise _left_alone(part)
         started = time.monotonic()
         try:
-            # The store keeps the limit, too, and knows better what was sent: let it speak first.
-            async with asyncio.timeout(self._timeout_seconds * _GRACE):
-                if not self._is_open.is_set():
-                    await self._is_open.wait()
+            if self._store.keeps_time and self._is_open.is_set():
                 answers = await call(items)
+            else:
+                # The store may keep the limit, too, and knows what was sent: it speaks first.
+                async with asyncio.timeout(self._timeout_seconds * _GRACE):
+                    await self._is_open.wait()
+                    answers = await call(items)
         except (MisuseError, StoreRefusal) as error:  # an answer, though no pleasant one
             breaker.succeeded()
             if isinstance(error, StoreRefusal):

@@ -33,36 +33,34 @@ class Turn(Generic[Item, Answer]):
         self._part = part
         self._ask = ask
         self._waiting: dict[Hashable, list[tuple[Item, asyncio.Future[Answer]]]] = {}
-        self._calls: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references
+        # By the id of what each asks for; the loop itself keeps weak references.
+        self._calls: dict[int, asyncio.Task[None]] = {}
 
     def __call__(self, item: Item) -> asyncio.Future[Answer]:
         """The answer to one item, asked for together with the others of this turn."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         part = self._part(item)
-        waiting = self._waiting.setdefault(part, [])
+        waiting = self._waiting.get(part)
+        if waiting is None:
+            waiting = self._waiting[part] = []
+            # A task begins in the next turn, and collects until then.
+            self._calls[id(waiting)] = self._loop.create_task(self._call(part, waiting))
         waiting.append((item, answer))
         if len(waiting) == ITEMS_MAX:
-            self._send(part)
-        elif len(waiting) == 1 and len(self._waiting) == 1:
-            self._loop.call_soon(self._send_all)
+            del self._waiting[part]
         return answer
-
-    def _send_all(self) -> None:
-        for part in list(self._waiting):
-            self._send(part)
-
-    def _send(self, part: Hashable) -> None:
-        call = self._loop.create_task(self._call(part, self._waiting.pop(part)))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
 
     async def _call(
         self, part: Hashable, waiting: list[tuple[Item, asyncio.Future[Answer]]]
     ) -> None:
+        if self._waiting.get(part) is waiting:
+            del self._waiting[part]
+        answers: Sequence[Answer | Exception]
         try:
             answers = await self._ask(part, [item for item, _ in waiting])
         except Exception as error:  # it is raised where each is awaited
             answers = [error] * len(waiting)
+        del self._calls[id(waiting)]
         for (_, answer), found in zip(waiting, answers, strict=True):
             if answer.done():
                 continue

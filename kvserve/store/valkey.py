@@ -57,6 +57,7 @@ class ValkeyStore(SharedStore):
     """
 
     can_probe = True
+    keeps_time = True
 
     def __init__(self, url: str, timeout_seconds: float, staleness_seconds: float) -> None:
         address = valkey_address.parse(url)

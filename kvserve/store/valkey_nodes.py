@@ -84,11 +84,18 @@ class Nodes:
 
     def suspect(self, node: Node) -> None:
         """A server did not answer: others are asked who has its slots, while calls go on."""
+        if not self.is_cluster:
+            return
         self._suspects.add(node)
         loop = asyncio.get_running_loop()
-        if self.is_cluster and self._refreshing is None:
+        if self._refreshing is None:
             pause = max(0.0, self._read_at + _REST_SECONDS - loop.time())
             self._refreshing = loop.create_task(self._refresh_after(pause))
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether the map is being read anew, since a server did not answer."""
+        return bool(self._suspects)
 
     async def settled(self, node: Node, deadline: float) -> None:
         """Waits, if a server is suspected, until the others were asked about it."""
@@ -118,9 +125,12 @@ class Nodes:
         Raises:
             StoreUnavailable: no server answers.
         """
-        async with self._reading:
-            if self.reads == reads:
-                await self._read(deadline)
+        try:
+            async with asyncio.timeout_at(deadline), self._reading:
+                if self.reads == reads:
+                    await self._read(deadline)
+        except TimeoutError:
+            raise StoreUnavailable("no server of the store answered in time") from None
 
     async def refresh(self) -> None:
         """Reads the map. What it says then is no older than this call.

@@ -37,6 +37,10 @@ class Pool:
         self._opening = 0
         self._waiting: deque[asyncio.Future[Line | None]] = deque()
         self._calls = 0
+        # One timer watches all, set for the first that was begun: one for each would cost more
+        # than the rest of an exchange, and almost none is ever late.
+        self._busy: dict[asyncio.Future[list[Reply]], float] = {}  # and until when it may take
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -63,15 +67,18 @@ class Pool:
         try:
             line = (None if self._waiting else self._take()) or await self._wait(deadline)
             answer = line.exchange(commands)
-            # A timer of the loop costs a fifth of what asyncio.timeout does.
-            expiry = loop.call_at(deadline, _expire, answer)
+            self._busy[answer] = deadline
+            if self._watch is None or deadline < self._watch.when():
+                if self._watch is not None:
+                    self._watch.cancel()
+                self._watch = loop.call_at(deadline, self._expire)
             try:
                 replies = await answer
             except BaseException:
                 line.close()
                 raise
             finally:
-                expiry.cancel()
+                del self._busy[answer]
             self._give_back(line, replies)
             return replies
         except TimeoutError:
@@ -152,14 +159,20 @@ class Pool:
                 self._idle.remove(line)
             self._hand_on(None)
 
+    def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for answer, deadline in self._busy.items():
+            if deadline <= now and not answer.done():
+                answer.set_exception(TimeoutError())
+        later = [deadline for deadline in self._busy.values() if deadline > now]
+        self._watch = loop.call_at(min(later), self._expire) if later else None
+
     async def close(self) -> None:
         """Closes the connections, also those in use."""
+        if self._watch is not None:
+            self._watch.cancel()
         while self._lines:
             for line in list(self._lines):
                 line.close()
             await asyncio.sleep(0)  # the loop ends them
-
-
-def _expire(answer: asyncio.Future[list[Reply]]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())

@@ -25,7 +25,7 @@ _DOWN_PAUSE_SECONDS = 0.03  # then a cluster that is electing is asked again
 _ON_ITS_WAY = frozenset({"MOVED", "ASK", "NOSCRIPT", _DOWN})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Command:
     """Something to be executed where its first key is.
 
@@ -90,8 +90,11 @@ async def run(nodes: Nodes, commands: Sequence[Command]) -> list[Reply]:
     Raises:
         StoreUnavailable: none was executed, as no server is known.
     """
-    await nodes.ready()
+    if nodes.view is None:
+        await nodes.ready()
     deadline = nodes.deadline()
+    if len(commands) == 1 and (answer := await _at_once(nodes, commands[0], deadline)) is not None:
+        return answer
     replies: list[Reply] = [None] * len(commands)
     errands = [_Errand(index, command) for index, command in enumerate(commands)]
     rounds = 0
@@ -105,6 +108,29 @@ async def run(nodes: Nodes, commands: Sequence[Command]) -> list[Reply]:
         else:
             rounds += 1
     return replies
+
+
+async def _at_once(nodes: Nodes, command: Command, deadline: float) -> list[Reply] | None:
+    """The reply to a single command, if its server is well and has it: the usual case. None: it
+    was not sent, or surely not executed."""
+    node = nodes.owner(command.key)
+    if node is None or nodes.is_suspected:
+        return None
+    words, then = command.words, command.then
+    if command.script is not None:
+        words = ("EVALSHA", command.script.digest, 1, *words)
+    sent = (words,) if then is None else (words, then)
+    try:
+        replies = await nodes.pool(node).exchange(sent, deadline)
+    except NotSent:
+        return None
+    except NoAnswer as error:
+        nodes.suspect(node)
+        return [error]
+    for reply in replies:
+        if isinstance(reply, Refused) and reply.code in _ON_ITS_WAY:
+            return None
+    return replies if then is None else [tuple(replies)]
 
 
 async def _round(

@@ -94,3 +94,55 @@ def test_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(key_queues, "JOBS_MAX", 2)
     run(test)
+
+
+def test_a_read_that_is_out_of_date_is_shared_no_more_and_holds_up_nobody() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        answered = asyncio.Event()
+
+        async def slow() -> str:
+            log.append("begin slow")
+            await answered.wait()
+            return "old"
+
+        first = queues.read(b"a", slow)
+        queues.detach(b"a")  # it has not begun yet: its answer will be new enough
+        assert queues.read(b"a", job(log, "never")) is first
+        await asyncio.sleep(0)
+        change = queues.submit(b"a", job(log, "change"))
+        queues.detach(b"a")
+        second = queues.read(b"a", job(log, "second"))
+        assert second is not first
+        assert await asyncio.gather(change, second) == ["change", "second"]
+        assert not first.done()
+        answered.set()
+        assert await first == "old"
+        assert not queues.is_busy(b"a")
+        assert "begin never" not in log
+
+    run(test)
+
+
+def test_a_change_is_never_detached() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        change = queues.submit(b"a", job(log, "change"))
+        await asyncio.sleep(0)
+        queues.detach(b"a")
+        assert await queues.read(b"a", job(log, "read")) == "read"
+        assert change.done()
+        assert log == ["begin change", "end change", "begin read", "end read"]
+
+    run(test)
+
+
+def test_how_long_a_read_runs_is_known() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        assert not queues.is_read_for(b"a", 0.0)
+        read = queues.read(b"a", job(log, "r", seconds=0.03))
+        assert not queues.is_read_for(b"a", 0.0)  # it has not begun
+        await asyncio.sleep(0.01)
+        assert queues.is_read_for(b"a", 0.001)
+        assert not queues.is_read_for(b"a", 60.0)
+        await read
+
+    run(test)
