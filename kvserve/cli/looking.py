@@ -12,7 +12,7 @@ from kvserve.cli import output
 from kvserve.cli.main import REFUSED
 from kvserve.cli.options import client_options, connect, json_option
 from kvserve.cli.prometheus import exposition
-from kvserve.client.figures import INSTANCE, STORE, WORKER
+from kvserve.client.figures import INSTANCE, NODE, STORE, WORKER
 from kvserve.config import format_size
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
@@ -63,7 +63,12 @@ def stats_command(
 
 
 def _explain() -> None:
-    for prefix, figures in (("", INSTANCE), ("worker.N.", WORKER), ("worker.N.store.", STORE)):
+    for prefix, figures in (
+        ("", INSTANCE),
+        ("worker.N.", WORKER),
+        ("worker.N.store.", STORE),
+        ("worker.N.store.nodes.HOST:PORT.", NODE),
+    ):
         for field, figure in figures.items():
             output.write_line(f"{prefix}{field}: {figure.sentence}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kvserve.client.figures import INSTANCE, STORE, WORKER, Figure
+from kvserve.client.figures import INSTANCE, NODE, STORE, WORKER, Figure
 
 # What the others tell, and what has metrics of its own.
 _LEFT_OUT = {"workers", "request_times", "hit_ratio", "store"}
@@ -28,12 +28,23 @@ def exposition(stats: Mapping[str, Any]) -> str:
         (f'{label},worker="{worker["index"]}"', worker) for worker in stats.get("workers", ())
     ]
     stores = [(own, worker.get("store", {})) for own, worker in workers]
+    nodes = [
+        (f'{own},node="{_escaped(node)}"', figures)
+        for own, store in stores
+        for node, figures in store.get("nodes", {}).items()
+    ]
     lines = [
         *_lines("kvserve", INSTANCE, [(label, stats)]),
         *_lines("kvserve_worker", WORKER, workers),
         *_lines("kvserve_store", STORE, stores),
+        *_lines("kvserve_store_node", NODE, nodes),
     ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """A label's value: a socket's path may contain anything."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _lines(

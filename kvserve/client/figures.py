@@ -100,13 +100,27 @@ STORE = {
     "failures": Figure("counter", "Keys whose call failed or took too long."),
     "refused": Figure("counter", "Keys not asked for, as the breaker was open."),
     "breaker": Figure(
-        "text", "closed: the store is used; open: it is left alone; half-open: tried."
+        "text",
+        "closed: the store is used; open: it is left alone; half-open: tried. Of several servers "
+        "the worst.",
     ),
     "breaker_openings": Figure("counter", "How often the breaker opened."),
     "absence_hits": Figure("counter", "Misses answered from memory, without asking the store."),
     "writes_behind": Figure("gauge", "Keys whose write still waits, with --write-behind."),
     "invalidations": Figure("counter", "Keys dropped because another host changed them."),
     "losses": Figure("counter", "How often everything was dropped, the link being lost."),
+    "nodes": Figure("text", "The servers of a Valkey store; the figures of each follow."),
+}
+NODE = {
+    "breaker": Figure("text", "As of the store; each server has one of its own."),
+    "left_alone": Figure("gauge", "1 while the breaker is not closed, else 0."),
+    "breaker_openings": Figure("counter", "How often this server's breaker opened."),
+    "connections": Figure("gauge", "Open to this server for loads and writes, at most 16."),
+    "heard_seconds": Figure(
+        "gauge",
+        "Since when all that changed on this server is sure to have been told; none: it is not "
+        "listened to.",
+    ),
 }
 
 

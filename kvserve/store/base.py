@@ -7,10 +7,16 @@ circuit breaker are the worker's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from kvserve.errors import KvserveError, StoreUnavailable
 
 Key = str | bytes
+
+
+class StoreRefusal(StoreUnavailable):
+    """The store answered, and said no. Nothing was changed; other calls may well succeed."""
 
 
 class Record(NamedTuple):
@@ -44,6 +50,10 @@ class Store(ABC):
 
     # Whether other hosts write there too, so that conditions must be decided there.
     is_shared: ClassVar[bool]
+    # Whether no call takes longer than the limit that `tune` sets; else its caller sees to that.
+    keeps_time: ClassVar[bool] = False
+    # Whether `probe` finds out if a part works again; else a call of somebody's has to.
+    can_probe: ClassVar[bool] = False
 
     @abstractmethod
     async def open(self) -> None:
@@ -60,6 +70,34 @@ class Store(ABC):
     @abstractmethod
     async def delete_many(self, keys: Sequence[Key]) -> list[bool]:
         """Removes the keys, and says of each, in their order, whether it was there."""
+
+    # Where keys are in several places, each of these answers for itself.
+
+    def part(self, key: Key) -> Hashable:
+        """The part of the database that has a key: it fails, or is slow, for itself."""
+        del key
+        return None
+
+    async def probe(self, part: Hashable) -> None:
+        """Finds out, quickly and without a key, whether a part works; raises StoreUnavailable."""
+        raise StoreUnavailable(f"nothing tells whether the store at {part} works")
+
+    def parts(self) -> dict[Hashable, dict[str, Any]]:
+        """What an operator wants to know of each part, besides what its callers count."""
+        return {}
+
+    async def load_each(self, keys: Sequence[Key]) -> Sequence[Record | KvserveError | None]:
+        """As `load_many`, but one key's failure is its own outcome."""
+        return await self.load_many(keys)
+
+    async def save_each(self, records: Sequence[Record]) -> Sequence[KvserveError | None]:
+        """As `save_many`, but one record's failure is its own outcome."""
+        await self.save_many(records)
+        return [None] * len(records)
+
+    async def delete_each(self, keys: Sequence[Key]) -> Sequence[bool | KvserveError]:
+        """As `delete_many`, but one key's failure is its own outcome."""
+        return await self.delete_many(keys)
 
     def tune(self, timeout_seconds: float, staleness_seconds: float) -> None:
         """Takes new limits, from the next call on."""

@@ -8,8 +8,8 @@ where the table has evicted it. A key that is written again while it waits is sa
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+from collections import deque
 
 from kvserve import limits
 from kvserve.errors import KvserveError, StoreUnavailable
@@ -103,36 +103,49 @@ class WriteBehind:
     async def _send_all(self) -> None:
         try:
             while self._waiting:
-                await self._send_some()
-        except KvserveError as error:
-            _log.warning("%d writes wait for the store: %s", len(self), error)
+                # All are tried, though some fail: those of a node that is away must not keep the
+                # others waiting.
+                failure: KvserveError | None = None
+                names = deque(self._waiting)
+                while names:
+                    failure = await self._send_some(names) or failure
+                if failure is not None:
+                    _log.warning("%d writes wait for the store: %s", len(self), failure)
+                    break
         finally:
             self._sending = None
             if self._waiting and self._timer is None:
                 self._timer = self._loop.call_later(_RETRY_SECONDS, self._send)
 
-    async def _send_some(self) -> None:
+    async def _send_some(self, names: deque[bytes]) -> KvserveError | None:
+        """Sends the first of these writes; those that fail wait again. Returns why one did."""
         left_bytes = _SAVED_BYTES
-        for name in itertools.islice(list(self._waiting), _SAVED_AT_ONCE):
-            self._leaving[name] = self._waiting.pop(name)
-            left_bytes -= _size_bytes(*self._leaving[name])
-            if left_bytes <= 0:
-                break
+        while names and left_bytes > 0 and len(self._leaving) < _SAVED_AT_ONCE:
+            name = names.popleft()
+            if name in self._waiting:  # and was not sent, or written anew and sent, meanwhile
+                self._leaving[name] = self._waiting.pop(name)
+                left_bytes -= _size_bytes(*self._leaving[name])
+        failed = dict(self._leaving)
+        failure = None
         try:
-            records = [record for _, record in self._leaving.values() if record is not None]
-            deleted = [key for key, record in self._leaving.values() if record is None]
-            if records:
-                await self._store.save_many(records)
-            if deleted:
-                await self._store.delete_many(deleted)
-        except BaseException:
-            # Again, unless the key was written anew meanwhile; both writes may be done twice.
-            for name, write in self._leaving.items():
+            saved = {name: each for name, (_, each) in self._leaving.items() if each is not None}
+            deleted = {name: key for name, (key, record) in self._leaving.items() if record is None}
+            outcomes = dict(
+                zip(saved, await self._store.save_each(list(saved.values())), strict=True)
+            )
+            gone = await self._store.delete_each(list(deleted.values()))
+            outcomes |= zip(deleted, gone, strict=True)
+            for name, error in outcomes.items():
+                if error is None:
+                    del failed[name]
+                failure = error or failure
+            return failure
+        finally:
+            # Again, unless the key was written anew meanwhile; a write may be done twice.
+            for name, write in failed.items():
                 if name not in self._waiting:
                     self._waiting[name] = write
                     self._bytes += _size_bytes(*write)
-            raise
-        finally:
             self._bytes -= sum(_size_bytes(*write) for write in self._leaving.values())
             self._leaving = {}
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from enum import StrEnum
 
 FAILURES_MAX = 5  # in a row; one lost connection fails the few calls that were on the way
-PAUSE_SECONDS_FIRST = 0.5
-PAUSE_SECONDS_MAX = 15.0
+PAUSE_SECONDS_FIRST = 0.125
+PAUSE_SECONDS_MAX = 0.5  # for what is to be in service again that soon after it works
 
 
 class State(StrEnum):
@@ -67,6 +67,12 @@ class Breaker:
         if self.state is not State.OPEN:  # a late success says nothing of the store as it is now
             self.state = State.CLOSED
             self._pause_seconds = PAUSE_SECONDS_FIRST
+
+    def close(self) -> None:
+        """It has been found out, without a call, that the store works."""
+        self.state = State.CLOSED
+        self._failures = 0
+        self._pause_seconds = PAUSE_SECONDS_FIRST
 
     def failed(self) -> None:
         """A call that was let through has failed."""

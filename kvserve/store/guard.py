@@ -1,21 +1,28 @@
-"""A store as the worker calls it: single keys, a time limit, a circuit breaker, and counters."""
+"""A store as the worker calls it: single keys, a time limit, circuit breakers, and counters.
+
+Each part of the store, a node of a cluster for example, has a breaker of its own, and no call waits
+for two of them: one that is dead fails its own keys alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 from kvserve import limits
 from kvserve.errors import KvserveError, MisuseError, OutcomeUnknown, StoreUnavailable
-from kvserve.store.base import Key, Record, SharedStore, Store
-from kvserve.store.breaker import Breaker
+from kvserve.store.base import Key, Record, SharedStore, Store, StoreRefusal
+from kvserve.store.breaker import Breaker, State
+from kvserve.store.probing import Probing
 from kvserve.store.turns import Turn
 from kvserve.store.window import LoadSizes, Window, key_bytes, record_bytes
 
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 _GRACE = 1.1
+_BREAKERS_MAX = 256  # then those of nodes that left their cluster are let go
 
 
 class GuardedStore:
@@ -38,7 +45,8 @@ class GuardedStore:
         call_bytes_max: int = limits.FRAME_BYTES_MIN,  # of the smallest table
     ) -> None:
         self._store = store
-        self._breaker = Breaker(time.monotonic)
+        self._breakers: dict[Hashable, Breaker] = {}
+        self._probing = Probing(store, loop)
         self._timeout_seconds = timeout_seconds
         self._calls = dict.fromkeys(("load", "save", "delete", "change"), 0)
         self._seconds = dict.fromkeys(self._calls, 0.0)
@@ -50,14 +58,15 @@ class GuardedStore:
         loads = Window(call_bytes_max, self._load_sizes.size_of)
         saves, deletes = Window(call_bytes_max, record_bytes), Window(call_bytes_max, key_bytes)
         self._windows = (loads, saves, deletes)
+        part = store.part
         self.load: Callable[[Key], asyncio.Future[Record | None]] = Turn(
-            loop, self.load_many, loads, self._patience_seconds
+            loop, part, self._load, loads, self._patience_seconds
         )
         self.save: Callable[[Record], asyncio.Future[None]] = Turn(
-            loop, self._save_turn, saves, self._patience_seconds
+            loop, lambda record: part(record.key), self._save, saves, self._patience_seconds
         )
         self.delete: Callable[[Key], asyncio.Future[bool]] = Turn(
-            loop, self.delete_many, deletes, self._patience_seconds
+            loop, part, self._delete, deletes, self._patience_seconds
         )
 
     def _patience_seconds(self) -> float:
@@ -99,69 +108,125 @@ class GuardedStore:
         self._timeout_seconds = timeout_seconds
         self._store.tune(timeout_seconds, staleness_seconds)
 
-    async def load_many(self, keys: Sequence[Key]) -> list[Record | None]:
-        """See `Store.load_many`."""
-        records = await self._call("load", len(keys), lambda: self._store.load_many(keys))
-        self._load_hits += sum(record is not None for record in records)
+    async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
+        """Stores records; what became of each, None where all is well."""
+        return await _settle([self.save(record) for record in records])
+
+    async def delete_each(self, keys: Sequence[Key]) -> list[KvserveError | None]:
+        """Removes keys; what became of each, None where all is well."""
+        return await _settle([self.delete(key) for key in keys])
+
+    async def _load(
+        self, part: Hashable, keys: Sequence[Key]
+    ) -> Sequence[Record | KvserveError | None]:
+        answers = await self._call("load", part, keys, self._store.load_each)
+        records = [answer for answer in answers if isinstance(answer, Record)]
+        self._load_hits += len(records)
         self._load_sizes.learn(records)
-        return records
+        return answers
 
-    async def save_many(self, records: Sequence[Record]) -> None:
-        """See `Store.save_many`."""
-        await self._call("save", len(records), lambda: self._store.save_many(records))
+    async def _save(
+        self, part: Hashable, records: Sequence[Record]
+    ) -> Sequence[KvserveError | None]:
+        return await self._call("save", part, records, self._store.save_each)
 
-    async def _save_turn(self, records: Sequence[Record]) -> list[None]:
-        await self.save_many(records)
-        return [None] * len(records)
+    async def _delete(self, part: Hashable, keys: Sequence[Key]) -> Sequence[bool | KvserveError]:
+        return await self._call("delete", part, keys, self._store.delete_each)
 
-    async def delete_many(self, keys: Sequence[Key]) -> list[bool]:
-        """See `Store.delete_many`."""
-        return await self._call("delete", len(keys), lambda: self._store.delete_many(keys))
+    async def change(self, key: Key, call: Callable[[SharedStore], Awaitable[Answer]]) -> Answer:
+        """Makes a conditional change of a key that the shared store decides."""
 
-    async def change(self, call: Callable[[SharedStore], Awaitable[Answer]]) -> Answer:
-        """Makes a conditional change that the shared store decides."""
-        return await self._call("change", 1, lambda: call(self.shared))
+        async def one(_: Sequence[Key]) -> Sequence[Answer]:
+            return [await call(self.shared)]
 
-    async def _call(self, kind: str, items: int, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        if not self._breaker.may_try():
-            self._refused += items
-            raise _left_alone()
+        return (await self._call("change", self._store.part(key), [key], one))[0]
+
+    async def _call(
+        self,
+        kind: str,
+        part: Hashable,
+        items: Sequence[Item],
+        call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+    ) -> Sequence[Answer]:
+        """Makes a call about one part of the store; counts, and tells its breaker."""
+        breaker = self._breaker(part)
+        if not self._may_try(breaker):
+            self._refused += len(items)
+            raise _left_alone(part)
         started = time.monotonic()
         try:
-            # The store keeps the limit, too, and knows better what was sent: let it speak first.
-            async with asyncio.timeout(self._timeout_seconds * _GRACE):
-                await self._is_open.wait()
-                answer = await call()
-        except MisuseError:  # an answer, though no pleasant one
-            self._breaker.succeeded()
+            if self._store.keeps_time and self._is_open.is_set():
+                answers = await call(items)
+            else:
+                # The store may keep the limit, too, and knows what was sent: it speaks first.
+                async with asyncio.timeout(self._timeout_seconds * _GRACE):
+                    await self._is_open.wait()
+                    answers = await call(items)
+        except (MisuseError, StoreRefusal) as error:  # an answer, though no pleasant one
+            breaker.succeeded()
+            if isinstance(error, StoreRefusal):
+                self._failures += len(items)
             raise
         except TimeoutError as error:
-            self._fail(items)
+            self._fail(part, breaker, len(items))
             if isinstance(error, KvserveError):
                 raise
             text = f"the store did not answer within {self._timeout_seconds:g} s"
             is_harmless = kind == "load" or not self._is_open.is_set()
             raise (StoreUnavailable if is_harmless else OutcomeUnknown)(text) from None
         except BaseException:
-            self._fail(items)
+            self._fail(part, breaker, len(items))
             raise
-        self._breaker.succeeded()
-        self._calls[kind] += items
+        self._note(kind, part, breaker, answers)
         self._seconds[kind] += time.monotonic() - started
-        return answer
+        return answers
 
-    def _fail(self, items: int) -> None:
+    def _note(self, kind: str, part: Hashable, breaker: Breaker, answers: Sequence[object]) -> None:
+        """Counts what became of each item: a part that answered any of them works."""
+        errors = [answer for answer in answers if isinstance(answer, KvserveError)]
+        self._calls[kind] += len(answers) - len(errors)
+        silent = sum(not isinstance(error, (MisuseError, StoreRefusal)) for error in errors)
+        if silent and silent == len(answers):
+            self._fail(part, breaker, len(errors))
+            return
+        self._failures += len(errors)
+        breaker.succeeded()
+
+    def _breaker(self, part: Hashable) -> Breaker:
+        breaker = self._breakers.get(part)
+        if breaker is None:
+            if len(self._breakers) >= _BREAKERS_MAX:
+                known = self._store.parts()
+                self._breakers = {
+                    each: kept for each, kept in self._breakers.items() if each in known
+                }
+            breaker = self._breakers[part] = Breaker(time.monotonic)
+        return breaker
+
+    def _may_try(self, breaker: Breaker) -> bool:
+        # What can be probed is left alone until a probe has succeeded: no caller waits for it.
+        return breaker.state is State.CLOSED or (not self._store.can_probe and breaker.may_try())
+
+    def _fail(self, part: Hashable, breaker: Breaker, items: int) -> None:
         self._failures += items
-        self._breaker.failed()
+        breaker.failed()
+        if self._store.can_probe and breaker.state is not State.CLOSED:
+            self._probing.start(part, breaker)
 
-    def check(self) -> None:
-        """Raises StoreUnavailable if a call would be refused now."""
-        if self._breaker.refuses:
+    def check(self, key: Key) -> None:
+        """Raises StoreUnavailable if a call about a key would be refused now."""
+        part = self._store.part(key)
+        breaker = self._breakers.get(part)
+        if breaker is None or breaker.state is State.CLOSED:
+            return
+        if self._store.can_probe or breaker.refuses:
             self._refused += 1
-            raise _left_alone()
+            raise _left_alone(part)
 
     def stats(self) -> dict[str, Any]:
         """Counters, whose names are explained by `kvserve stats --help`."""
+        states = {breaker.state for breaker in self._breakers.values()}
+        worst = next((each for each in (State.OPEN, State.HALF_OPEN) if each in states), "closed")
         return {
             "loads": self._calls["load"],
             "load_hits": self._load_hits,
@@ -171,13 +236,37 @@ class GuardedStore:
             "deletes": self._calls["delete"],
             "failures": self._failures,
             "refused": self._refused,
-            "breaker": str(self._breaker.state),
-            "breaker_openings": self._breaker.openings,
+            "breaker": str(worst),
+            "breaker_openings": sum(each.openings for each in self._breakers.values()),
         }
 
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """What is known of each part by its name, if the store has parts."""
+        told = {}
+        for part, figures in self._store.parts().items():
+            breaker = self._breakers.get(part)
+            told[str(part)] = {
+                "breaker": str(breaker.state if breaker else State.CLOSED),
+                "left_alone": int(breaker is not None and breaker.state is not State.CLOSED),
+                "breaker_openings": breaker.openings if breaker else 0,
+                **figures,
+            }
+        return told
+
     async def close(self) -> None:
+        self._probing.close()
         await self._store.close()
 
 
-def _left_alone() -> StoreUnavailable:
-    return StoreUnavailable("the store failed again and again; it is tried again soon")
+async def _settle(answers: list[asyncio.Future[Any]]) -> list[KvserveError | None]:
+    """What each ended with: an error, or None. Bugs are raised."""
+    ended = await asyncio.gather(*answers, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException) and not isinstance(each, KvserveError):
+            raise each
+    return [each if isinstance(each, KvserveError) else None for each in ended]
+
+
+def _left_alone(part: Hashable) -> StoreUnavailable:
+    store = "the store" if part is None else f"the store at {part}"
+    return StoreUnavailable(f"{store} failed again and again; it is tried again soon")

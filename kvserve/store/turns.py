@@ -1,13 +1,15 @@
 """Many single calls of one turn of the event loop become one call of the store.
 
-As many as the window has room for: the others wait until calls that are under way have ended.
+Where the store has several parts it is one call for each, so that none waits for another's. Each
+takes as many items as the window has room for: the others wait until calls have ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from kvserve.errors import StoreUnavailable
@@ -15,21 +17,23 @@ from kvserve.store.window import Window
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-ITEMS_MAX = 512  # a call; more would hold up the first for the sake of the last
+ITEMS_MAX = 2048
 
 
 class _Waiting(NamedTuple, Generic[Item, Answer]):
     item: Item
     answer: asyncio.Future[Answer]
-    since: float  # on the loop's clock
+    since: float
 
 
 class Turn(Generic[Item, Answer]):
-    """Collects items until the loop's turn ends, then asks for all of them at once.
+    """Calls about single items, made together.
 
     Args:
         loop: the worker's.
-        ask: one answer an item, in their order; its exception is everybody's.
+        part: the part of the store that an item concerns.
+        ask: one answer an item of a part, in their order; an error among them is raised where that
+            item's answer is awaited. The exception that it raises is everybody's.
         window: how much may be under way.
         patience_seconds: how long an item may wait for that, asked for each time.
     """
@@ -37,78 +41,90 @@ class Turn(Generic[Item, Answer]):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        ask: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        part: Callable[[Item], Hashable],
+        ask: Callable[[Hashable, Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         window: Window,
         patience_seconds: Callable[[], float],
     ) -> None:
         self._loop = loop
+        self._part = part
         self._ask = ask
         self._window = window
         self._patience_seconds = patience_seconds
-        self._waiting: deque[_Waiting[Item, Answer]] = deque()
-        self._is_due = False
-        self._calls: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references
+        self._waiting: dict[Hashable, deque[_Waiting[Item, Answer]]] = {}
+        self._due: set[Hashable] = set()  # parts of which a call is about to begin
+        self._calls: dict[int, asyncio.Task[None]] = {}  # the loop itself keeps weak references
+        self._numbers = itertools.count()
 
     def __call__(self, item: Item) -> asyncio.Future[Answer]:
         """The answer to one item, asked for together with the others of this turn."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting.append(_Waiting(item, answer, self._loop.time()))
-        if len(self._waiting) == ITEMS_MAX:
-            self._send()
-        else:
-            self._send_soon()
+        part = self._part(item)
+        waiting = self._waiting.get(part)
+        if waiting is None:
+            waiting = self._waiting[part] = deque()
+        waiting.append(_Waiting(item, answer, self._loop.time()))
+        if part not in self._due:
+            self._begin(part)
         return answer
 
-    def _send_soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._send_due)
+    def _begin(self, part: Hashable) -> None:
+        """Begins a call about a part. Its task runs in the next turn, and collects until then."""
+        self._due.add(part)
+        number = next(self._numbers)
+        self._calls[number] = self._loop.create_task(self._call(part, number))
 
-    def _send_due(self) -> None:
-        self._is_due = False
-        self._send()
+    async def _call(self, part: Hashable, number: int) -> None:
+        self._due.discard(part)
+        sent, size_bytes = self._take(part)
+        if sent:
+            if part in self._waiting:
+                self._begin(part)
+            try:
+                await self._ask_for(part, sent)
+            finally:
+                self._window.give_back(part, size_bytes)
+                for other in self._waiting:
+                    if other not in self._due:
+                        self._begin(other)
+        del self._calls[number]
 
-    def _send(self) -> None:
-        """Sends what there is room for; the rest, when a call has ended."""
+    def _take(self, part: Hashable) -> tuple[list[_Waiting[Item, Answer]], int]:
+        """What may be sent now of what waits, and its bytes."""
         give_up = self._loop.time() - self._patience_seconds()
-        while self._waiting:
-            sent: list[_Waiting[Item, Answer]] = []
-            size_bytes = 0
-            while self._waiting and len(sent) < ITEMS_MAX:
-                first = self._waiting[0]
-                if first.answer.done():  # cancelled
-                    self._waiting.popleft()
-                    continue
-                if first.since < give_up:
-                    self._waiting.popleft()
-                    first.answer.set_exception(_too_late())
-                    continue
-                item_bytes = self._window.size_of(first.item)
-                if not self._window.fits(item_bytes):
-                    break
-                self._window.taken_bytes += item_bytes
-                size_bytes += item_bytes
-                sent.append(self._waiting.popleft())
-            if not sent:
-                return
-            call = self._loop.create_task(self._call(sent, size_bytes))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+        waiting = self._waiting.get(part, deque())
+        sent: list[_Waiting[Item, Answer]] = []
+        sent_bytes = 0
+        while waiting and len(sent) < ITEMS_MAX:
+            first = waiting[0]
+            if first.answer.done():  # cancelled
+                waiting.popleft()
+                continue
+            if first.since < give_up:
+                waiting.popleft()
+                first.answer.set_exception(_too_late())
+                continue
+            item_bytes = self._window.size_of(first.item)
+            if not self._window.take(part, item_bytes):
+                break
+            sent_bytes += item_bytes
+            sent.append(waiting.popleft())
+        if not waiting:
+            self._waiting.pop(part, None)
+        return sent, sent_bytes
 
-    async def _call(self, sent: list[_Waiting[Item, Answer]], size_bytes: int) -> None:
+    async def _ask_for(self, part: Hashable, sent: list[_Waiting[Item, Answer]]) -> None:
+        answers: Sequence[Answer | Exception]
         try:
-            answers = await self._ask([each.item for each in sent])
+            answers = await self._ask(part, [each.item for each in sent])
         except Exception as error:  # it is raised where each is awaited
-            for each in sent:
-                if not each.answer.done():
-                    each.answer.set_exception(error)
-            return
-        finally:
-            self._window.taken_bytes -= size_bytes
-            if self._waiting:
-                self._send_soon()
+            answers = [error] * len(sent)
         for each, found in zip(sent, answers, strict=True):
-            if not each.answer.done():
+            if each.answer.done():
+                continue
+            if isinstance(found, Exception):
+                each.answer.set_exception(found)
+            else:
                 each.answer.set_result(found)
 
 

@@ -8,23 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
+from typing import Any, cast
 
-from redis.exceptions import ResponseError
-
-from kvserve.errors import CounterOverflow, NotACounter, OutcomeUnknown, StoreUnavailable
+from kvserve.errors import (
+    CounterOverflow,
+    KvserveError,
+    NotACounter,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
 from kvserve.store import valkey_address, valkey_check, valkey_format, valkey_scripts
-from kvserve.store.base import Key, Record, SharedStore
+from kvserve.store.base import Key, Record, SharedStore, StoreRefusal
+from kvserve.store.valkey_address import Node
 from kvserve.store.valkey_follow import Follower
+from kvserve.store.valkey_line import Reply
 from kvserve.store.valkey_nodes import Nodes
-from kvserve.store.valkey_pool import Reply
+from kvserve.store.valkey_pool import NoAnswer, NotSent
 from kvserve.store.valkey_routes import Command, run
-from kvserve.store.valkey_wire import Words
+from kvserve.store.valkey_wire import Refused, Words
 
 _CHECK_SECONDS = 5.0
-_KEYS_A_SCRIPT = 128  # a script holds up the server: 128 keys take it about 0.1 ms
+_EXPIRED = -2  # PTTL of a key that is not there
+# Who says this serves nobody just now. Nothing was executed.
+_NOT_SERVING = {
+    "CLUSTERDOWN": "the store refused: its cluster is down",
+    "LOADING": "the store is still reading its data from disk",
+}
 
 
 class ValkeyStore(SharedStore):
@@ -43,6 +55,9 @@ class ValkeyStore(SharedStore):
         await store.open()
         await store.save_many([Record("greeting", *codec.encode("hello"), 0)])
     """
+
+    can_probe = True
+    keeps_time = True
 
     def __init__(self, url: str, timeout_seconds: float, staleness_seconds: float) -> None:
         address = valkey_address.parse(url)
@@ -75,34 +90,72 @@ class ValkeyStore(SharedStore):
         with suppress(StoreUnavailable):
             await self._nodes.ready()
 
+    def part(self, key: Key) -> Hashable:
+        """See `Store.part`: the node that has the key, as far as is known."""
+        return self._nodes.owner(self._name(key))
+
+    async def probe(self, part: Hashable) -> None:
+        """See `Store.probe`."""
+        if not isinstance(part, Node):
+            await self._nodes.refresh()  # no node was known
+            return
+        self._nodes.suspect(part)  # another may have its place by now
+        words = ("CLUSTER", "INFO") if self._nodes.is_cluster else ("PING",)
+        try:
+            (reply,) = await self._nodes.pool(part).exchange([words], self._nodes.deadline())
+        except (NotSent, NoAnswer) as error:
+            raise StoreUnavailable(str(error)) from None
+        if self._nodes.is_cluster and b"cluster_state:fail" in bytes(reply):
+            raise StoreUnavailable(f"{part} says that its cluster is down")
+
+    def parts(self) -> dict[Hashable, dict[str, Any]]:
+        """See `Store.parts`: the primaries."""
+        ages = {} if self._follower is None else self._follower.ages()
+        told: dict[Hashable, dict[str, Any]] = {}
+        for node in sorted(self._nodes.primaries):
+            told[node] = {"connections": self._nodes.connections(node)}
+            if node in ages:
+                told[node]["heard_seconds"] = round(ages[node], 3)
+        return told
+
     async def load_many(self, keys: Sequence[Key]) -> list[Record | None]:
         """See `Store.load_many`. A value of another type, a list for example, is not there."""
+        outcomes = await self.load_each(keys)
+        for outcome in outcomes:
+            _answered(outcome)
+        return cast(list[Record | None], outcomes)
+
+    async def load_each(self, keys: Sequence[Key]) -> list[Record | KvserveError | None]:
+        """See `Store.load_each`."""
         if not keys:
             return []
-        await self._nodes.ready()
-        names = [self._name(key) for key in keys]
-        # A script may take many keys only where all are sure to be on one server.
-        step = 1 if self._nodes.is_cluster else _KEYS_A_SCRIPT
-        parts = [tuple(names[start : start + step]) for start in range(0, len(names), step)]
         sent_ms = _now_ms()
-        replies = await self._read(
-            [Command(part, valkey_scripts.LOAD, len(part)) for part in parts]
-        )
-        flat = [item for reply in replies for item in reply]
-        return [
-            _loaded(key, stored, ttl_ms, sent_ms)
-            for key, stored, ttl_ms in zip(keys, flat[::2], flat[1::2], strict=True)
-        ]
+        names = [self._name(key) for key in keys]
+        # Two moments: what changes between them is named, and nobody keeps it then.
+        commands = [Command(("GET", name), then=("PTTL", name)) for name in names]
+        replies = await run(self._nodes, commands)
+        return [_found(key, reply, sent_ms) for key, reply in zip(keys, replies, strict=True)]
 
     async def save_many(self, records: Sequence[Record]) -> None:
         """See `Store.save_many`. Not all or none: other hosts may see some before the others."""
+        _all_of(await self.save_each(records))
+
+    async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
+        """See `Store.save_each`."""
         last = {self._name(record.key): record for record in records}
-        await self._change([("SET", name, *_stored(record)) for name, record in last.items()])
+        words = [("SET", name, *_stored(record)) for name, record in last.items()]
+        outcomes = dict(zip(last, await self._change(words), strict=True))
+        ended = [outcomes[self._name(record.key)] for record in records]
+        return [each if isinstance(each, KvserveError) else None for each in ended]
 
     async def delete_many(self, keys: Sequence[Key]) -> list[bool]:
         """See `Store.delete_many`."""
+        return _all_of(await self.delete_each(keys))
+
+    async def delete_each(self, keys: Sequence[Key]) -> list[bool | KvserveError]:
+        """See `Store.delete_each`."""
         replies = await self._change([("DEL", self._name(key)) for key in keys])
-        return [reply == 1 for reply in replies]
+        return [each if isinstance(each, KvserveError) else each == 1 for each in replies]
 
     async def add(self, record: Record) -> bool:
         """See `SharedStore.add`."""
@@ -132,19 +185,19 @@ class ValkeyStore(SharedStore):
             in_range = COUNTER_MIN <= first <= COUNTER_MAX
             words += (first if in_range else "", *_expiry(expires_at_ms))
         sent_ms = _now_ms()
-        (reply,) = await self._run_change([Command(words, valkey_scripts.INCREMENT)])
-        if isinstance(reply, ResponseError):
+        (reply,) = await run(self._nodes, [Command(words, valkey_scripts.INCREMENT)])
+        if isinstance(reply, Refused):
             raise _uncounted(reply)
+        reply = _answered(_changed(reply))
         return None if reply is None else _loaded(key, reply[0], reply[1], sent_ms)
 
     async def touch(self, key: Key, expires_at_ms: int) -> bool:
         """See `SharedStore.touch`."""
         name = self._name(key)
-        if expires_at_ms:
-            (found,) = await self._change([("PEXPIRE", name, _remaining_ms(expires_at_ms))])
-        else:
-            _, found = await self._change([("PERSIST", name), ("EXISTS", name)])
-        return bool(found)
+        words: list[Words] = [("PEXPIRE", name, _remaining_ms(expires_at_ms))]
+        if not expires_at_ms:
+            words = [("PERSIST", name), ("EXISTS", name)]
+        return bool(_all_of(await self._change(words))[-1])
 
     def follow(
         self,
@@ -179,46 +232,76 @@ class ValkeyStore(SharedStore):
     async def _set_if(self, record: Record, condition: str) -> bool:
         words = ("SET", self._name(record.key), *_stored(record), condition)
         (reply,) = await self._change([words])
-        return reply is not None
+        return _answered(reply) is not None
 
     async def _decide(self, words: Words, script: valkey_scripts.Script) -> bool:
-        (reply,) = _refused_none(await self._run_change([Command(words, script)]))
-        return bool(reply)
+        (reply,) = await run(self._nodes, [Command(words, script)])
+        return bool(_answered(_changed(reply)))
 
-    async def _read(self, commands: Sequence[Command]) -> list[Reply]:
-        try:
-            return _refused_none(await run(self._nodes, commands))
-        except OutcomeUnknown as error:  # nothing was to be changed
-            raise StoreUnavailable(str(error)) from None
-
-    async def _change(self, commands: Sequence[Words]) -> list[Reply]:
-        return _refused_none(await self._run_change([Command(words) for words in commands]))
-
-    async def _run_change(self, commands: Sequence[Command]) -> list[Reply]:
-        try:
-            return await run(self._nodes, commands)
-        except OutcomeUnknown as error:
-            raise OutcomeUnknown(f"{error}; the change may have been made") from None
+    async def _change(self, commands: Sequence[Words]) -> list[Any]:
+        """What became of each change: the server's reply, or an error that says why there is
+        none."""
+        replies = await run(self._nodes, [Command(words) for words in commands])
+        return [_changed(reply) for reply in replies]
 
 
-def _refused_none(replies: list[Reply]) -> list[Reply]:
-    """The replies, of which none is a refusal; else the error that says so."""
-    refusals = [reply for reply in replies if isinstance(reply, ResponseError)]
-    if not refusals:
-        return replies
-    text = f"the store refused: {refusals[0]}"
-    if len(refusals) < len(replies):
-        raise OutcomeUnknown(f"{text}; other keys of this call were changed")
-    raise StoreUnavailable(text)
+def _found(key: Key, reply: Reply, sent_ms: int) -> Record | KvserveError | None:
+    """What became of a load, of which nothing was to be changed."""
+    if isinstance(reply, NoAnswer):
+        return StoreUnavailable(str(reply))
+    reply = _changed(reply)
+    if isinstance(reply, KvserveError):
+        return reply
+    stored, ttl_ms = reply
+    if isinstance(stored, Refused) and stored.code == "WRONGTYPE":
+        return None
+    for each in (stored, ttl_ms):
+        if isinstance(each, Refused):
+            return cast(KvserveError, _changed(each))
+    return _loaded(key, stored, ttl_ms, sent_ms)
 
 
-def _uncounted(refusal: ResponseError) -> Exception:
+def _changed(reply: Reply) -> Any:
+    """A reply, or the error that its absence means for a change."""
+    if isinstance(reply, NotSent):
+        return StoreUnavailable(str(reply))
+    if isinstance(reply, NoAnswer):
+        return OutcomeUnknown(f"{reply}; the change may have been made")
+    if isinstance(reply, Refused):
+        if reply.code in _NOT_SERVING:
+            return StoreUnavailable(_NOT_SERVING[reply.code])
+        return StoreRefusal(f"the store refused: {reply}")
+    return reply
+
+
+def _answered(outcome: Any) -> Any:
+    """An outcome; raises it where it is an error."""
+    if isinstance(outcome, KvserveError):
+        raise outcome
+    return outcome
+
+
+def _all_of(outcomes: Sequence[Any]) -> list[Any]:
+    """The outcomes of one call, of which none is an error; else the error that says so."""
+    errors = [each for each in outcomes if isinstance(each, KvserveError)]
+    if not errors:
+        return list(outcomes)
+    unknown = [each for each in errors if isinstance(each, OutcomeUnknown)]
+    if unknown:
+        raise unknown[0]
+    if len(errors) < len(outcomes):
+        raise OutcomeUnknown(f"{errors[0]}; other keys of this call were changed")
+    raise errors[0]
+
+
+def _uncounted(refusal: Refused) -> Exception:
     text = str(refusal)
     if "overflow" in text:
         return CounterOverflow("the counter would leave the range of a signed 64-bit integer")
     if "not an integer" in text or "WRONGTYPE" in text:
         return NotACounter("the value is not a counter")
-    return StoreUnavailable(f"the store refused: {text}")
+    error: Exception = _changed(refusal)
+    return error
 
 
 def _now_ms() -> int:
@@ -231,7 +314,7 @@ def _loaded(key: Key, stored: bytes | None, ttl_ms: int, sent_ms: int) -> Record
     What is left is counted by the server and added to our clock, so that hosts whose clocks differ
     agree on how long a value lives.
     """
-    if stored is None:
+    if stored is None or ttl_ms == _EXPIRED:
         return None
     expires_at_ms = sent_ms + ttl_ms if ttl_ms >= 0 else 0
     if expires_at_ms and expires_at_ms <= _now_ms():

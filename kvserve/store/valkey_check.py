@@ -6,7 +6,8 @@ import asyncio
 
 from kvserve.errors import ConfigError, StoreUnavailable
 from kvserve.store.valkey_address import Address, Node
-from kvserve.store.valkey_link import Link, LinkLost, Refused
+from kvserve.store.valkey_link import Link, LinkLost
+from kvserve.store.valkey_wire import Refused
 
 _STATE_OK = b"cluster_state:ok"
 _NO_LOGIN = ("WRONGPASS", "NOAUTH", "ERR AUTH", "ERR invalid password")

@@ -11,10 +11,15 @@ One PING is not enough: a server that executes a write and the PING in one turn 
 answers the PING first, and pushes what was invalidated at the end of the turn. The second PING
 comes in a later turn, and answers follow pushes on the same connection.
 
-In a cluster, `CLUSTER INFO` takes the second PING's place: a primary that was cut off, a failover
-and a slot that moves show in its state, epoch or size. Then, as after a lost connection, everything
-begins anew: connections to all primaries of a map that is no older than the connections; all that
-the table holds is declared invalid; only then the first beat.
+What takes the second PING's place asks more (`valkey_marks`): in a cluster who has which slot, and
+since which epoch; all primaries must say the same, since one that is cut off from the others keeps
+its old beliefs, and a replica that took its place by force need not have asked anybody. So replicas
+are asked, too, as far as they can be reached. A server alone is asked whether it is still a primary
+with the data that it had, and whether databases were swapped, which it tells nobody.
+
+Then, as after a lost connection, everything begins anew: connections to all primaries of a map that
+is no older than the connections; all that the table holds is declared invalid; only then the first
+beat.
 """
 
 from __future__ import annotations
@@ -28,22 +33,17 @@ from collections.abc import Callable, Sequence
 from kvserve.errors import StoreUnavailable
 from kvserve.store.base import Key
 from kvserve.store.valkey_address import Node
-from kvserve.store.valkey_link import Link, LinkLost, Refused
+from kvserve.store.valkey_link import Link, LinkLost
+from kvserve.store.valkey_marks import Changed, Marks
 from kvserve.store.valkey_nodes import Nodes
+from kvserve.store.valkey_wire import Refused
+from kvserve.store.valkey_witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
 _BEATS = 4  # within the bound: a late one is made good by the next
 _SETTLE_ATTEMPTS = 5
 _PAUSE_SECONDS_FIRST = 0.05
-_PAUSE_SECONDS_MAX = 1.0
-_MARKS = (b"cluster_state:", b"cluster_size:", b"cluster_current_epoch:")
-_STATE_OK = b"cluster_state:ok"
-
-Marks = frozenset[bytes]
-
-
-class Changed(Exception):
-    """The cluster is not what it was when we began to listen. Never leaves this file."""
+_PAUSE_SECONDS_MAX = 0.25
 
 
 class Follower:
@@ -68,11 +68,26 @@ class Follower:
         self._on_fresh = on_fresh
         self._prefix_bytes = len(nodes.address.prefix)
         self._links: dict[Node, Link] = {}
+        self._heard_at: dict[Node, float] = {}
+        self._marks = Marks(nodes)
+        self._witnesses = Witnesses(nodes.address)
         self._broken = asyncio.Event()
         self._is_following = False
 
+    def ages(self) -> dict[Node, float]:
+        """For how many seconds each server that is listened to has not confirmed that all its
+        changes were told."""
+        now = time.monotonic()
+        return {node: now - self._heard_at[node] for node in self._links if node in self._heard_at}
+
     async def run(self) -> None:
         """Follows until it is cancelled."""
+        try:
+            await self._run()
+        finally:
+            await self._witnesses.close()
+
+    async def _run(self) -> None:
         pause = _PAUSE_SECONDS_FIRST
         while True:
             try:
@@ -95,11 +110,11 @@ class Follower:
             pause = min(2 * pause, _PAUSE_SECONDS_MAX)
 
     async def _follow(self) -> None:
-        version, marks = await self._listen()
+        version = await self._listen()
         self._on_invalid(None)  # whatever was loaded while nobody listened
         while True:
             began = time.monotonic()
-            await self._beat(version, marks)
+            await self._beat(version)
             if not self._is_following:
                 self._is_following = True
                 _log.info("the near cache follows %s", ", ".join(map(str, self._links)))
@@ -111,8 +126,8 @@ class Follower:
                 continue
             raise LinkLost("a connection was lost")
 
-    async def _listen(self) -> tuple[int, dict[Node, Marks]]:
-        """Opens a link to every primary; the version of the map that names them, and their marks.
+    async def _listen(self) -> int:
+        """Opens a link to every primary; the version of the map that names them.
 
         The map is read after the marks, so whatever it misses will change them.
         """
@@ -121,47 +136,44 @@ class Follower:
             await self._nodes.refresh()
             for _ in range(_SETTLE_ATTEMPTS):
                 version = self._nodes.version
-                for node in self._nodes.primaries - self._links.keys():
-                    self._links[node] = await self._open(node)
-                marks = await self._marks()
+                new = self._nodes.primaries - self._links.keys()
+                await asyncio.gather(*map(self._open, new), self._witnesses.call(self._replicas))
+                await self._marks.take(self._links)
                 await self._nodes.refresh()
                 if self._nodes.version == version:
-                    return version, marks
+                    return version
         raise Changed("the cluster keeps changing")
 
-    async def _open(self, node: Node) -> Link:
+    @property
+    def _replicas(self) -> frozenset[Node]:
+        view = self._nodes.view
+        return frozenset() if view is None else view.replicas
+
+    async def _open(self, node: Node) -> None:
         link = await Link.open(node, self._nodes.address, self._tell, self._broken.set)
         try:
             await link.track(self._nodes.address.prefix)
         except BaseException:
             link.close()
             raise
-        return link
+        self._links[node] = link
 
-    async def _beat(self, version: int, marks: dict[Node, Marks]) -> None:
-        began_ms = time.monotonic_ns() // 1_000_000
-        staleness_ms = int(self.staleness_seconds * 1000)
-        async with asyncio.timeout(self.staleness_seconds):
+    async def _beat(self, version: int) -> None:
+        began = time.monotonic()
+        staleness = self.staleness_seconds
+        async with asyncio.timeout(staleness):
             await asyncio.gather(*(link.ask("PING") for link in self._links.values()))
-            marks_now = await self._marks()
-        if marks_now != marks or self._nodes.version != version:
+            await asyncio.gather(
+                *(self._confirm(node, link, began) for node, link in self._links.items()),
+                self._witnesses.check(self._replicas, self._marks, staleness / _BEATS),
+            )
+        if self._nodes.version != version:
             raise Changed("the cluster has changed")
-        self._on_fresh(began_ms + staleness_ms)
+        self._on_fresh(int((began + staleness) * 1000))
 
-    async def _marks(self) -> dict[Node, Marks]:
-        """What each server says of its cluster; of a server alone, nothing."""
-        words = ("CLUSTER", "INFO") if self._nodes.is_cluster else ("PING",)
-        told = await asyncio.gather(*(link.ask(*words) for link in self._links.values()))
-        if not self._nodes.is_cluster:
-            return {}
-        marks = {
-            node: frozenset(line for line in bytes(text).split() if line.startswith(_MARKS))
-            for node, text in zip(self._links, told, strict=True)
-        }
-        for node, lines in marks.items():
-            if _STATE_OK not in lines:
-                raise Changed(f"{node} says that its cluster is down")
-        return marks
+    async def _confirm(self, node: Node, link: Link, began: float) -> None:
+        await self._marks.check(node, link)
+        self._heard_at[node] = began
 
     def _tell(self, keys: Sequence[bytes] | None) -> None:
         if keys is not None and self._prefix_bytes:
@@ -172,3 +184,5 @@ class Follower:
         links, self._links = self._links, {}
         for link in links.values():
             link.close()
+        self._heard_at.clear()
+        self._witnesses.hang_up()

@@ -8,7 +8,6 @@ an asyncio protocol of our own over hiredis' parser. What arrives is dealt with 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -16,7 +15,8 @@ from typing import Any, cast
 import hiredis
 
 from kvserve.store.valkey_address import Address, Node
-from kvserve.store.valkey_wire import pack
+from kvserve.store.valkey_connect import connect
+from kvserve.store.valkey_wire import Refused, pack
 
 _INVALIDATE = b"invalidate"
 
@@ -24,11 +24,7 @@ OnInvalid = Callable[[Sequence[bytes] | None], None]
 
 
 class LinkLost(Exception):
-    """The connection ended, or could not be made. Never leaves the store, like the next."""
-
-
-class Refused(Exception):
-    """The server's answer is an error; the text is its own."""
+    """The connection ended, or could not be made. Never leaves the store."""
 
 
 class Link(asyncio.Protocol):
@@ -58,15 +54,9 @@ class Link(asyncio.Protocol):
             LinkLost: there is no connection.
             Refused: the server does not let us in, or does not speak RESP3.
         """
-        loop = asyncio.get_running_loop()
         link = cls(on_invalid, on_lost)
         try:
-            if node.port:
-                context = ssl.create_default_context(cafile=address.ca_file)
-                secured = context if address.is_tls else None
-                await loop.create_connection(lambda: link, node.host, node.port, ssl=secured)
-            else:
-                await loop.create_unix_connection(lambda: link, node.host)
+            await connect(node, address, link)
         except OSError as error:
             raise LinkLost(f"{node} cannot be reached: {error.strerror or error}") from None
         try:

@@ -1,21 +1,25 @@
 """The servers of a store: which has which keys, and the connections to each.
 
 A cluster divides its keys into 16384 slots, and a map says which primary has which slot; any node
-gives it away. A server alone has all keys. What to do with the map, `valkey_routes` knows.
+gives it away. The nodes need not agree: one that is cut off from the others does not know that its
+place was taken. So all are asked, and the map of the newest epoch counts. A server alone has all
+keys. What to do with the map, `valkey_routes` knows.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, ResponseError
+from redis.crc import key_slot
 
 from kvserve.errors import StoreUnavailable
 from kvserve.store.valkey_address import Address, Node
-from kvserve.store.valkey_pool import NoAnswer, NotSent, Pool, Reply
+from kvserve.store.valkey_pool import NoAnswer, NotSent, Pool
+from kvserve.store.valkey_view import View, view_of
 
-_UNKNOWN_HOSTS = (None, b"", b"?")  # a node that does not know its own name has the one we used
+_GRACE_SECONDS = 0.05  # for the other nodes' maps once the first has come
+_REST_SECONDS = 0.1  # between two readings of the map that failures ask for
 
 
 class Nodes:
@@ -29,51 +33,90 @@ class Nodes:
     def __init__(self, address: Address, timeout_seconds: float) -> None:
         self.address = address
         self.timeout_seconds = timeout_seconds
-        self.is_cluster = False
         self.version = 0  # grows whenever keys may be elsewhere than before
         self.reads = 0  # how often the map was read
-        self._owners: list[Node | None] = []  # by slot; a server alone is the only entry
+        self._view: View | None = None
         self._pools: dict[Node, Pool] = {}
         self._reading = asyncio.Lock()
-        self._suspect: Node | None = None  # it failed: another may have taken its place
+        self._read_at = 0.0
+        self._suspects: set[Node] = set()  # they failed: others may have taken their places
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether there are several servers."""
+        return self._view is not None and self._view.is_cluster
+
+    @property
+    def view(self) -> View | None:
+        """The map; None: it was never read."""
+        return self._view
 
     @property
     def primaries(self) -> frozenset[Node]:
         """The servers that have keys."""
-        return frozenset(owner for owner in self._owners if owner is not None)
+        return frozenset() if self._view is None else self._view.primaries
 
     def owner(self, key: bytes) -> Node | None:
-        """The server that has a key; None: the cluster has lost it."""
-        return self._owners[key_slot(key) if self.is_cluster else 0]
+        """The server that has a key; None: the cluster has lost it, or no map was read yet."""
+        view = self._view
+        return None if view is None else view.owners[key_slot(key) if view.is_cluster else 0]
 
     def pool(self, node: Node) -> Pool:
         """The connections to a server."""
-        if node not in self._pools:
-            self._pools[node] = Pool(node, self.address)
-        return self._pools[node]
+        pool = self._pools.get(node)
+        if pool is None:
+            pool = self._pools[node] = Pool(node, self.address)
+        return pool
 
-    def redirected(self, by: Node, error: AskError) -> Node:
-        """Where a server sends us, in place of itself."""
-        node = Node(str(error.host) or by.host, int(error.port))
+    def connections(self, node: Node) -> int:
+        """How many connections for calls there are to a server."""
+        pool = self._pools.get(node)
+        return 0 if pool is None else len(pool)
+
+    def redirected(self, by: Node, text: str) -> Node:
+        """Where a server sends us, in place of itself, with `MOVED 1 host:port` for example."""
+        host, _, port = text.split()[2].rpartition(":")
+        node = Node(host or by.host, int(port))
         if node not in self.primaries:
             self.version += 1  # nobody listens to its changes yet
         return node
 
     def suspect(self, node: Node) -> None:
-        """A server did not answer: before the next call, others are asked who has its slots."""
-        self._suspect = node
+        """A server did not answer: others are asked who has its slots, while calls go on."""
+        if not self.is_cluster:
+            return
+        self._suspects.add(node)
+        loop = asyncio.get_running_loop()
+        if self._refreshing is None:
+            pause = max(0.0, self._read_at + _REST_SECONDS - loop.time())
+            self._refreshing = loop.create_task(self._refresh_after(pause))
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether the map is being read anew, since a server did not answer."""
+        return bool(self._suspects)
+
+    async def settled(self, node: Node, deadline: float) -> None:
+        """Waits, if a server is suspected, until the others were asked about it."""
+        refreshing = self._refreshing
+        if refreshing is not None and node in self._suspects:
+            now = asyncio.get_running_loop().time()
+            await asyncio.wait(
+                [refreshing], timeout=max(0.0, min(deadline - now, 2 * _REST_SECONDS))
+            )
 
     def deadline(self) -> float:
         """Until when a call that begins now may take, on the loop's clock."""
         return asyncio.get_running_loop().time() + self.timeout_seconds
 
     async def ready(self) -> None:
-        """Makes sure that the map is there, and not known to be wrong.
+        """Makes sure that the map is there.
 
         Raises:
             StoreUnavailable: no server answers.
         """
-        if not self._owners or (self._suspect is not None and self.is_cluster):
+        if self._view is None:
             await self.refresh_since(self.reads, self.deadline())
 
     async def refresh_since(self, reads: int, deadline: float) -> None:
@@ -82,9 +125,12 @@ class Nodes:
         Raises:
             StoreUnavailable: no server answers.
         """
-        async with self._reading:
-            if self.reads == reads:
-                await self._read(deadline)
+        try:
+            async with asyncio.timeout_at(deadline), self._reading:
+                if self.reads == reads:
+                    await self._read(deadline)
+        except TimeoutError:
+            raise StoreUnavailable("no server of the store answered in time") from None
 
     async def refresh(self) -> None:
         """Reads the map. What it says then is no older than this call.
@@ -97,56 +143,77 @@ class Nodes:
 
     async def close(self) -> None:
         """Closes all connections."""
+        if (refreshing := self._refreshing) is not None:
+            refreshing.cancel()
+            await asyncio.wait([refreshing])
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             await pool.close()
 
+    async def _refresh_after(self, pause_seconds: float) -> None:
+        try:
+            await asyncio.sleep(pause_seconds)
+            with suppress(StoreUnavailable):
+                await self.refresh()
+        finally:
+            self._refreshing = None
+
     async def _read(self, deadline: float) -> None:
-        """Asks one server after the other, each for its share of the time that is left."""
-        candidates = list(dict.fromkeys([*self.primaries, *self.address.hosts]))
-        candidates.sort(key=lambda node: node == self._suspect)  # it may answer, and be wrong
-        now = asyncio.get_running_loop().time
+        """Asks all servers at once, and takes the newest of the maps that come at about once."""
+        loop = asyncio.get_running_loop()
+        known = [] if self._view is None else [*self._view.primaries, *self._view.replicas]
+        nodes = dict.fromkeys([*known, *self.address.hosts])
+        pending = {loop.create_task(self._ask(node, deadline)) for node in nodes}
+        views: list[View] = []
         failure: Exception = NotSent("the store has no address")
-        while candidates:
-            node = candidates.pop(0)
-            share = (deadline - now()) / (len(candidates) + 1)
-            try:
-                hello, slots = await self.pool(node).exchange(
-                    [("HELLO",), ("CLUSTER", "SLOTS")], now() + share
+        limit = deadline
+        began = loop.time()
+        try:
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending,
+                    timeout=max(0.0, limit - loop.time()),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
-                await self._take(node, hello, slots)
-                return
-            except (NotSent, NoAnswer) as error:
-                failure = error
-        raise StoreUnavailable(str(failure))
+                if not done:
+                    break
+                for each in done:
+                    try:
+                        views.append(each.result())
+                    except (NotSent, NoAnswer) as error:
+                        failure = error
+                if views:
+                    limit = min(limit, loop.time() + max(_GRACE_SECONDS, loop.time() - began))
+        finally:
+            for each in pending:
+                each.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        if not views:
+            raise StoreUnavailable(str(failure))
+        await self._take(max(views, key=self._rank))
 
-    async def _take(self, node: Node, hello: Reply, slots: Reply) -> None:
-        """Makes the map of a server's answers."""
-        if isinstance(hello, ResponseError):
-            raise NotSent(f"{node} refused to say what it is: {hello}")
-        is_cluster = dict(zip(hello[::2], hello[1::2], strict=True))[b"mode"] == b"cluster"
-        if is_cluster and isinstance(slots, ResponseError):
-            raise NotSent(f"{node} refused to give away who has which slot: {slots}")
-        if not is_cluster and len(self.address.hosts) > 1:
+    def _rank(self, view: View) -> tuple[int, bool, bool]:
+        return (view.epoch, view.is_whole, view.told_by not in self._suspects)
+
+    async def _ask(self, node: Node, deadline: float) -> View:
+        commands = [("HELLO",), ("CLUSTER", "SLOTS"), ("CLUSTER", "INFO")]
+        view = view_of(node, *await self.pool(node).exchange(commands, deadline))
+        if not view.is_cluster and len(self.address.hosts) > 1:
             raise NotSent(f"{node} is no node of a cluster, though the URL names several hosts")
-        owners: list[Node | None] = _owners(node, slots) if is_cluster else [node]
-        self.reads += 1
-        self._suspect = None
-        if owners != self._owners:
-            self._owners, self.is_cluster = owners, is_cluster
-            self.version += 1
-            await self._forget_strangers()
+        return view
 
-    async def _forget_strangers(self) -> None:
-        kept = {*self.primaries, *self.address.hosts}
+    async def _take(self, view: View) -> None:
+        """Goes by a map from now on."""
+        self.reads += 1
+        self._read_at = asyncio.get_running_loop().time()
+        self._suspects.clear()
+        former, self._view = self._view, view
+        if former is None or former.owners != view.owners:
+            self.version += 1
+            await self._forget_strangers(view)
+
+    async def _forget_strangers(self, view: View) -> None:
+        kept = {*view.primaries, *view.replicas, *self.address.hosts}
         for node in [node for node, pool in self._pools.items() if pool.is_idle]:
             if node not in kept:
                 await self._pools.pop(node).close()
-
-
-def _owners(asked: Node, slots: Reply) -> list[Node | None]:
-    owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-    for first, last, (host, port, *_), *_ in slots:
-        known = asked.host if host in _UNKNOWN_HOSTS else host.decode()
-        owners[first : last + 1] = [Node(known, port)] * (last + 1 - first)
-    return owners

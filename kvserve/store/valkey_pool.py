@@ -1,36 +1,16 @@
-"""The connections to one server: sends commands, and says whether they may have been executed.
-
-The border to redis-py, whose connections and pools are used: its errors end here. Its clients are
-not, since they send a command again after a lost connection, or cannot tell a command that was
-never sent from one whose reply was lost.
-"""
+"""The connections to one server: sends commands, and says whether they may have been executed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
-
-from redis.asyncio.connection import (
-    Connection,
-    ConnectionPool,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.exceptions import (
-    BusyLoadingError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from collections import deque
+from collections.abc import Sequence
 
 from kvserve.store.valkey_address import Address, Node
-from kvserve.store.valkey_wire import Words, pack
+from kvserve.store.valkey_line import Line, LineLost, Reply
+from kvserve.store.valkey_wire import Refused, Words
 
-_CONNECTIONS_MAX = 16  # a worker's, to one server; calls beyond them wait for one
-
-Reply = Any  # what redis-py makes of a reply; a ResponseError where the server refused the command
+CONNECTIONS_MAX = 16  # a worker's, to one server; calls beyond them wait for one
 
 
 class NotSent(Exception):
@@ -51,33 +31,25 @@ class Pool:
 
     def __init__(self, node: Node, address: Address) -> None:
         self._node = node
-        self._room = asyncio.Semaphore(_CONNECTIONS_MAX)
+        self._address = address
+        self._idle: list[Line] = []  # the last used is used first
+        self._lines: set[Line] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[Line | None]] = deque()
         self._calls = 0
-        # No timeouts of redis-py's: one deadline is for all that a call has to wait for. And no
-        # retries, of connections neither: a dead server is noticed at once.
-        options: dict[str, Any] = {
-            "db": address.database,
-            "username": address.user,
-            "password": address.password,
-            "protocol": 2,
-            # Named, so that operators know it, and one who is not let in learns it at once.
-            "client_name": "kvserve",
-            "socket_timeout": None,
-            "socket_connect_timeout": None,
-        }
-        if not node.port:
-            options |= {"connection_class": UnixDomainSocketConnection, "path": node.host}
-        else:
-            options |= {"connection_class": Connection, "host": node.host, "port": node.port}
-        if address.is_tls:
-            options |= {"connection_class": SSLConnection, "ssl_ca_certs": address.ca_file}
-            options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
-        self._pool = ConnectionPool(max_connections=_CONNECTIONS_MAX, **options)
+        # One timer watches all, set for the first that was begun: one for each would cost more
+        # than the rest of an exchange, and almost none is ever late.
+        self._busy: dict[asyncio.Future[list[Reply]], float] = {}  # and until when it may take
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether no call is under way."""
         return self._calls == 0
+
+    def __len__(self) -> int:
+        """How many connections there are."""
+        return len(self._lines)
 
     async def exchange(self, commands: Sequence[Words], deadline: float) -> list[Reply]:
         """Sends commands together, over one connection; their replies, in order.
@@ -90,49 +62,117 @@ class Pool:
             NotSent: none of them was executed.
             NoAnswer: some may have been.
         """
+        loop = asyncio.get_running_loop()
         self._calls += 1
-        is_sent = False
         try:
-            async with asyncio.timeout_at(deadline), self._room, self._connection() as connection:
-                is_sent = True
-                await connection.send_packed_command(pack(commands))
-                replies = [await _reply(connection) for _ in commands]
-                if any(isinstance(reply, ReadOnlyError) for reply in replies):
-                    # It was demoted, and its name may be another server's by now.
-                    await connection.disconnect(nowait=True)
-                return replies
+            line = (None if self._waiting else self._take()) or await self._wait(deadline)
+            answer = line.exchange(commands)
+            self._busy[answer] = deadline
+            if self._watch is None or deadline < self._watch.when():
+                if self._watch is not None:
+                    self._watch.cancel()
+                self._watch = loop.call_at(deadline, self._expire)
+            try:
+                replies = await answer
+            except BaseException:
+                line.close()
+                raise
+            finally:
+                del self._busy[answer]
+            self._give_back(line, replies)
+            return replies
         except TimeoutError:
-            raise self._failure(is_sent, "did not answer in time") from None
-        except BusyLoadingError:
-            # A later command of the same call may have found it ready.
-            text = "is still reading its data from disk"
-            raise self._failure(is_sent and len(commands) > 1, text) from None
-        except (RedisError, OSError) as error:
-            raise self._failure(is_sent, f"cannot be used: {str(error).rstrip('.')}") from None
+            raise NoAnswer(f"{self._node} did not answer in time") from None
+        except LineLost as error:
+            raise NoAnswer(f"{self._node} cannot be used: {error}") from None
         finally:
             self._calls -= 1
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        # One that the server closed meanwhile is noticed, and opened again, in here. One whose
-        # replies were not all read, for an error or for being cancelled, redis-py has closed.
-        get: Callable[[], Awaitable[Connection]] = self._pool.get_connection
-        connection = await get()
-        try:
-            yield connection
-        finally:
-            await self._pool.release(connection)
+    def _take(self) -> Line | None:
+        """A connection that is not in use and still stands; the others are let go."""
+        while self._idle:
+            line = self._idle.pop()
+            if line.is_up:
+                return line
+            line.close()
+            self._lines.discard(line)
+        return None
 
-    def _failure(self, may_be_done: bool, text: str) -> Exception:
-        return (NoAnswer if may_be_done else NotSent)(f"{self._node} {text}")
+    async def _wait(self, deadline: float) -> Line:
+        """A connection that somebody gives back, or a new one if there may be more."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                if len(self._lines) + self._opening >= CONNECTIONS_MAX:
+                    line = await self._wait_for_one()
+                    if line is not None:
+                        return line
+                return await self._open()
+        except TimeoutError:
+            raise NotSent(f"{self._node} did not answer in time") from None
+        except (LineLost, Refused) as error:
+            raise NotSent(f"{self._node} cannot be used: {str(error).rstrip('.')}") from None
+
+    async def _wait_for_one(self) -> Line | None:
+        turn: asyncio.Future[Line | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # the next one's turn, then
+                self._hand_on(turn.result())
+            raise
+
+    async def _open(self) -> Line:
+        self._opening += 1
+        try:
+            line = await Line.open(self._node, self._address, self._forget)
+        except BaseException:
+            self._hand_on(None)
+            raise
+        finally:
+            self._opening -= 1
+        self._lines.add(line)
+        return line
+
+    def _give_back(self, line: Line, replies: list[Reply]) -> None:
+        for reply in replies:
+            if isinstance(reply, Refused) and reply.code == "READONLY":
+                # It was demoted, and its name may be another server's by now.
+                line.close()
+                return
+        self._hand_on(line)
+
+    def _hand_on(self, line: Line | None) -> None:
+        """Gives a connection, or the room for one, to the call that waits longest."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(line)
+                return
+        if line is not None:
+            self._idle.append(line)
+
+    def _forget(self, line: Line) -> None:
+        if line in self._lines:
+            self._lines.discard(line)
+            if line in self._idle:
+                self._idle.remove(line)
+            self._hand_on(None)
+
+    def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for answer, deadline in self._busy.items():
+            if deadline <= now and not answer.done():
+                answer.set_exception(TimeoutError())
+        later = [deadline for deadline in self._busy.values() if deadline > now]
+        self._watch = loop.call_at(min(later), self._expire) if later else None
 
     async def close(self) -> None:
         """Closes the connections, also those in use."""
-        await self._pool.disconnect()
-
-
-async def _reply(connection: Connection) -> Reply:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:  # an answer, too
-        return error
+        if self._watch is not None:
+            self._watch.cancel()
+        while self._lines:
+            for line in list(self._lines):
+                line.close()
+            await asyncio.sleep(0)  # the loop ends them

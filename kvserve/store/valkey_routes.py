@@ -11,31 +11,33 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError
-
-from kvserve.errors import OutcomeUnknown, StoreUnavailable
+from kvserve.errors import StoreUnavailable
 from kvserve.store.valkey_address import Node
+from kvserve.store.valkey_line import Reply
 from kvserve.store.valkey_nodes import Nodes
-from kvserve.store.valkey_pool import NoAnswer, NotSent, Reply
+from kvserve.store.valkey_pool import NoAnswer, NotSent
 from kvserve.store.valkey_scripts import Script
-from kvserve.store.valkey_wire import Words
+from kvserve.store.valkey_wire import Refused, Words
 
 _ROUNDS_MAX = 8  # redirects of one command, one after the other; a resharding needs two
+_DOWN = "CLUSTERDOWN"
+_DOWN_PAUSE_SECONDS = 0.03  # then a cluster that is electing is asked again
+_ON_ITS_WAY = frozenset({"MOVED", "ASK", "NOSCRIPT", _DOWN})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Command:
     """Something to be executed where its first key is.
 
     Args:
         words: a command's name, key and arguments; of a script: its keys and arguments.
         script: what the words are for; None: they are a command.
-        keys: how many of the words are a script's keys.
+        then: a second command about the same key; the reply is the pair of both.
     """
 
     words: Words
     script: Script | None = None
-    keys: int = 1
+    then: Words | None = None
 
     @property
     def key(self) -> bytes:
@@ -56,39 +58,79 @@ class _Errand:
     is_in_full: bool = False  # the script's digest was not known there
 
     def sent(self) -> list[Words]:
-        """What goes over the wire; the last of it is answered by the command's reply."""
-        script = self.command.script
-        words = self.command.words
-        if script is not None:
+        """What goes over the wire."""
+        command = self.command
+        words = command.words
+        if command.script is not None:
+            script = command.script
             name, body = ("EVAL", script.text) if self.is_in_full else ("EVALSHA", script.digest)
-            words = (name, body, self.command.keys, *words)
-        return [("ASKING",), words] if self.is_asking else [words]
+            words = (name, body, 1, *words)
+        sent = [words] if command.then is None else [words, command.then]
+        return [each for one in sent for each in (("ASKING",), one)] if self.is_asking else sent
+
+    def reply(self, replies: list[Reply]) -> Reply:
+        """The command's reply, of those to what was sent."""
+        if self.is_asking:
+            replies = replies[1::2]
+        if self.command.then is None:
+            return replies[0]
+        for reply in replies:
+            if isinstance(reply, Refused) and reply.code in _ON_ITS_WAY:
+                return reply  # half of it was answered elsewhere, or is not answered at all
+        return tuple(replies)
 
 
 async def run(nodes: Nodes, commands: Sequence[Command]) -> list[Reply]:
     """Executes commands, those of one server together and in their order.
 
     Returns:
-        Their replies, in order; a ResponseError where the server refused one.
+        Their replies, in order: what the server said, Refused if it refused; NotSent where a
+        command was surely not executed, NoAnswer where it may have been.
 
     Raises:
-        StoreUnavailable: none was executed.
-        OutcomeUnknown: some may have been.
+        StoreUnavailable: none was executed, as no server is known.
     """
-    await nodes.ready()
+    if nodes.view is None:
+        await nodes.ready()
     deadline = nodes.deadline()
+    if len(commands) == 1 and (answer := await _at_once(nodes, commands[0], deadline)) is not None:
+        return answer
     replies: list[Reply] = [None] * len(commands)
     errands = [_Errand(index, command) for index, command in enumerate(commands)]
-    for _ in range(_ROUNDS_MAX):
-        if not errands:
-            break
+    rounds = 0
+    while errands and rounds < _ROUNDS_MAX:
         errands = await _round(nodes, errands, replies, deadline)
-    failures = [reply for reply in replies if isinstance(reply, (NotSent, NoAnswer))]
-    if not failures:
-        return replies
-    if len(failures) == len(replies) and all(isinstance(each, NotSent) for each in failures):
-        raise StoreUnavailable(str(failures[0]))
-    raise OutcomeUnknown(str(failures[0]))
+        if errands and all(_is_down(replies[errand.index]) for errand in errands):
+            # A cluster that has lost a primary is down for all, until a replica has its place.
+            if asyncio.get_running_loop().time() + _DOWN_PAUSE_SECONDS >= deadline:
+                break
+            await asyncio.sleep(_DOWN_PAUSE_SECONDS)
+        else:
+            rounds += 1
+    return replies
+
+
+async def _at_once(nodes: Nodes, command: Command, deadline: float) -> list[Reply] | None:
+    """The reply to a single command, if its server is well and has it: the usual case. None: it
+    was not sent, or surely not executed."""
+    node = nodes.owner(command.key)
+    if node is None or nodes.is_suspected:
+        return None
+    words, then = command.words, command.then
+    if command.script is not None:
+        words = ("EVALSHA", command.script.digest, 1, *words)
+    sent = (words,) if then is None else (words, then)
+    try:
+        replies = await nodes.pool(node).exchange(sent, deadline)
+    except NotSent:
+        return None
+    except NoAnswer as error:
+        nodes.suspect(node)
+        return [error]
+    for reply in replies:
+        if isinstance(reply, Refused) and reply.code in _ON_ITS_WAY:
+            return None
+    return replies if then is None else [tuple(replies)]
 
 
 async def _round(
@@ -103,20 +145,20 @@ async def _round(
     asked = [_ask(nodes, node, group, deadline) for node, group in groups.items()]
     # One server is the usual case, and saves a task.
     answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
-    answered = [
-        (node, errand, reply)
-        for (node, group), answer in zip(groups.items(), answers, strict=True)
-        for errand, reply in zip(group, answer, strict=True)
-    ]
-    for node, errand, reply in answered:
-        replies[errand.index] = reply
-        if node is not None and isinstance(reply, ClusterDownError):
-            nodes.suspect(node)  # cut off from the others, it would not know its successor
-    stale = (MovedError, ClusterDownError, NotSent)
-    if nodes.is_cluster and any(isinstance(reply, stale) for _, _, reply in answered):
+    going_on: list[tuple[Node | None, _Errand, Reply]] = []
+    is_stale = False
+    for (node, group), answer in zip(groups.items(), answers, strict=True):
+        for errand, reply in zip(group, answer, strict=True):
+            replies[errand.index] = reply
+            if isinstance(reply, (Refused, NotSent)):
+                going_on.append((node, errand, reply))
+                is_stale |= isinstance(reply, NotSent) or reply.code in ("MOVED", _DOWN)
+                if node is not None and _is_down(reply):
+                    nodes.suspect(node)  # cut off from the others, it knows no successor
+    if is_stale and nodes.is_cluster:
         with suppress(StoreUnavailable):  # then the answers that there are will do
             await nodes.refresh_since(reads, deadline)
-    return [errand for node, errand, reply in answered if _goes_on(nodes, node, errand, reply)]
+    return [errand for node, errand, reply in going_on if _goes_on(nodes, node, errand, reply)]
 
 
 async def _ask(
@@ -125,28 +167,39 @@ async def _ask(
     """One reply an errand: the server's, or why there is none."""
     if node is None:
         return [NotSent("no node of the cluster has this key's slot")] * len(group)
+    await nodes.settled(node, deadline)
     sent = [errand.sent() for errand in group]
     try:
-        replies = iter(
-            await nodes.pool(node).exchange([words for each in sent for words in each], deadline)
+        replies = await nodes.pool(node).exchange(
+            [words for each in sent for words in each], deadline
         )
     except (NotSent, NoAnswer) as error:
         nodes.suspect(node)
         return [error] * len(group)
-    return [[next(replies) for _ in each][-1] for each in sent]
+    answers = []
+    first = 0
+    for errand, words in zip(group, sent, strict=True):
+        answers.append(errand.reply(replies[first : first + len(words)]))
+        first += len(words)
+    return answers
 
 
-def _goes_on(nodes: Nodes, node: Node | None, errand: _Errand, reply: Reply) -> bool:
+def _is_down(reply: Reply) -> bool:
+    return isinstance(reply, Refused) and reply.code == _DOWN
+
+
+def _goes_on(nodes: Nodes, node: Node | None, errand: _Errand, reply: Refused | NotSent) -> bool:
     """Whether an errand is to be sent again; notes where, and how."""
-    if node is not None and isinstance(reply, AskError):  # MOVED is one of them
-        errand.node = nodes.redirected(node, reply)
-        errand.is_asking = not isinstance(reply, MovedError)
+    code = reply.code if isinstance(reply, Refused) else ""
+    if node is not None and code in ("MOVED", "ASK"):
+        errand.node = nodes.redirected(node, str(reply))
+        errand.is_asking = code == "ASK"
         return True
-    if isinstance(reply, NoScriptError):
+    if code == "NOSCRIPT":
         errand.is_in_full = True
         return True
-    if nodes.is_cluster and isinstance(reply, (ClusterDownError, NotSent)):
-        errand.node = None
-        errand.is_asking = False
-        return nodes.owner(errand.command.key) not in (node, None)
-    return False
+    if not nodes.is_cluster or not (code == _DOWN or isinstance(reply, NotSent)):
+        return False
+    errand.node = None
+    errand.is_asking = False
+    return code == _DOWN or nodes.owner(errand.command.key) not in (node, None)

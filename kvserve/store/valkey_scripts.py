@@ -21,19 +21,6 @@ def _script(text: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-# KEYS: any number, of one slot. Returns value, ttl in ms, value, ttl, ...; a key of another type, a
-# list for example, is not there, as it is for MGET.
-LOAD = _script("""
-local found = {}
-for number, key in ipairs(KEYS) do
-    local value = redis.pcall('GET', key)
-    if type(value) ~= 'string' then value = false end
-    found[2 * number - 1] = value
-    found[2 * number] = value and redis.call('PTTL', key) or 0
-end
-return found
-""")
-
 # ARGV: how the value must begin, how long that is (-1: all of it), and what SET is given.
 COMPARE_AND_SET = _script("""
 local held = redis.pcall('GET', KEYS[1])

@@ -6,29 +6,57 @@ before it is there. So a part of what waits is sent, and the rest when it has be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from kvserve import limits
 from kvserve.store.base import Record
 
+_PARTS_SHARE = 3
+
 
 class Window:
-    """The room of one kind of call.
+    """The room of one kind of call, for all parts of the store.
+
+    A part may take three times what is free, so that one alone gets three quarters of the room,
+    and one that does not answer leaves some for the others (Choudhury, Hahne, "Dynamic queue length
+    thresholds for shared-memory packet switches", 1998).
 
     Args:
         bytes_max: how much there is. May be changed at any time.
         size_of: about the bytes of an item.
+
+    Example:
+        >>> window = Window(100, len)
+        >>> window.take("node", 60), window.take("node", 30), window.take("other", 30)
+        (True, False, True)
     """
 
     def __init__(self, bytes_max: int, size_of: Callable[[Any], int]) -> None:
         self.bytes_max = bytes_max
         self.size_of = size_of
         self.taken_bytes = 0
+        self._taken_by: dict[Hashable, int] = {}
 
-    def fits(self, size_bytes: int) -> bool:
-        """Whether an item may be sent now; one alone always may."""
-        return not self.taken_bytes or self.taken_bytes + size_bytes <= self.bytes_max
+    def take(self, part: Hashable, size_bytes: int) -> bool:
+        """Takes room for an item, if there is some; returns whether. A part's only one always may
+        be sent."""
+        own_bytes = self._taken_by.get(part, 0)
+        free_bytes = self.bytes_max - self.taken_bytes - size_bytes
+        if own_bytes and own_bytes + size_bytes > _PARTS_SHARE * free_bytes:
+            return False
+        self._taken_by[part] = own_bytes + size_bytes
+        self.taken_bytes += size_bytes
+        return True
+
+    def give_back(self, part: Hashable, size_bytes: int) -> None:
+        """Gives room back that a part had taken."""
+        self.taken_bytes -= size_bytes
+        left_bytes = self._taken_by[part] - size_bytes
+        if left_bytes:
+            self._taken_by[part] = left_bytes
+        else:
+            del self._taken_by[part]
 
 
 class LoadSizes:

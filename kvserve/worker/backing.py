@@ -27,6 +27,7 @@ from kvserve.worker.stored import StoredExecutor
 
 _log = logging.getLogger(__name__)
 _OPEN_AGAIN_SECONDS = 0.5
+_SHARED_PART = 0.5  # of the bound; the rest is for those who wait, and for what is late
 
 
 class Backing:
@@ -93,6 +94,8 @@ class Backing:
             self._behind.bytes_max = config.buffer_bytes // limits.BEHIND_SHARE
         self._store.tune(config.store_timeout, config.near_cache_staleness)
         self._absences.seconds = config.absence_ttl
+        if self._store.is_shared:
+            self._coherence.share_seconds = config.near_cache_staleness * _SHARED_PART
 
     def stats(self) -> dict[str, Any]:
         """The store's figures in this worker; `kvserve stats --help` explains them."""
@@ -101,6 +104,7 @@ class Backing:
             "writes_behind": 0 if self._behind is None else len(self._behind),
             "invalidations": self._coherence.invalidations,
             "losses": self._coherence.losses,
+            "nodes": self._store.nodes(),
         }
 
     async def close(self) -> None:

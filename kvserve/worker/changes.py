@@ -78,29 +78,35 @@ class SharedChanges:
 
     async def add(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
         record = self._stored.record(key, number, payload, ttl_ms)
-        done = await self._stored.change(name_of(key), lambda store: store.add(record))
-        return self._stored.fill(record).version if done else 0
+        _, version = await self._stored.change(
+            name_of(key), lambda store: store.add(record), lambda done: record if done else None
+        )
+        return version
 
     async def replace(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
         record = self._stored.record(key, number, payload, ttl_ms)
-        done = await self._stored.change(name_of(key), lambda store: store.replace(record))
-        return self._stored.fill(record).version if done else 0
+        _, version = await self._stored.change(
+            name_of(key), lambda store: store.replace(record), lambda done: record if done else None
+        )
+        return version
 
     async def cas(self, key: Key, number: int, payload: bytes, ttl_ms: int, version: int) -> int:
         record = self._stored.record(key, number, payload, ttl_ms)
         seen = await self._seen(key, version)
         if seen is None:
             return 0
-        done = await self._stored.change(
-            name_of(key), lambda store: store.compare_and_set(seen, record)
+        _, version = await self._stored.change(
+            name_of(key),
+            lambda store: store.compare_and_set(seen, record),
+            lambda done: record if done else None,
         )
-        return self._stored.fill(record).version if done else 0
+        return version
 
     async def delete_version(self, key: Key, version: int) -> bool:
         seen = await self._seen(key, version)
         if seen is None:
             return False
-        done: bool = await self._stored.change(
+        done, _ = await self._stored.change(
             name_of(key), lambda store: store.compare_and_delete(seen)
         )
         return done
@@ -117,18 +123,19 @@ class SharedChanges:
 
     async def touch(self, key: Key, ttl_ms: int) -> bool:
         expires_at_ms = expiry_of(life_ms_of(ttl_ms))
-        done: bool = await self._stored.change(
+        done, _ = await self._stored.change(
             name_of(key), lambda store: store.touch(key, expires_at_ms)
         )
         return done
 
     async def incr(self, key: Key, delta: int, initial: int | None, ttl_ms: int) -> int | None:
         expires_at_ms = self._stored.expiry_of(ttl_ms)
-        record = await self._stored.change(
-            name_of(key), lambda store: store.increment(key, delta, initial, expires_at_ms)
+        record, _ = await self._stored.change(
+            name_of(key),
+            lambda store: store.increment(key, delta, initial, expires_at_ms),
+            lambda found: found,
         )
         if record is None:
             return None
-        self._stored.fill(record)
         total: int = codec.decode(record.codec, record.payload)
         return total

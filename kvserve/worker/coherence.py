@@ -4,20 +4,32 @@ what is left may be served.
 Two things could make a stale value: a message that comes too late, and one that comes while its
 key is being loaded. Against the first there is a lease, in the table, that runs out by itself: no
 reader serves a hit after it, whatever became of this worker, the connection or the store. Against
-the second, a key that was named while a call about it was under way is not filled after it.
+the second, a key that was named while a call about it was under way is not filled after it, and who
+asks for it from then on does not wait for that call's answer.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kvserve.store.absences import Absences
 from kvserve.store.base import Key
 from kvserve.table.table import Table
 
 _log = logging.getLogger(__name__)
+
+
+class Call:
+    """A call of the store about a key."""
+
+    __slots__ = ("is_outdated", "name")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.is_outdated = False  # its key was named meanwhile
 
 
 class Coherence:
@@ -40,7 +52,11 @@ class Coherence:
         self._absences = absences
         self._is_shared = is_shared
         self._fresh_until_ms = 0
-        self._under_way: dict[bytes, bool] = {}  # key -> whether it was named meanwhile
+        self._under_way: dict[bytes, list[Call]] = {}  # the calls about each key
+        self.detach: Callable[[bytes], object] = id  # see `KeyQueues.detach`; until then nothing
+        # For how long who asks may share a load that is under way: it may have read the value
+        # when it began, and wait since for another node's answer that never comes.
+        self.share_seconds = math.inf
         self.invalidations = 0
         self.losses = 0
 
@@ -49,18 +65,34 @@ class Coherence:
         """Whether what the table holds is true."""
         return not self._is_shared or time.monotonic_ns() < self._fresh_until_ms * 1_000_000
 
-    def begin(self, name: bytes) -> None:
-        """A call about this key is about to be made."""
+    def begin(self, name: bytes) -> Call:
+        """A call about this key is about to be made; `end` it."""
+        call = Call(name)
         if self._is_shared:
-            self._under_way[name] = False
+            calls = self._under_way.get(name)
+            if calls is None:
+                self._under_way[name] = [call]
+            else:
+                calls.append(call)
+        return call
 
-    def may_fill(self, name: bytes) -> bool:
-        """Whether what the call brought may be kept: nobody named its key meanwhile."""
-        return self.may_serve and not self._under_way.get(name, False)
+    def may_fill(self, call: Call) -> bool:
+        """Whether what the call brought may be kept: nobody named its key since it began."""
+        return self.may_serve and not call.is_outdated
 
-    def end(self, name: bytes) -> None:
-        """No call about this key is under way any more."""
-        self._under_way.pop(name, None)
+    def end(self, call: Call) -> None:
+        """What the call brought has been dealt with."""
+        calls = self._under_way.get(call.name)
+        if calls is not None and call in calls:
+            calls.remove(call)
+            if not calls:
+                del self._under_way[call.name]
+
+    def outdate(self, name: bytes) -> None:
+        """What is under way about a key may bring the old value: only those who wait get it."""
+        for call in self._under_way.pop(name, ()):
+            call.is_outdated = True
+        self.detach(name)
 
     def on_invalid(self, keys: Sequence[Key] | None) -> None:
         """Drops keys that changed elsewhere; None: all."""
@@ -72,7 +104,7 @@ class Coherence:
         for key in keys:
             name = key.encode() if isinstance(key, str) else key
             if name in self._under_way:
-                self._under_way[name] = True
+                self.outdate(name)
             if self._table.shard_of(key) % self._shards.step == self._index:
                 self._absences.forget(name)
                 self.invalidations += self._table.delete(key)
@@ -86,8 +118,8 @@ class Coherence:
 
     def drop_all(self) -> None:
         """Drops everything; what is being loaded just now is not kept, either."""
-        for name in self._under_way:
-            self._under_way[name] = True
+        for name in list(self._under_way):
+            self.outdate(name)
         self._absences.clear()
         self._table.extend_freshness(self._index, 0)
         for shard in self._shards:

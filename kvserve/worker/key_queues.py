@@ -13,20 +13,31 @@ Job = Callable[[], Coroutine[Any, Any, Any]]
 JOBS_MAX = 16_384  # that wait or run in one worker; each holds its request
 
 
+class _Entry:
+    """A job in its key's queue; the first of a queue runs."""
+
+    __slots__ = ("began", "is_detached", "is_read", "job", "result")
+
+    def __init__(self, job: Job, result: asyncio.Future[Any], *, is_read: bool) -> None:
+        self.job = job
+        self.result = result
+        self.is_read = is_read
+        self.began: float | None = None  # on the loop's clock
+        self.is_detached = False
+
+
 class KeyQueues:
     """The jobs of a worker that wait for the store.
 
     Args:
         loop: the worker's.
-        on_idle: is told a key whose last job has ended.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_idle: Callable[[bytes], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._on_idle = on_idle
-        self._queues: dict[bytes, deque[tuple[Job, asyncio.Future[Any]]]] = {}
+        self._queues: dict[bytes, deque[_Entry]] = {}
         # The last job of a key, if it only reads: whoever reads next may share it.
-        self._reads: dict[bytes, asyncio.Future[Any]] = {}
+        self._reads: dict[bytes, _Entry] = {}
         self._runners: set[asyncio.Task[None]] = set()
         self._jobs = 0
 
@@ -37,14 +48,22 @@ class KeyQueues:
         """Whether a job of this key waits or runs."""
         return name in self._queues
 
+    def is_read_for(self, name: bytes, seconds: float) -> bool:
+        """Whether the read that the next one would share runs for longer than this."""
+        entry = self._reads.get(name)
+        return (
+            entry is not None
+            and entry.began is not None
+            and self._loop.time() - entry.began > seconds
+        )
+
     def read(self, name: bytes, job: Job) -> asyncio.Future[Any]:
         """As `submit`, for a job that changes nothing; shares the result of one that is on its way,
         unless a change was submitted after it."""
         shared = self._reads.get(name)
         if shared is None:
-            shared = self.submit(name, job)
-            self._reads[name] = shared
-        return shared
+            shared = self._reads[name] = self._submit(name, job, is_read=True)
+        return shared.result
 
     def submit(self, name: bytes, job: Job) -> asyncio.Future[Any]:
         """Runs a job after those of its key that came before; returns its result to be.
@@ -52,34 +71,58 @@ class KeyQueues:
         Raises:
             ServerBusy: too many wait already.
         """
+        return self._submit(name, job, is_read=False).result
+
+    def _submit(self, name: bytes, job: Job, *, is_read: bool) -> _Entry:
         if self._jobs >= JOBS_MAX:
             raise ServerBusy(f"{JOBS_MAX} requests wait for the store already")
         self._jobs += 1
         self._reads.pop(name, None)
-        result: asyncio.Future[Any] = self._loop.create_future()
+        entry = _Entry(job, self._loop.create_future(), is_read=is_read)
         queue = self._queues.get(name)
         if queue is not None:
-            queue.append((job, result))
-            return result
-        self._queues[name] = deque([(job, result)])
-        runner = self._loop.create_task(self._run(name))
+            queue.append(entry)
+        else:
+            queue = self._queues[name] = deque([entry])
+            self._start(name, queue)
+        return entry
+
+    def detach(self, name: bytes) -> None:
+        """Lets the jobs of a key that come, or wait, go on beside the read that runs just now.
+
+        Who waits for that read gets its answer; nobody shares it from now on. It is out of date.
+        """
+        queue = self._queues.get(name)
+        if not queue or not queue[0].is_read or queue[0].began is None:
+            return
+        entry = queue.popleft()
+        entry.is_detached = True
+        if self._reads.get(name) is entry:
+            del self._reads[name]
+        if queue:
+            self._start(name, queue)
+        else:
+            del self._queues[name]
+
+    def _start(self, name: bytes, queue: deque[_Entry]) -> None:
+        runner = self._loop.create_task(self._run(name, queue))
         self._runners.add(runner)
         runner.add_done_callback(self._runners.discard)
-        return result
 
-    async def _run(self, name: bytes) -> None:
-        queue = self._queues[name]
+    async def _run(self, name: bytes, queue: deque[_Entry]) -> None:
         while queue:
-            job, result = queue[0]
+            entry = queue[0]
+            entry.began = self._loop.time()
             try:
-                answer = await job()
+                answer = await entry.job()
             except Exception as error:  # it is raised where the result is awaited
-                result.set_exception(error)
+                entry.result.set_exception(error)
             else:
-                result.set_result(answer)
-            queue.popleft()
+                entry.result.set_result(answer)
             self._jobs -= 1
-            if self._reads.get(name) is result:
+            if entry.is_detached:
+                return  # the others have a runner of their own
+            queue.popleft()
+            if self._reads.get(name) is entry:
                 del self._reads[name]
         del self._queues[name]
-        self._on_idle(name)

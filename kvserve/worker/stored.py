@@ -14,26 +14,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from kvserve import limits
 from kvserve.errors import RequestTimeout, ValueTooLarge, WrongWorker
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.absences import Absences
-from kvserve.store.base import Key, Record
+from kvserve.store.base import Key, Record, SharedStore
 from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
 from kvserve.table.table import Table
 from kvserve.worker import many
 from kvserve.worker.budget import Allowance
 from kvserve.worker.changes import OwnChanges, SharedChanges
-from kvserve.worker.coherence import Coherence
+from kvserve.worker.coherence import Call, Coherence
 from kvserve.worker.executor import Executor, answer_bytes, refusal
 from kvserve.worker.held import Held, alive, content_version, expiry_of, name_of, ttl_ms_of
 from kvserve.worker.key_queues import KeyQueues
 
+Answer = TypeVar("Answer")
 _READS_A_WINDOW = 128
 _WRITES_A_WINDOW = 1024
 _WINDOW_MIN = 8  # however little memory is left: the batch was admitted
@@ -74,7 +75,8 @@ class StoredExecutor:
         self._coherence = coherence
         self._loop = loop
         self._value_bytes_max = value_bytes_max
-        self._queues = KeyQueues(loop, coherence.end)
+        self._queues = KeyQueues(loop)
+        coherence.detach = self._queues.detach
         self._batches: set[asyncio.Task[None]] = set()
         changes = (SharedChanges if store.is_shared else OwnChanges)(self)
         self._changes: dict[int, Callable[..., Coroutine[Any, Any, Any]]] = {
@@ -141,7 +143,10 @@ class StoredExecutor:
         self._table.shard_of(key)  # raises InvalidKey
         self._table.check_own((key,))
         name = name_of(key)
-        if not self._queues.is_busy(name) and self._coherence.may_serve:
+        if self._queues.is_busy(name):
+            if self._queues.is_read_for(name, self._coherence.share_seconds):
+                self._coherence.outdate(name)  # its answer may be older than the bound
+        elif self._coherence.may_serve:
             status, answer = self._executor.run(code, arguments)
             if status or answer is not None or name in self._absences:
                 return status, answer
@@ -228,22 +233,33 @@ class StoredExecutor:
         found = self._table.read(key) if self._coherence.may_serve else None
         if found is not None:
             return Held(*found)
-        record = await self.load(key)
-        return None if record is None else self.fill(record)
+        call = self._coherence.begin(name_of(key))
+        try:
+            record = await self._load(key, call)
+            return None if record is None else self.fill(record, call)
+        finally:
+            self._coherence.end(call)
 
     async def load(self, key: Key) -> Record | None:
         """What the store has, or will have once what waits is written."""
-        name = name_of(key)
+        call = self._coherence.begin(name_of(key))
+        try:
+            return await self._load(key, call)
+        finally:
+            self._coherence.end(call)
+
+    async def _load(self, key: Key, call: Call) -> Record | None:
+        name = call.name
         if self._behind is not None:
             waits, record = self._behind.find(name)
             if waits:
                 return alive(record)
-        if name in self._absences:
+        # An absence is believed for no longer than a value is.
+        if self._coherence.may_serve and name in self._absences:
             return None
-        self._coherence.begin(name)
         record = alive(await self._store.load(key))
         if record is None:
-            if self._coherence.may_fill(name):
+            if self._coherence.may_fill(call):
                 self._absences.note(name)
         elif len(record.payload) > self._value_bytes_max:
             raise ValueTooLarge(
@@ -255,11 +271,15 @@ class StoredExecutor:
     async def _ttl(self, key: Key) -> int | None:
         if self._coherence.may_serve and (ttl_ms := self._table.ttl_ms(key)) is not None:
             return ttl_ms
-        record = await self.load(key)
-        if record is None:
-            return None
-        self.fill(record)
-        return ttl_ms_of(record)
+        call = self._coherence.begin(name_of(key))
+        try:
+            record = await self._load(key, call)
+            if record is None:
+                return None
+            self.fill(record, call)
+            return ttl_ms_of(record)
+        finally:
+            self._coherence.end(call)
 
     async def expiry(self, key: Key) -> int:
         """When a key that is there expires: Unix time in milliseconds, 0: never."""
@@ -269,10 +289,10 @@ class StoredExecutor:
         record = await self.load(key)
         return record.expires_at_ms if record else 0
 
-    def fill(self, record: Record) -> Held:
-        """Puts what the store has into the table, unless it may have changed meanwhile."""
+    def fill(self, record: Record, call: Call) -> Held:
+        """Puts what the store has into the table, unless it may have changed since the call."""
         key, number, payload = record.key, record.codec, record.payload
-        if self._coherence.may_fill(name_of(key)):
+        if self._coherence.may_fill(call):
             version = self._table.set(key, number, payload, ttl_ms_of(record))
         else:
             version = content_version(number, payload)
@@ -295,24 +315,48 @@ class StoredExecutor:
         """Writes a record through or behind; returns its version."""
         name = name_of(record.key)
         self._absences.forget(name)
-        if self._behind is not None:
-            await self._behind.put(name, record.key, record)
-        else:
-            self._store.check()  # before the table is touched: hits go on while nothing else does
-            if not self._store.is_shared:
-                self._table.withdraw(record.key)
-            self._coherence.begin(name)
-            await self._store.save(record)
-            self._absences.forget(name)
-        return self.fill(record).version
+        if self._behind is None:
+            # Before the table is touched: hits go on while nothing else does.
+            self._store.check(record.key)
+        call = self._coherence.begin(name)
+        try:
+            if self._behind is not None:
+                await self._behind.put(name, record.key, record)
+            else:
+                if not self._store.is_shared:
+                    self._table.withdraw(record.key)
+                await self._store.save(record)
+                self._absences.forget(name)
+            return self.fill(record, call).version
+        finally:
+            self._coherence.end(call)
 
-    async def change(self, name: bytes, call: Callable[..., Any]) -> Any:
-        """Makes a change that the shared store decides, after what waits for this key."""
+    async def change(
+        self,
+        name: bytes,
+        change: Callable[[SharedStore], Awaitable[Answer]],
+        kept: Callable[[Answer], Record | None] = lambda _: None,
+    ) -> tuple[Answer, int]:
+        """Makes a change that the shared store decides, after what waits for this key.
+
+        Args:
+            name: of the key.
+            change: of the store.
+            kept: what the key holds then, of the change's answer, if that is known.
+
+        Returns:
+            The answer, and the version of what is kept; 0: nothing is.
+        """
         if self._behind is not None and self._behind.find(name)[0]:
             await self._behind.flush()
         self._absences.forget(name)
-        self._coherence.begin(name)
-        return await self._store.change(call)
+        call = self._coherence.begin(name)
+        try:
+            answer = await self._store.change(name, change)
+            record = kept(answer)
+            return answer, 0 if record is None else self.fill(record, call).version
+        finally:
+            self._coherence.end(call)
 
     # Operations that are the same whoever decides.
 
@@ -326,8 +370,7 @@ class StoredExecutor:
             await self._behind.put(name, key, None)
             self._table.delete(key)
             return there
-        self._store.check()  # as in write
-        self._coherence.begin(name)
+        self._store.check(key)  # as in write
         was_here = self._table.delete(key)
         return await self._store.delete(key) or was_here
 

@@ -137,7 +137,10 @@ def test_a_change_during_the_first_question_is_told_before_it_is_fresh(tmp_path:
     asked_ms: list[int] = []
     hello = b"$4\r\nmode\r\n$10\r\nstandalone\r\n"
 
+    served: set[asyncio.StreamWriter] = set()
+
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(writer)
         parser = hiredis.Reader()
         pings = 0
         while data := await reader.read(4096):
@@ -148,11 +151,12 @@ def test_a_change_during_the_first_question_is_told_before_it_is_fresh(tmp_path:
                     continue
                 writer.write(b"+OK\r\n")
                 pings += words[0] == b"PING"
-                if pings == 2:  # of the connection's, the first of the first beat
+                if pings == 2:  # the first of the first beat; the marks had one
                     asked_ms.append(time.monotonic_ns() // 1_000_000)
                     await asyncio.sleep(0.05)
                     writer.write(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n")
         writer.close()
+        served.discard(writer)
 
     async def main() -> None:
         path = f"{tmp_path}/s"
@@ -164,6 +168,8 @@ def test_a_change_during_the_first_question_is_told_before_it_is_fresh(tmp_path:
             fresh_until_ms = heard.events[2]
             assert isinstance(fresh_until_ms, int)
             assert fresh_until_ms <= asked_ms[0] + STALENESS_SECONDS * 1000
+        while served:
+            await asyncio.sleep(0.001)
 
     asyncio.run(main())
 

@@ -17,7 +17,7 @@ Log = list[str]
 def run(test: Callable[[KeyQueues, Log], Awaitable[None]]) -> None:
     async def main() -> None:
         log: Log = []
-        queues = KeyQueues(asyncio.get_running_loop(), lambda name: log.append(f"idle {name!r}"))
+        queues = KeyQueues(asyncio.get_running_loop())
         await test(queues, log)
         await asyncio.sleep(0.05)
         assert len(queues) == 0
@@ -54,7 +54,6 @@ def test_one_key_in_order_other_keys_beside_it() -> None:
         assert log.index("end a1") < log.index("begin a2")
         await asyncio.sleep(0)
         assert not queues.is_busy(b"a")
-        assert sorted(line for line in log if "idle" in line) == ["idle b'a'", "idle b'b'"]
 
     run(test)
 
@@ -94,4 +93,56 @@ def test_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert await queues.submit(b"3", job(log, "3")) == "3"
 
     monkeypatch.setattr(key_queues, "JOBS_MAX", 2)
+    run(test)
+
+
+def test_a_read_that_is_out_of_date_is_shared_no_more_and_holds_up_nobody() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        answered = asyncio.Event()
+
+        async def slow() -> str:
+            log.append("begin slow")
+            await answered.wait()
+            return "old"
+
+        first = queues.read(b"a", slow)
+        queues.detach(b"a")  # it has not begun yet: its answer will be new enough
+        assert queues.read(b"a", job(log, "never")) is first
+        await asyncio.sleep(0)
+        change = queues.submit(b"a", job(log, "change"))
+        queues.detach(b"a")
+        second = queues.read(b"a", job(log, "second"))
+        assert second is not first
+        assert await asyncio.gather(change, second) == ["change", "second"]
+        assert not first.done()
+        answered.set()
+        assert await first == "old"
+        assert not queues.is_busy(b"a")
+        assert "begin never" not in log
+
+    run(test)
+
+
+def test_a_change_is_never_detached() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        change = queues.submit(b"a", job(log, "change"))
+        await asyncio.sleep(0)
+        queues.detach(b"a")
+        assert await queues.read(b"a", job(log, "read")) == "read"
+        assert change.done()
+        assert log == ["begin change", "end change", "begin read", "end read"]
+
+    run(test)
+
+
+def test_how_long_a_read_runs_is_known() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        assert not queues.is_read_for(b"a", 0.0)
+        read = queues.read(b"a", job(log, "r", seconds=0.03))
+        assert not queues.is_read_for(b"a", 0.0)  # it has not begun
+        await asyncio.sleep(0.01)
+        assert queues.is_read_for(b"a", 0.001)
+        assert not queues.is_read_for(b"a", 60.0)
+        await read
+
     run(test)

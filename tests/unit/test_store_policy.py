@@ -101,7 +101,7 @@ def test_a_store_that_fails_again_and_again_is_left_alone() -> None:
         with pytest.raises(StoreUnavailable):
             await guarded.load("a")
         with pytest.raises(StoreUnavailable):
-            guarded.check()
+            guarded.check("a")
         assert len(store.calls) == FAILURES_MAX
         assert (guarded.stats()["breaker"], guarded.stats()["refused"]) == ("open", 2)
 
