@@ -24,6 +24,12 @@ SHARDS_MAX = 256  # 8 of the hash's bits; 64 MiB each makes 16 GiB before shards
 SHARD_BYTES_WANTED = 32 * MIB  # recounting a dead writer's shard must stay far below 100 ms
 SHARD_RECORDS_MIN = 512  # fewer records in a shard cost hit ratio
 SHARD_LARGEST_RECORDS_MIN = 16  # as many of the largest record, for the same reason
+VERSIONS_A_MILLISECOND = 1024  # a new table's versions begin at so many for each of Unix time
+VERSIONS_UNSEEN = MIB  # what writers may give out while the table before it is replaced
+VERSION_TABLE_END = (
+    2**52
+)  # versions of values beside the table are above; all are below JSON's 2^53
+VERSION_FIRST_MAX = VERSION_TABLE_END - 2**50  # from 2074 on all begin here
 LEASE_SLOTS = 256  # processes that may hold a shard's lock: parent, workers, trusted writers
 LEASE_SLOT_PARENT = 0
 LEASE_SLOT_WORKER_FIRST = 1

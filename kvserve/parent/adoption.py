@@ -19,7 +19,7 @@ from kvserve.parent.logs import Log
 from kvserve.store import urls
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
-from kvserve.table.table import Table, create, kept, remove
+from kvserve.table.table import Table, create, kept, remove, versions_so_far
 
 _VIOLATIONS_LOGGED = 5  # the first ones tell the story
 
@@ -60,9 +60,10 @@ def held_table(
     """
     held = _adopt(names, config, geometry, group_id, log)
     if held is None:
+        so_far = versions_so_far(names)
         remove(names)
         claim.release()
-        held = _create(names, config, geometry, group_id, claim)
+        held = _create(names, config, geometry, group_id, claim, so_far)
     try:
         yield held
     finally:
@@ -97,9 +98,14 @@ def _adopt(
 
 
 def _create(
-    names: Names, config: Config, geometry: Geometry, group_id: int | None, claim: SegmentClaim
+    names: Names,
+    config: Config,
+    geometry: Geometry,
+    group_id: int | None,
+    claim: SegmentClaim,
+    so_far: int,
 ) -> HeldTable:
-    create(names, geometry, config.mode, group_id)
+    create(names, geometry, config.mode, group_id, so_far)
     try:
         _grant(names, config, group_id)
         if not claim.take():

@@ -53,6 +53,16 @@ def test_the_table_survives_kills(built: Path, seed: int) -> None:
         assert summary[what] > 0, what
 
 
+@pytest.mark.watchdog(WATCHDOG_SECONDS)
+def test_a_storm_that_once_lost_a_value(built: Path) -> None:
+    """Nineteen deaths had eaten up log M's reserve, and an overwrite then evicted its own key."""
+    done = run_stepper(
+        built / "stepper.program", "--scenario", "storm", "--seed", "11", "--kills", "2"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["kills"] == 50
+
+
 def test_every_mutant_is_known_by_its_name() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
