@@ -117,9 +117,9 @@ def _create(
 
 
 def _grant(names: Names, config: Config, group_id: int | None) -> None:
-    """Gives both segments their modes. Clients write hints, and never the table itself."""
-    grant(str(memory_path(names.table)), config.mode & ~0o020, group_id)
-    grant(str(memory_path(names.hints)), config.mode, group_id)
+    """Gives both segments their modes. No group writes them: it could shorten them, too."""
+    for name in (names.table, names.hints):
+        grant(str(memory_path(name)), config.mode & ~0o020, group_id)
 
 
 def count_items(table: Table) -> int:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kvserve.names import Names, parse_client_file
+from kvserve.names import Names, parse_client_file, parse_notes_file
 
 FIFO_AGE_SECONDS = 10.0  # a client that has just made its FIFO has not opened it yet
 _SEGMENTS = Path("/dev/shm")  # where shm_open and sem_open of Linux keep their objects
@@ -36,6 +36,23 @@ def remove_all_fifos(names: Names) -> list[str]:
     for path, _ in list(client_fifos(names)):
         path.unlink(missing_ok=True)
         removed.append(str(path))
+    return removed
+
+
+def remove_all_notes(names: Names) -> list[str]:
+    """Removes the notes of readers of other users from the clients directory; returns their paths.
+
+    A name of such a file may lead to anything that a member of the group made. What cannot be
+    removed stays.
+    """
+    removed = []
+    with contextlib.suppress(OSError):
+        for path in list(names.clients_directory.iterdir()):
+            if parse_notes_file(path.name) is None:
+                continue
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(str(path))
     return removed
 
 

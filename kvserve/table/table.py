@@ -165,8 +165,7 @@ def create(
     Args:
         names: whose.
         geometry: from `kvserve.table.geometry.plan`.
-        mode: permission bits, such as 0o600. A group never gets to write the table, whatever
-            they say; the hints it must.
+        mode: permission bits, such as 0o600. A group never gets to write, whatever they say.
         group_id: who may read, beside the owner; None: nobody.
         so_far: the highest version of the table before it, see `versions_so_far`.
 
@@ -174,9 +173,10 @@ def create(
         LimitError: no room in /dev/shm.
         ForeignObject: a name is taken.
     """
+    mode &= ~0o020
     hints = segment.create(names.hints, geometry.hints_bytes, mode, group_id)
     try:
-        table = segment.create(names.table, geometry.table_bytes, mode & ~0o020, group_id)
+        table = segment.create(names.table, geometry.table_bytes, mode, group_id)
         lease.create(names.lease_file)
     except BaseException:
         segment.unlink(names.hints)

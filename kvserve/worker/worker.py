@@ -45,6 +45,7 @@ from kvserve.worker.backing import backing
 from kvserve.worker.executor import Executor
 from kvserve.worker.figures import Figures
 from kvserve.worker.lines import PipeHandler
+from kvserve.worker.notes import NotesOfOthers
 from kvserve.worker.sessions import Session, Sessions
 from kvserve.worker.sweeper import Sweeper
 
@@ -97,6 +98,9 @@ class Worker:
         )
         self._latest: Session | None = None  # whose FIFO is looked at beside the queue
         self._sweeper = Sweeper(table, shards, loop)
+        self._notes: NotesOfOthers | None = None
+        if manifest.group_id is not None:  # else there are no other users
+            self._notes = NotesOfOthers(names, table, index, manifest.workers)
         self._spin = Spin(0)
         self._follower = Follower(page, self._apply)
         config = self._follower.config
@@ -248,6 +252,8 @@ class Worker:
         self._next_tick = self._loop.call_later(limits.TICK_SECONDS, self._tick)
         self._follow_settings()
         self._sweeper.turn()
+        if self._notes is not None:
+            self._notes.turn()
 
     def _follow_settings(self) -> None:
         try:
