@@ -26,6 +26,10 @@ SHARDS_MAX = 256  # 8 of the hash's bits; 64 MiB each makes 16 GiB before shards
 SHARD_BYTES_WANTED = 32 * MIB  # recounting a dead writer's shard must stay far below 100 ms
 SHARD_RECORDS_MIN = 512  # fewer records in a shard cost hit ratio
 SHARD_LARGEST_RECORDS_MIN = 16  # as many of the largest record, for the same reason
+VERSIONS_A_MILLISECOND = 1024  # a new table's versions begin at so many for each of Unix time
+VERSIONS_UNSEEN = MIB  # what writers may give out while the table before it is replaced
+VERSION_TABLE_END = 2**52  # those of values beside the table are above, and below JSON's 2^53
+VERSION_FIRST_MAX = VERSION_TABLE_END - 2**50  # from 2074 on all begin here
 LEASE_SLOTS = 256  # processes that may hold a shard's lock: parent, workers, trusted writers
 LEASE_SLOT_PARENT = 0
 LEASE_SLOT_WORKER_FIRST = 1
@@ -103,6 +107,12 @@ FEED_BYTES_MIN = 16 * KIB  # several events of the longest key
 FEED_BYTES_MAX = 1024 * MIB
 SPIN_MICROSECONDS_DEFAULT = 50  # about what it takes to wake another core
 SPIN_MICROSECONDS_MAX = 1000  # beyond this, sleeping costs less than it saves
+
+# What readers of other users have read, each in a file of 36 KiB; see worker/notes.py.
+NOTES_STEP_SECONDS = 0.001  # of each tick, for as many files as it is enough for
+NOTES_FILES_MAX = 1024  # that a worker remembers, 4 KiB each
+NOTES_OLDER_MAX = 4 * SESSIONS_MAX  # names that a worker looks through before it serves
+NOTES_AGE_SECONDS = 10.0  # a file that is not whole, and that nobody locks, is removed then
 
 # What a worker does without being asked.
 TICK_SECONDS = 0.15  # looks at the settings, which it applies within 0.2 s, and sweeps

@@ -12,6 +12,7 @@ from kvserve.errors import ConfigError, InvalidName
 
 DEFAULT_NAME = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: it separates the parts
+_NOTES_FILE = re.compile(r"([0-9a-f]{16})\.notes")
 _CLIENT_FILE = re.compile(r"([0-9a-f]{16})\.(request|reply)")
 
 
@@ -91,6 +92,10 @@ class Names(NamedTuple):
     def reply_fifo(self, client_id: int) -> Path:
         return self.clients_directory / f"{client_id:016x}.reply"
 
+    def notes_file(self, reader_id: int) -> Path:
+        """Where a reader of another user than the server's tells of its reads."""
+        return self.clients_directory / f"{reader_id:016x}.notes"
+
 
 def instance(name: str | None = None, environment: Mapping[str, str] | None = None) -> Names:
     """The names of the instance `name` (default: $KVSERVE_NAME, else `default`).
@@ -122,6 +127,17 @@ def parse_client_file(file_name: str) -> int | None:
         (255, None)
     """
     match = _CLIENT_FILE.fullmatch(file_name)
+    return int(match[1], 16) if match else None
+
+
+def parse_notes_file(file_name: str) -> int | None:
+    """The reader's id in the name of a file of notes; None for any other name.
+
+    Example:
+        >>> parse_notes_file("00000000000000ff.notes"), parse_notes_file("00000000000000ff.reply")
+        (255, None)
+    """
+    match = _NOTES_FILE.fullmatch(file_name)
     return int(match[1], 16) if match else None
 
 

@@ -25,6 +25,7 @@ from kvserve.names import Names
 sys.path.insert(0, str(Path(__file__).parent))
 
 from leftovers import children, end_processes, leftovers, remove_leftovers
+from seeds import derived, line
 from servers import Server, StartServer, clean_up
 
 TESTS = Path(__file__).parent
@@ -55,6 +56,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "watchdog(seconds): how long this test may take at most")
     config.addinivalue_line("markers", "ways(*names): the ways of access a behaviour applies to")
     config.stash[_TERMINAL] = os.dup(2)  # capturing is suspended during this hook
+
+
+def pytest_report_header() -> str:
+    """The seed, so that it is known of a run that ended in any way."""
+    return line()
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What a random test draws from: another one in each run, see seeds.py."""
+    number = derived(request.node.nodeid)
+    print(f"seed {number}; {line()}")
+    return number
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

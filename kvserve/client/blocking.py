@@ -91,6 +91,9 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """The value of a key and its version, for `cas`.
 
+        A later version of a key is a larger number, below 2^53, also when the table was replaced
+        meanwhile; no other record of the key ever had it.
+
         Returns:
             (value, version), or (default, None) on a miss.
 

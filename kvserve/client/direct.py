@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import os
 import weakref
 from threading import Lock
 from typing import Literal
 
 from kvserve import runtime
 from kvserve.client import forks
+from kvserve.client.notes import Notes
 from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable
 from kvserve.names import Names
 from kvserve.runtime import Manifest
@@ -67,6 +69,7 @@ class TableFollower(Reader):
         self._attaching = Lock()
         self._ending = Ending()
         self._maps: tuple[mmap.mmap, ...] = ()
+        self._notes: Notes | None = None  # of what is read, if the server is another user's
         with runtime.named_errors():
             self._manifest = require_server(names)
             self._attach_table()
@@ -81,19 +84,40 @@ class TableFollower(Reader):
         """
         owner_uid = runtime.verify_directory(self._names)
         manifest = Manifest.read(self._names)
+        is_ours = owner_uid == os.geteuid()
         maps: list[mmap.mmap] = []
         try:
             maps.append(segment.attach(self._names.table, owner_uid, writable=False))
-            maps.append(segment.attach(self._names.hints, owner_uid, writable=True))
-            self._attach(maps[0], maps[1], segment.boot_id(), self._reads_direct)
+            maps.append(segment.attach(self._names.hints, owner_uid, writable=is_ours))
+            notes = None if is_ours else Notes(self._names)
+            told_in = notes.memory if notes else None
+            self._attach(maps[0], maps[1], segment.boot_id(), self._reads_direct, told_in)
         except FileNotFoundError as error:
             if isinstance(error, ServerUnavailable):
                 raise
             raise self._out_of_sight() from None
         for memory in self._maps:
             memory.close()
-        self._maps = tuple(maps)
+        if self._notes is not None:
+            self._notes.close()
+        self._notes = notes
+        self._maps = (*maps, notes.memory) if notes else tuple(maps)
         self._manifest = manifest
+
+    def _on_full_notes(self) -> None:
+        """Looks whether what is noted is still read. Called inside a read: it waits for nobody."""
+        if self._attaching.acquire(blocking=False):
+            try:
+                self._replace_lost_notes()
+            finally:
+                self._attaching.release()
+
+    def _replace_lost_notes(self) -> None:
+        if self._notes is not None and self._notes.is_lost:
+            before = self._notes.renew()
+            self._write_notes(self._notes.memory)
+            before.close()
+            self._maps = (*self._maps[:2], self._notes.memory)
 
     def _out_of_sight(self) -> ServerUnavailable:
         if runtime.holder(self._names) is None:
@@ -123,6 +147,7 @@ class TableFollower(Reader):
                 self._retired or manifest.instance_id != self._manifest.instance_id
             ):
                 self._attach_table()
+            self._replace_lost_notes()  # a server that stops removes them
 
     @property
     def _closed(self) -> bool:
@@ -140,6 +165,9 @@ class TableFollower(Reader):
             for memory in self._maps:
                 memory.close()
             self._maps = ()
+            if self._notes is not None:
+                self._notes.close()
+                self._notes = None
 
 
 # See forks.py. A lock that another thread held at the fork would stay held.

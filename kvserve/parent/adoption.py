@@ -21,7 +21,7 @@ from kvserve.store import urls
 from kvserve.table import lease
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
-from kvserve.table.table import Table, create, kept, remove
+from kvserve.table.table import Table, create, kept, remove, versions_so_far
 
 _VIOLATIONS_LOGGED = 5  # the first ones tell the story
 
@@ -62,9 +62,10 @@ def held_table(
     """
     held = _adopt(names, config, geometry, group_id, log)
     if held is None:
+        so_far = versions_so_far(names)
         remove(names)
         claim.release()
-        held = _create(names, config, geometry, group_id, claim)
+        held = _create(names, config, geometry, group_id, claim, so_far)
     try:
         yield held
     finally:
@@ -110,9 +111,14 @@ def _adopt(
 
 
 def _create(
-    names: Names, config: Config, geometry: Geometry, group_id: int | None, claim: SegmentClaim
+    names: Names,
+    config: Config,
+    geometry: Geometry,
+    group_id: int | None,
+    claim: SegmentClaim,
+    so_far: int,
 ) -> HeldTable:
-    create(names, geometry, config.mode, group_id)
+    create(names, geometry, config.mode, group_id, so_far)
     try:
         _grant(names, config, group_id)
         if not claim.take():
@@ -124,9 +130,9 @@ def _create(
 
 
 def _grant(names: Names, config: Config, group_id: int | None) -> None:
-    """Gives both segments their modes. Clients write hints, and never the table itself."""
-    grant(str(memory_path(names.table)), config.mode & ~0o020, group_id)
-    grant(str(memory_path(names.hints)), config.mode, group_id)
+    """Gives both segments their modes. No group writes them: it could shorten them, too."""
+    for name in (names.table, names.hints):
+        grant(str(memory_path(name)), config.mode & ~0o020, group_id)
 
 
 def count_items(table: Table) -> int:

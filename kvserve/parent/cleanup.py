@@ -15,7 +15,7 @@ from kvserve.live import feed_segment, settings
 from kvserve.names import Names
 from kvserve.objects import as_user, taken_over, unlink_file, user_name
 from kvserve.parent.claiming import MakingLock, SegmentClaim, claim, is_alive, unlink_claim
-from kvserve.parent.housekeeping import remove_all_fifos, semaphore_path
+from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes, semaphore_path
 from kvserve.runtime import holder, prepared_directory, remove_directory, verify_directory
 from kvserve.table import semaphores
 from kvserve.table.table import remove
@@ -60,7 +60,7 @@ def clean(names: Names) -> list[str]:
         segment_claim.take()
         removed = remove(names) + _remove_semaphores(names) + _remove_queues(names)
         removed += settings.remove(names) + feed_segment.remove(names)
-        removed += remove_all_fifos(names) + _remove_files(names)
+        removed += remove_all_fifos(names) + remove_all_notes(names) + _remove_files(names)
     if pid_file_was_there:
         removed.append(str(names.pid_file))
     if not is_new and remove_directory(names):

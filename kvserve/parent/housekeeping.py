@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kvserve.names import Names, parse_client_file
+from kvserve.names import Names, parse_client_file, parse_notes_file
 
 FIFO_AGE_SECONDS = 10.0  # a client that has just made its FIFO has not opened it yet
 _PIECE_ENTRIES = 256  # of the clients directory; take 3 ms
@@ -27,6 +27,23 @@ def remove_all_fifos(names: Names) -> list[str]:
             return []
         removed = [name for name in _client_files(directory) if _remove(directory, name)]
     return [str(names.clients_directory / name) for name in removed]
+
+
+def remove_all_notes(names: Names) -> list[str]:
+    """Removes the notes of readers of other users from the clients directory; returns their paths.
+
+    A name of such a file may lead to anything that a member of the group made. What cannot be
+    removed stays.
+    """
+    removed = []
+    with contextlib.suppress(OSError):
+        for path in list(names.clients_directory.iterdir()):
+            if parse_notes_file(path.name) is None:
+                continue
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(str(path))
+    return removed
 
 
 def remove_dead_fifos(names: Names, now: float | None = None) -> int:

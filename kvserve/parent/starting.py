@@ -24,7 +24,7 @@ from kvserve.names import Names
 from kvserve.objects import taken_over, unlink_file
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
 from kvserve.parent.claiming import MakingLock, SegmentClaim
-from kvserve.parent.housekeeping import remove_all_fifos
+from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes
 from kvserve.parent.logs import Log
 from kvserve.parent.writers import TrustedWriters
 from kvserve.protocol.messages import PROTOCOL_VERSION
@@ -84,6 +84,8 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         unlink_file(names.manifest)
         undo.callback(remove_all_fifos, names)
         remove_all_fifos(names)
+        undo.callback(remove_all_notes, names)
+        remove_all_notes(names)
         undo.callback(_unlink_objects, names, segment_claim)
         _unlink_objects(names, segment_claim)  # a killed server's; it may have had more of them
         depth, message_bytes = _make_queues(names, config, workers, group_id, log)

@@ -10,6 +10,8 @@ cdef class Attached:
     cdef unsigned long long stripe_of  # the count of forks when the stripe was chosen
     cdef Py_buffer table_view
     cdef Py_buffer hints_view
+    cdef bint has_notes
+    cdef Py_buffer notes_view
 
     def __dealloc__(self):
         self._release()
@@ -20,14 +22,18 @@ cdef class Attached:
             self.attachment += 1
             PyBuffer_Release(&self.table_view)
             PyBuffer_Release(&self.hints_view)
+            if self.has_notes:
+                self.has_notes = False
+                PyBuffer_Release(&self.notes_view)
 
-    def _attach(self, table, hints, bytes boot_id, bint reads_here=True):
+    def _attach(self, table, hints, bytes boot_id, bint reads_here=True, notes=None):
         """Checks the mapped segments and reads from them from now on.
 
         Args:
-            table, hints: buffers; the table's may be read-only.
+            table, hints: buffers; the table's may be read-only, and with notes the hints', too.
             boot_id: this boot's.
             reads_here: False: only for finding keys' shards, all reads answer ELSEWHERE.
+            notes: where to tell of reads instead of the hints, see `_write_notes`.
 
         Raises:
             ForeignObject: they are not a whole and ready table of this layout and boot.
@@ -37,7 +43,8 @@ cdef class Attached:
         cdef const char *wrong
         PyObject_GetBuffer(table, &table_view, PyBUF_SIMPLE)
         try:
-            PyObject_GetBuffer(hints, &hints_view, PyBUF_WRITABLE)
+            PyObject_GetBuffer(hints, &hints_view,
+                               PyBUF_WRITABLE if notes is None else PyBUF_SIMPLE)
         except BaseException:
             PyBuffer_Release(&table_view)
             raise
@@ -54,6 +61,20 @@ cdef class Attached:
         self.reads_here = reads_here
         self.attached = True
         self.attachment += 1
+        if notes is not None:
+            self._write_notes(notes)
+
+    def _write_notes(self, notes):
+        """Tells of reads in these notes from now on: `LAYOUT["notes_bytes"]`, writable."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(notes, &view, PyBUF_WRITABLE)
+        if not self.attached or <size_t>view.len < sizeof(kv_notes):
+            PyBuffer_Release(&view)
+            raise InternalError(f"notes of {len(notes)} bytes, or no table that they are about")
+        kv_write_notes(&self.t, <uint8_t *>view.buf)
+        if self.has_notes:
+            PyBuffer_Release(&self.notes_view)
+        self.notes_view, self.has_notes = view, True
 
     cdef int _require_attached(self) except -1:
         if not self.attached:

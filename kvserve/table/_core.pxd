@@ -33,6 +33,8 @@ cdef extern from "core/layout.h" nogil:
         KV_FLUSHES, KV_LOCK_RECOVERIES, KV_WITHDRAWALS
         KV_WORKERS_MAX
         KV_MISSES_ELSEWHERE, KV_HITS_NEED_LEASE
+    struct kv_notes:
+        pass
     struct kv_geometry:
         uint64_t table_bytes, hints_bytes, shard_bytes, small_capacity, main_capacity
         uint64_t largest_record, value_bytes_max, item_bytes
@@ -117,7 +119,8 @@ cdef extern from "core/table.h" nogil:
 
     bint kv_geometry_valid(const kv_geometry *)
     void kv_format(uint8_t *, const kv_geometry *, const uint8_t *, const uint8_t *,
-                   const uint64_t *)
+                   const uint64_t *, uint64_t)
+    uint64_t kv_last_version(const uint8_t *, uint64_t)
     const char *kv_attach(kv_table *, uint8_t *, uint64_t, uint8_t *, uint64_t, const uint8_t *)
     bint kv_ready(const kv_table *)
     enum:
@@ -132,6 +135,11 @@ cdef extern from "core/table.h" nogil:
     void kv_retire(uint8_t *)
     void kv_counts_of(const kv_table *, uint32_t, kv_counts *)
     void kv_reads(const kv_table *, uint64_t *, uint64_t *)
+    struct kv_noted:
+        uint64_t written, hits, misses
+    void kv_write_notes(kv_table *, uint8_t *)
+    bint kv_read_notes(const kv_table *, const uint8_t *, uint64_t, kv_noted *)
+    void kv_heed_notes(kv_table *, const uint8_t *, const kv_noted *, const kv_noted *)
     void kv_locate(const kv_table *, kv_key *)
     kv_status kv_find(const kv_table *, const kv_key *, kv_view *)
     void kv_find_soon(const kv_table *, const kv_key *, kv_view *)
@@ -161,6 +169,6 @@ cdef extern from "core/table.h" nogil:
 cdef extern from "core/view.h" nogil:
     bint kv_view_intact(const kv_view *)
     bint kv_view_flushed(const kv_table *, uint32_t, const kv_view *)
-    void kv_view_touch(const kv_view *)
+    bint kv_view_touch(const kv_table *, const kv_view *)
     void kv_count_read(const kv_table *, bint)
     int64_t kv_view_counter(const kv_view *)

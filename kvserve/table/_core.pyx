@@ -68,6 +68,7 @@ LAYOUT_VERSION = KV_LAYOUT_VERSION
 LAYOUT = {
     "superblock_bytes": KV_SUPERBLOCK_BYTES,
     "hints_header_bytes": KV_HINTS_HEADER_BYTES,
+    "notes_bytes": sizeof(kv_notes),
     "shard_header_bytes": KV_SHARD_HEADER_BYTES,
     "record_header_bytes": KV_RECORD_HEADER_BYTES,
     "expiry_bytes": KV_EXPIRY_BYTES,
@@ -169,7 +170,8 @@ cpdef check_keys(keys):
     return keys
 
 
-def format_segment(table, dict geometry, bytes boot_id, bytes instance_id, bytes hash_key):
+def format_segment(table, dict geometry, bytes boot_id, bytes instance_id, bytes hash_key,
+                   uint64_t last_version=0):
     """Makes an empty table of a new, zeroed segment, ready for use.
 
     Args:
@@ -177,6 +179,7 @@ def format_segment(table, dict geometry, bytes boot_id, bytes instance_id, bytes
         geometry: the fields of the C structure, by name.
         boot_id, instance_id: 16 bytes each.
         hash_key: 32 random bytes.
+        last_version: the first version that a record gets is the next one.
     """
     cdef kv_geometry g
     cdef Py_buffer view
@@ -189,9 +192,22 @@ def format_segment(table, dict geometry, bytes boot_id, bytes instance_id, bytes
     PyObject_GetBuffer(table, &view, PyBUF_WRITABLE)
     try:
         assert <uint64_t>view.len == g.table_bytes
-        kv_format(<uint8_t *>view.buf, &g, boot_id, instance_id, secret)
+        kv_format(<uint8_t *>view.buf, &g, boot_id, instance_id, secret, last_version)
     finally:
         PyBuffer_Release(&view)
+
+
+def last_version(table):
+    """The highest version that a table's segment has given out; 0 if that cannot be read.
+
+    It may be retired, damaged, or of the layout before this one.
+    """
+    cdef Py_buffer view
+    cdef uint64_t last
+    PyObject_GetBuffer(table, &view, PyBUF_SIMPLE)
+    last = kv_last_version(<const uint8_t *>view.buf, view.len)
+    PyBuffer_Release(&view)
+    return last
 
 
 def retire_segment(table):

@@ -100,9 +100,14 @@ cdef class Reader(Attached):
             return _miss
         return value
 
-    cdef inline void _count_hit(self, const kv_view *view) noexcept:
-        kv_view_touch(view)
+    cdef inline int _count_hit(self, const kv_view *view) except -1:
         kv_count_read(&self.t, True)
+        if kv_view_touch(&self.t, view):
+            self._on_full_notes()
+        return 0
+
+    def _on_full_notes(self):
+        """Called when notes (see `_write_notes`) have gone once round. For subclasses."""
 
     def get(self, key, default=None):
         """The value of a key.

@@ -98,6 +98,26 @@ cdef class Writer(Owner):
         """(hits, misses) of all readers of the table."""
         return self._reads()
 
+    def heed_notes(self, bytes notes not None, before=(0, 0, 0), bint only_look=False):
+        """Raises hints and counts reads as somebody's notes say.
+
+        Args:
+            notes: a copy of them; any bytes do no harm.
+            before: what was answered when they were last looked at.
+            only_look: change nothing.
+
+        Returns:
+            Three numbers, for the next time; `before` if this says nothing of this table.
+        """
+        cdef kv_noted now, known
+        self._require_attached()
+        known.written, known.hits, known.misses = before
+        if not kv_read_notes(&self.t, <const uint8_t *>PyBytes_AS_STRING(notes), len(notes), &now):
+            return before
+        if not only_look:
+            kv_heed_notes(&self.t, <const uint8_t *>PyBytes_AS_STRING(notes), &now, &known)
+        return now.written, now.hits, now.misses
+
     def retire(self):
         """Gives the table up: whoever is attached lets go of it."""
         self._require_attached()
@@ -146,7 +166,7 @@ cdef class Writer(Owner):
                 view.expiry_ms != 0 and view.expiry_ms <= now_ms()):
             kv_count_read(&self.t, False)
             return None
-        kv_view_touch(&view)
+        kv_view_touch(&self.t, &view)
         kv_count_read(&self.t, True)
         return view.codec, payload, view.cas
 

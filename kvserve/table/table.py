@@ -6,13 +6,15 @@ import mmap
 import os
 import random
 import secrets
+import time
 from typing import Any
 
+from kvserve import limits
 from kvserve.errors import ForeignObject
 from kvserve.names import Names
 from kvserve.objects import unlink_file
 from kvserve.table import lease, segment, semaphores
-from kvserve.table._core import Writer, format_segment, retire_segment
+from kvserve.table._core import Writer, format_segment, last_version, retire_segment
 from kvserve.table.geometry import Geometry, as_fields
 from kvserve.table.lease import Lease
 
@@ -143,23 +145,39 @@ def attach_maps(
     return tuple(maps)
 
 
-def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) -> None:
+def versions_so_far(names: Names) -> int:
+    """The highest version that the table of this name may have given out; 0 if it cannot be read.
+
+    It need not be sound, nor in use. A writer of a killed server may still be at work in it.
+    """
+    try:
+        with segment.attach(names.table, os.geteuid(), writable=False) as table:
+            last = last_version(table)
+    except (FileNotFoundError, ForeignObject):
+        return 0
+    return last + limits.VERSIONS_UNSEEN if last else 0
+
+
+def create(
+    names: Names, geometry: Geometry, mode: int, group_id: int | None, so_far: int = 0
+) -> None:
     """Makes an empty table, its hints and its lease file.
 
     Args:
         names: whose.
         geometry: from `kvserve.table.geometry.plan`.
-        mode: permission bits, such as 0o600. A group never gets to write the table, whatever
-            they say; the hints it must.
+        mode: permission bits, such as 0o600. A group never gets to write, whatever they say.
         group_id: who may read, beside the owner; None: nobody.
+        so_far: the highest version of the table before it, see `versions_so_far`.
 
     Raises:
         LimitError: no room in /dev/shm.
         ForeignObject: a name is taken.
     """
+    mode &= ~0o020
     hints = segment.create(names.hints, geometry.hints_bytes, mode, group_id)
     try:
-        table = segment.create(names.table, geometry.table_bytes, mode & ~0o020, group_id)
+        table = segment.create(names.table, geometry.table_bytes, mode, group_id)
         lease.create(names.lease_file)
     except BaseException:
         segment.unlink(names.hints)
@@ -172,7 +190,19 @@ def create(names: Names, geometry: Geometry, mode: int, group_id: int | None) ->
             segment.boot_id(),
             secrets.token_bytes(_ID_BYTES),
             secrets.token_bytes(_HASH_KEY_BYTES),
+            _versions_from(so_far),
         )
+
+
+def _versions_from(so_far: int) -> int:
+    """Where a new table's versions begin: above those of any table before it.
+
+    So a version that somebody keeps while the table is replaced is no version of another record
+    (cas would overwrite what it never saw), and of two versions of a key the later is the larger.
+    Of a table that is gone nothing tells but the time.
+    """
+    by_the_clock = time.time_ns() // 1_000_000 * limits.VERSIONS_A_MILLISECOND
+    return min(max(by_the_clock, so_far), limits.VERSION_FIRST_MAX)
 
 
 def kept(names: Names) -> Geometry:

@@ -6,9 +6,10 @@ import hashlib
 import time
 from typing import NamedTuple
 
+from kvserve import limits
 from kvserve.store.base import Key, Record
 
-_NOT_CACHED = 1 << 63  # no version of the table is so high
+_VERSIONS = limits.VERSION_TABLE_END  # so many of each kind; those of the table are below
 
 
 class Held(NamedTuple):
@@ -44,12 +45,12 @@ def alive(record: Record | None) -> Record | None:
 def content_version(codec: int, payload: bytes) -> int:
     """The version of a value that is not in the table: it changes when the value does."""
     digest = hashlib.blake2b(payload, digest_size=8, salt=bytes([codec])).digest()
-    return int.from_bytes(digest, "little") | _NOT_CACHED
+    return _VERSIONS + int.from_bytes(digest, "little") % _VERSIONS
 
 
 def is_version(held: Held, version: int) -> bool:
     """Whether what a key holds has the version that `gets` told."""
-    if version & _NOT_CACHED:
+    if version >= _VERSIONS:
         return content_version(held.codec, held.payload) == version
     return held.version == version
 

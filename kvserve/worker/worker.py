@@ -34,6 +34,7 @@ from kvserve.worker.backing import backing
 from kvserve.worker.budget import Budget
 from kvserve.worker.executor import Executor
 from kvserve.worker.lines import PipeHandler
+from kvserve.worker.notes import NotesOfOthers
 from kvserve.worker.requests import Requests
 from kvserve.worker.sessions import Session, Sessions
 from kvserve.worker.slices import Slices
@@ -93,6 +94,9 @@ class Worker:
         )
         self._latest: Session | None = None  # whose FIFO is looked at beside the queue
         self._sweeper = Sweeper(table, shards, loop)
+        self._notes: NotesOfOthers | None = None
+        if manifest.group_id is not None:  # else there are no other users
+            self._notes = NotesOfOthers(names, table, index, manifest.workers)
         self._spin = Spin(0)
         self._follower = Follower(page, self._apply)
         config = self._follower.config
@@ -188,6 +192,8 @@ class Worker:
         self._sweeper.turn()
         self._sessions.tick()
         self._trimmer.turn()
+        if self._notes is not None:
+            self._notes.turn()
 
     def _follow_settings(self) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fault.feed_mutants import FEED_MUTANTS
 from fault.reader_mutants import READER_MUTANTS
+from fault.recovery_mutants import RECOVERY_MUTANTS
 from fault.seeded_bug import Edit, Mutant
 
 NO_OVERFLOW_REBUILD = Edit("recover.c", "    recover_overflow(t, shard);\n", "")
@@ -16,6 +17,7 @@ NO_OVERFLOW_REBUILD = Edit("recover.c", "    recover_overflow(t, shard);\n", "")
 MUTANTS = (
     *READER_MUTANTS,
     *FEED_MUTANTS,
+    *RECOVERY_MUTANTS,
     Mutant(
         "entry-before-the-bytes",
         "set-new",
@@ -23,25 +25,10 @@ MUTANTS = (
             Edit(
                 "store.c",
                 "    write_record(record, shape, key->bytes, value, cas);\n"
-                "    publish_head(&ring, position, length);\n"
                 "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n",
                 "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n"
                 "    atomic_signal_fence(memory_order_seq_cst);\n"
-                "    write_record(record, shape, key->bytes, value, cas);\n"
-                "    publish_head(&ring, position, length);\n",
-            ),
-        ),
-    ),
-    Mutant(
-        "entry-before-head",
-        "set-new",
-        (
-            Edit(
-                "store.c",
-                "    publish_head(&ring, position, length);\n"
-                "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n",
-                "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n"
-                "    publish_head(&ring, position, length);\n",
+                "    write_record(record, shape, key->bytes, value, cas);\n",
             ),
         ),
     ),
@@ -51,8 +38,7 @@ MUTANTS = (
         (
             Edit(
                 "store.c",
-                "    write_record(record, shape, key->bytes, value, cas);\n"
-                "    publish_head(&ring, position, length);\n",
+                "    write_record(record, shape, key->bytes, value, cas);\n",
                 "    publish_head(&ring, position, length);\n"
                 "    atomic_signal_fence(memory_order_seq_cst);\n"
                 "    write_record(record, shape, key->bytes, value, cas);\n",
@@ -94,11 +80,6 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "reserve-trusted-after-deaths",
-        "storm",
-        (Edit("evict.c", "        if (!fits(&main, 0, place.length)) {\n", "        if (0) {\n"),),
-    ),
-    Mutant(
         "head-forgets-the-pad",
         "pad-small",
         (
@@ -121,35 +102,15 @@ MUTANTS = (
         (Edit("evict.c", "STORE(op->header->main_longest, length);", "(void)0;"),),
     ),
     Mutant(
-        "no-counter-repair",
-        "delete",
-        (Edit("recover.c", "    STORE(header->items, items);\n", ""),),
-    ),
-    Mutant(
-        "no-live-bytes-repair",
-        "overwrite",
-        (Edit("recover.c", "    STORE(header->small_live, live[false]);\n", ""),),
-    ),
-    Mutant(
-        "repair-counts-what-a-flush-ended",
-        "set-after-flush",
-        (
-            Edit(
-                "recover.c",
-                "            if (LOAD(record->cas) <= flush_mark)\n                continue;\n",
-                "            (void)flush_mark;\n",
-            ),
-        ),
-    ),
-    Mutant(
         "clear-then-set",
         "overwrite",
         (
             Edit(
                 "store.c",
-                "    publish_head(&ring, position, length);\n",
-                "    publish_head(&ring, position, length);\n    STORE_RELEASE(*slot.entry, 0);\n"
-                "    atomic_signal_fence(memory_order_seq_cst);\n",
+                "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n",
+                "    STORE_RELEASE(*slot.entry, 0);\n"
+                "    atomic_signal_fence(memory_order_seq_cst);\n"
+                "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n",
             ),
         ),
     ),
@@ -159,9 +120,7 @@ MUTANTS = (
         (
             Edit(
                 "evict.c",
-                "    publish_head(&main, position, place->length);\n"
                 "    STORE_RELEASE(*place->entry, (LOAD(*place->entry) &",
-                "    publish_head(&main, position, place->length);\n"
                 "    uint64_t word = LOAD(*place->entry);\n"
                 "    *(volatile _Atomic uint64_t *)place->entry = 0;\n"
                 "    STORE_RELEASE(*place->entry, (word &",
@@ -349,16 +308,5 @@ MUTANTS = (
         "own-record-is-not-spared",
         "overwrite-own-spared",
         (Edit("store.c", "    op->spared = old.entry;\n", ""),),
-    ),
-    Mutant(
-        "recovery-cuts-chains",
-        "index-evict",
-        (
-            Edit(
-                "recover.c",
-                "        STORE(overflow[number].next_free, UINT32_MAX);\n",
-                "        STORE(overflow[number].next, 0);\n",
-            ),
-        ),
     ),
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -122,10 +121,8 @@ def spawn() -> Iterator[Spawn]:
 
 @pytest.mark.watchdog(120 + KILLS)
 def test_workers_are_killed_while_they_tell(
-    names: Names, spawn: Spawn, eventually: Eventually
+    names: Names, spawn: Spawn, eventually: Eventually, seed: int
 ) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
     chance = random.Random(seed)
     # Raw: a lock of multiprocessing has no owner, and would be held for ever by the first killed.
     done = [FORK.RawValue("Q", 0) for _ in range(WORKERS)]

@@ -6,7 +6,6 @@ import asyncio
 import multiprocessing
 import os
 import random
-import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -129,9 +128,7 @@ def make_history(number: int, name: str, read: Any, until: float, seed: int, res
 
 @pytest.mark.watchdog(300 + 20 * SECONDS)
 @pytest.mark.parametrize("kills", [False, True], ids=["calm", "kills"])
-def test_histories(server: Server, kills: bool) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+def test_histories(server: Server, kills: bool, seed: int) -> None:
     chance = random.Random(seed)
     results = FORK.Queue()
     until = time.monotonic() + SECONDS

@@ -154,11 +154,9 @@ def test_signals_while_a_queue_is_full(make_server: StartServer, eventually: Eve
 @unraisable
 @pytest.mark.parametrize("work", KINDS)
 def test_a_handler_that_raises(
-    cache: kvserve.Client, work: Callable[[kvserve.Client, int], None]
+    cache: kvserve.Client, work: Callable[[kvserve.Client, int], None], seed: int
 ) -> None:
     """At random moments; the next request is not answered by the reply to the one given up."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
     moments = random.Random(seed)
 
     def give_up(*_: object) -> None:

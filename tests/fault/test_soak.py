@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 import pytest
 from fault.soak import Soak
+from seeds import SEED, line
 from servers import Server, StartServer
 
 KILLS = int(os.environ.get("KVSERVE_TEST_KILLS", "40"))
-SEED = int(os.environ.get("KVSERVE_TEST_SEED", secrets.randbits(32)))
 
 
 @pytest.mark.watchdog(120 + 10 * KILLS)
 def test_kills_under_load(make_server: StartServer, tmp_path: Path) -> None:
-    print(f"seed {SEED}")
+    print(line())
     first: list[Server] = []
 
     def start() -> Server:

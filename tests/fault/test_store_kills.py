@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
 import signal
 import sqlite3
 import subprocess
@@ -62,10 +61,8 @@ class Journal:
 
 
 def test_no_acknowledged_write_is_lost_with_a_store(
-    make_server: StartServer, names: Names, tmp_path: Path, eventually: Eventually
+    make_server: StartServer, names: Names, tmp_path: Path, eventually: Eventually, seed: int
 ) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
     dice = random.Random(seed)
     file = tmp_path / "cache.db"
     journals = [Journal() for _ in range(WRITERS)]
@@ -114,13 +111,11 @@ def check(file: Path, journals: list[Journal]) -> None:
 
 
 def test_a_killed_worker_loses_nothing_and_leaves_nothing_stale(
-    make_server: StartServer, tmp_path: Path, eventually: Eventually
+    make_server: StartServer, tmp_path: Path, eventually: Eventually, seed: int
 ) -> None:
     """Every value that is read after a kill is the one in the database."""
     file = tmp_path / "cache.db"
     server = make_server("--store", f"sqlite:///{file}", "--workers", "1")
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
     dice = random.Random(seed)
     # Longer than the pause before the successor of one that died young.
     with server.connect(timeout=60.0) as cache:

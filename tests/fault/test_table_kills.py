@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import secrets
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
@@ -92,9 +91,7 @@ def read(names: Names, done: Any, reads: Any) -> None:
 
 
 @pytest.mark.watchdog(120 + KILLS)
-def test_writers_are_killed_inside_the_lock(names: Names) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+def test_writers_are_killed_inside_the_lock(names: Names, seed: int) -> None:
     chance = random.Random(seed)
     # Raw: a lock of multiprocessing has no owner, and would be held for ever by the first killed.
     longest = [FORK.RawValue("Q", 0) for _ in range(WRITERS)]

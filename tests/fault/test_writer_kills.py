@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import secrets
 import signal
 import threading
 import time
@@ -85,9 +84,7 @@ def watch(name: str, done: Any, seen: Any) -> None:
 
 
 @pytest.mark.watchdog(240 + KILLS)
-def test_writers_are_killed_beside_workers_and_readers(make_server: StartServer) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+def test_writers_are_killed_beside_workers_and_readers(make_server: StartServer, seed: int) -> None:
     chance = random.Random(seed)
     server = make_server("--writers", str(PLACES), "--shards", "2", "--max-value", "8KiB")
     done = FORK.Event()

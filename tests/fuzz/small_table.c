@@ -81,7 +81,7 @@ void small_open(struct small_table *s, uint32_t shape, uint32_t lived) {
     s->hints_bytes = g.hints_bytes;
     s->table = zeroed(g.table_bytes);
     s->hints = zeroed(g.hints_bytes);
-    kv_format(s->table, &g, small_boot_id, instance_id, hash_key);
+    kv_format(s->table, &g, small_boot_id, instance_id, hash_key, former_lives[lived % 4] / 8);
     const char *wrong = kv_attach(&s->t, s->table, g.table_bytes, s->hints, g.hints_bytes,
                                   small_boot_id);
     CHECK(wrong == NULL, "%s", wrong);

@@ -98,7 +98,7 @@ static uint64_t read_key(struct shared *shared, uint32_t n, bool slowly) {
             atomic_fetch_add_explicit(&shared->overtaken, 1, memory_order_relaxed);
             continue;
         }
-        kv_view_touch(&view);
+        (void)kv_view_touch(t, &view);
         kv_count_read(t, true);
         for (uint32_t i = 0; i < view.value_bytes / 8; i++)
             CHECK(words[i] == (view.cas << 16 | n), "key %u: torn at word %u of %u", n, i,

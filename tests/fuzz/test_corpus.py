@@ -36,10 +36,8 @@ def check(done: subprocess.CompletedProcess[str], directory: Path) -> None:
 
 
 @pytest.mark.parametrize("target", building.TARGETS)
-def test_corpus_and_random_inputs(target: str, tmp_path: Path) -> None:
+def test_corpus_and_random_inputs(target: str, tmp_path: Path, seed: int) -> None:
     program = building.make(building.replayer(target), tmp_path / target)
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")  # the driver says it too, unless it dies
     limits = ["--seconds", str(SECONDS), "--seed", str(seed)]
     check(run(program, *limits, *building.seeds(target)), tmp_path)
 

@@ -90,7 +90,7 @@ def test_a_group_gets_what_clients_need_and_no_more(make_server: StartServer) ->
     assert mode(names.lease_file) == 0o600
     assert mode(memory_path(names.settings)) == 0o640
     assert mode(memory_path(names.table)) == 0o640
-    assert mode(memory_path(names.hints)) == 0o660
+    assert mode(memory_path(names.hints)) == 0o640
     assert mode(semaphore_path(names.shard_semaphore(0))) == 0o600
     queue = posix_ipc.MessageQueue(names.worker_queue(0))
     assert stat.S_IMODE(os.fstat(queue.mqd).st_mode) == 0o620

@@ -88,11 +88,9 @@ def lost(path: Path, name: str) -> list[str]:
 
 
 def test_no_acknowledged_write_is_lost_by_kill(
-    path: Path, start_writers: StartWriters, eventually: Eventually
+    path: Path, start_writers: StartWriters, eventually: Eventually, seed: int
 ) -> None:
     """Several writers that make the file together, then killed at random times, all or some."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # shown when it fails
     draw = random.Random(seed)
     killed: list[str] = []
 

@@ -28,11 +28,12 @@ from kvserve.transport.mqueue import SendingQueue
 ROUNDS = 25
 
 
-def test_reads_and_writes_stay_correct_while_workers_die(server: Server) -> None:
+def test_reads_and_writes_stay_correct_while_workers_die(server: Server, seed: int) -> None:
     """What is acknowledged is there; what is counted is exact, or said to be unknown."""
     stop = threading.Event()
     problems: list[BaseException] = []
     counted = {"sure": 0, "unknown": 0}
+    chance = random.Random(seed)
 
     def count() -> None:
         try:
@@ -62,9 +63,9 @@ def test_reads_and_writes_stay_correct_while_workers_die(server: Server) -> None
     for thread in threads:
         thread.start()
     for _ in range(ROUNDS):
-        time.sleep(random.uniform(0.01, 0.1))
+        time.sleep(chance.uniform(0.01, 0.1))
         with suppress(ProcessLookupError, IndexError):
-            os.kill(random.choice(server.worker_pids), signal.SIGKILL)
+            os.kill(chance.choice(server.worker_pids), signal.SIGKILL)
     stop.set()
     for thread in threads:
         thread.join()

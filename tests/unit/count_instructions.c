@@ -40,7 +40,7 @@ static bool get(const struct kv_table *t, uint64_t number) {
     struct kv_view view;
     if (kv_find(t, &key, &view) != KV_DONE)
         return false;
-    kv_view_touch(&view);
+    (void)kv_view_touch(t, &view);
     return kv_view_intact(&view);
 }
 
@@ -56,7 +56,7 @@ int main(int argc, char **argv) {
     uint64_t count = strtoull(argv[FIELDS + 2], NULL, 10);
     uint8_t *table = calloc(1, g.table_bytes), *hints = calloc(1, g.hints_bytes);
     struct kv_table t;
-    kv_format(table, &g, boot_id, instance_id, hash_key);
+    kv_format(table, &g, boot_id, instance_id, hash_key, 0);
     if (kv_attach(&t, table, g.table_bytes, hints, g.hints_bytes, boot_id) != NULL)
         return 2;
     uint64_t filled = 2 * g.table_bytes / (KEY_BYTES + VALUE_BYTES);

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import lzma
 import random
-import secrets
 from pathlib import Path
 
 import pytest
@@ -195,9 +194,7 @@ def replayed(path: str, sizes: list[int]) -> Replayed:
         return replay(trace, found, choose(found, sizes, None), silent)
 
 
-def test_where_all_fits_it_is_a_dict(tmp_path: Path) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+def test_where_all_fits_it_is_a_dict(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     model: set[bytes] = set()
     requests: list[Request] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -58,9 +57,8 @@ class World:
 
 
 @pytest.mark.parametrize("turn", range(20))
-def test_events_of_a_key_come_as_they_happened(turn: int) -> None:
-    seed = secrets.randbits(32)
-    print(f"turn {turn}, seed {seed}")
+def test_events_of_a_key_come_as_they_happened(turn: int, seed: int) -> None:
+    print(f"turn {turn}")
     world = World(random.Random(seed))
     order = InOrder(world.read)
     told: list[Event] = []

@@ -143,10 +143,8 @@ def test_a_checked_slot_may_still_hold_no_map(names: Names, page: settings.Setti
 
 
 def test_the_slot_that_is_not_in_force_may_hold_anything(
-    names: Names, page: settings.SettingsPage
+    names: Names, page: settings.SettingsPage, seed: int
 ) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
     for version in range(1, 20):
         with memory_path(names.settings).open("r+b") as file:  # what a killed writer left
             file.seek(settings._slot_at(version + 1))
@@ -197,9 +195,9 @@ def publish_and_die(names: Names, values: dict[str, settings.Value], last_line: 
     sys.settrace(None)
 
 
-def test_writers_killed_at_random_times(names: Names, page: settings.SettingsPage) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
+def test_writers_killed_at_random_times(
+    names: Names, page: settings.SettingsPage, seed: int
+) -> None:
     chance = random.Random(seed)
 
     def publish_for_ever() -> None:

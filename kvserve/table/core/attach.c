@@ -29,9 +29,10 @@ bool kv_geometry_valid(const struct kv_geometry *g) {
            g->hints_bytes == KV_HINTS_HEADER_BYTES + g->shards * hints;
 }
 
-/* The segments are new and all zero, which is an empty table but for the superblock. */
+/* The segments are new and all zero, which is an empty table but for the superblock, and for the
+ * versions: the first that is given out is the one after `last_version`. */
 void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t boot_id[16],
-               const uint8_t instance_id[16], const uint64_t hash_key[4]) {
+               const uint8_t instance_id[16], const uint64_t hash_key[4], uint64_t last_version) {
     struct kv_superblock *s = (struct kv_superblock *)(void *)table;
     s->magic = KV_MAGIC;
     s->layout_version = KV_LAYOUT_VERSION;
@@ -40,7 +41,32 @@ void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t
     memcpy(s->hash_key, hash_key, sizeof s->hash_key);
     s->geometry = *geometry;
     s->checksum = checksum(s);
+    for (uint32_t shard = 0; shard < geometry->shards; shard++) {
+        uint8_t *at = table + KV_SUPERBLOCK_BYTES + shard * geometry->shard_bytes;
+        STORE(((struct kv_shard *)(void *)at)->sequence, last_version);
+    }
     STORE_RELEASE(s->state, KV_STATE_READY);
+}
+
+/* The highest version that a table gave out, so that its successor goes on above it, even if it is
+ * retired, damaged or of layout 2, whose headers are where these are. 0: that cannot be read. */
+uint64_t kv_last_version(const uint8_t *table, uint64_t table_bytes) {
+    struct kv_superblock copy;
+    uint64_t last = 0;
+    if (table_bytes < KV_SUPERBLOCK_BYTES)
+        return 0;
+    memcpy(&copy, table, offsetof(struct kv_superblock, state));
+    bool known = copy.layout_version == KV_LAYOUT_VERSION || copy.layout_version == 2;
+    if (copy.magic != KV_MAGIC || !known || copy.checksum != checksum(&copy) ||
+        !kv_geometry_valid(&copy.geometry) || copy.geometry.table_bytes > table_bytes)
+        return 0;
+    for (uint32_t shard = 0; shard < copy.geometry.shards; shard++) {
+        const uint8_t *at = table + KV_SUPERBLOCK_BYTES + shard * copy.geometry.shard_bytes;
+        uint64_t sequence = LOAD(((const struct kv_shard *)(const void *)at)->sequence);
+        if (sequence > last && sequence <= SOUND_NUMBER_MAX)
+            last = sequence;
+    }
+    return last;
 }
 
 /* Fills t; returns NULL, or a sentence that says what is wrong with the segments. */
@@ -68,12 +94,13 @@ const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, 
         return "its geometry makes no sense";
     if (copy.geometry.table_bytes != table_bytes)
         return "it was cut short or lengthened";
-    /* Their content is not looked at: every client may write it, and none may lock others out. */
+    /* Their content is not looked at: many clients may write it, and none may lock others out. */
     if (copy.geometry.hints_bytes != hints_bytes)
         return "its hints belong to another table";
     memset(t, 0, sizeof *t);
     t->base = table;
     t->hints = hints;
+    t->stripes = ((struct kv_hints_header *)(void *)hints)->stripe;
     t->geometry = copy.geometry;
     memcpy(t->hash_key, copy.hash_key, sizeof t->hash_key);
     t->small_reciprocal = UINT64_MAX / copy.geometry.small_capacity;

@@ -62,9 +62,9 @@ static void move_to_main(struct operation *op, const struct place *place, uint8_
     uint64_t position;
     struct kv_record *copy = append(&main, place->length, &position);
     memcpy((void *)copy, (const void *)place->record, place->length);
-    publish_head(&main, position, place->length);
     STORE_RELEASE(*place->entry, (LOAD(*place->entry) & UINT64_C(0xffff) << 48) | KV_ENTRY_MAIN |
                                      (position / KV_ALIGNMENT & KV_ENTRY_POSITION_MASK));
+    publish_head(&main, position, place->length);
     STORE(*place->hint, hint);
     if (!place->main_log) {
         account(op, false, -(int64_t)place->length, 0);
@@ -81,8 +81,32 @@ static bool spend(uint32_t *copies, uint64_t *bytes, uint64_t length) {
 }
 
 /* What M keeps free, so that a record at its tail can be copied before its own space is given up:
- * room for the longest record that M holds, and for a pad before it, which is shorter. M always has
- * room for two and two more, see kv_geometry_valid. */
+ * room for the longest record that M holds, and for a pad before it, which is shorter.
+ *
+ * Why that is always there, whoever died where, and why room is always made at last. Let C be M's
+ * capacity, L the longest record in [tail, head), dead or alive, p the pad there, d the record at
+ * the tail if it is dead; p and d are 0 if there is none. At each moment
+ *
+ *     head - tail <= C - 2 L + p + d                                                       (R)
+ *
+ * which verify checks as a part of V1. Where a death left a record beyond the head, the head counts
+ * as raised over it. What changes these:
+ * - A new or promoted record of length n is appended after `fits` with 2 max(n, longest) to spare,
+ *   and no record of M is above `longest`: R holds without p and d.
+ * - A copy of the tail's record, of l <= L bytes, without a pad: the head gains l, and d becomes l,
+ *   for the record at the tail has no entry now. Before it d was 0, for that record was alive.
+ * - A copy with a new pad p' before it: then p was 0. Both pads end where a lap ends, so with the
+ *   older one still there, head - tail > C - l + p, which R with d = 0 denies.
+ * - The tail passes a record or the pad: the left side loses as much as p or d does, or more.
+ * There are no other changes; a death is between two of them. So a copy always fits: without a pad
+ * of its own, C - 2 L + p + l <= C, as p < L and l <= L; with one, p is 0 and p' < L. Nothing that is wanted has to end for want of room, above all not what is being overwritten.
+ *
+ * And make_room_in_main ends: each turn the tail passes a record, and the budget lets so many stay.
+ * When it is spent, all go but the one that is spared, so after a lap M holds that one alone, and
+ * perhaps a pad. No record is longer than C / 4, see kv_geometry_valid, so `fits` then asks for C
+ * at most, if the new record needs no pad and none lies in M. Else the spared one is copied on
+ * until the head is at the beginning of a lap and the tail has passed the pad: then neither is so.
+ * Therefore an admissible record is never refused. */
 static uint64_t reserve_for(const struct operation *op, uint64_t length) {
     uint64_t longest = LOAD(op->header->main_longest);
     return 2 * (length > longest ? length : longest);
@@ -126,7 +150,7 @@ static void reclaim_main(struct operation *op, uint64_t wanted) {
         uint8_t hint = LOAD(*place.hint);
         hint = hint > 3 ? 3 : hint; /* anybody may write there */
         if (!fits(&main, 0, place.length)) {
-            /* Only after kills between head and entry have eaten from the reserve. */
+            /* In a damaged table alone, see reserve_for: better one record than no end. */
             unlink_place(op, &place, KV_EVICTIONS);
         } else if (place.entry == op->spared) {
             move_to_main(op, &place, hint);

@@ -16,7 +16,8 @@
  * | shard 1 ...        |
  *
  * Who writes: the superblock, its creator, READY last; a shard, only the owner of its lock; the
- * hints, anybody. Readers of the table hold no lock and store nothing into it.
+ * hints, any process of the server's user. Readers of the table hold no lock and store nothing into
+ * it. Readers of other users have notes instead of the hints, see below.
  */
 #ifndef KV_LAYOUT_H
 #define KV_LAYOUT_H
@@ -31,7 +32,8 @@
 #endif
 
 #define KV_MAGIC UINT64_C(0x004556524553564b) /* "KVSERVE\0" as little-endian bytes */
-#define KV_LAYOUT_VERSION 2u
+/* 3: an entry is published before its log's head. Writers of 2 would not recover that. */
+#define KV_LAYOUT_VERSION 3u
 #define KV_SUPERBLOCK_BYTES 4096u
 #define KV_HINTS_HEADER_BYTES 4096u
 #define KV_SHARD_HEADER_BYTES 512u
@@ -114,7 +116,8 @@ enum kv_statistic {
 };
 
 /* A log is a ring of records. Its head and tail only grow; a position's place is position mod
- * capacity. What lies in [tail, head) is whole; the rest is free. */
+ * capacity. What lies in [tail, head) is whole; the rest is free, but for what a dead owner's entry
+ * leads to right beyond the head until the lock is taken from it, see log.c. */
 struct kv_shard {
     _Atomic uint64_t lock; /* see lock.c; alone on its line, waiters spin on it */
     uint8_t padding[KV_LINE - 8];
@@ -209,5 +212,22 @@ struct kv_hints_header {
     struct kv_reader_stripe stripe[KV_READER_STRIPES];
 };
 static_assert(sizeof(struct kv_hints_header) == KV_HINTS_HEADER_BYTES, "layout");
+
+/* notes: what a reader of another user has read. It may not write the hints: who may write a file
+ * may shorten it, too, which ends all who have mapped it. So it has a file of its own, which it
+ * alone maps, and which a worker reads now and then: the stripes count its reads as the hints'
+ * header does, and the ring has the bytes of the hints that want raising, by their place in them.
+ * Whatever the file holds, it raises hints and counts reads, and does nothing else. */
+#define KV_NOTES 4096u
+struct kv_notes {
+    _Atomic uint64_t written;     /* notes since the file was made, of which the last are there */
+    _Atomic uint64_t instance[2]; /* of the table that they are about */
+    uint8_t unused[KV_LINE - 24];
+    struct kv_reader_stripe stripe[KV_READER_STRIPES];
+    _Atomic uint64_t hint[KV_NOTES]; /* place of the n-th, n modulo KV_NOTES */
+};
+static_assert(offsetof(struct kv_notes, stripe) == offsetof(struct kv_hints_header, stripe),
+              "a reader counts in either");
+static_assert(offsetof(struct kv_notes, hint) == KV_HINTS_HEADER_BYTES, "layout");
 
 #endif

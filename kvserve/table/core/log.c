@@ -2,20 +2,25 @@
  *
  * The order of stores, which is all that stands between a SIGKILL and a torn table:
  *   1. the bytes beyond head, which nobody reads;
- *   2. head (release): what lies before it is whole;
- *   3. the entry (release), in store.c and evict.c: the only publication.
+ *   2. the entry (release), in store.c and evict.c: the only publication;
+ *   3. head (release): what lies before it is not written again.
+ * A death before 2 leaves nothing, and one between 2 and 3 a record beyond the head, which its
+ * entry tells: whoever takes the lock from the dead raises the head over it first of all (see
+ * recover.c), so its bytes are never given out again. With head before entry, such a death left a
+ * record that no entry led to, and enough of them ate up M's reserve.
  * And at the other end: the entry first (it leads elsewhere, or nowhere), then the tail (release),
  * then a fence, and only then may the bytes be written again. */
 #include "places.h"
 
-static uint64_t rest_of_lap(const struct ring *ring, uint64_t position) {
+/* From a position to its ring's end. */
+uint64_t bytes_to_wrap(const struct ring *ring, uint64_t position) {
     return ring->capacity - place_of(position, ring->capacity, ring->reciprocal);
 }
 
 /* The bytes that a record of this length takes at the head, with the pad before it if it would
  * cross the ring's end. */
 uint64_t room_needed(const struct ring *ring, uint64_t length) {
-    uint64_t rest = rest_of_lap(ring, LOAD(*ring->head));
+    uint64_t rest = bytes_to_wrap(ring, LOAD(*ring->head));
     return length <= rest ? length : rest + length;
 }
 
@@ -25,10 +30,10 @@ bool fits(const struct ring *ring, uint64_t reserve, uint64_t length) {
 }
 
 /* Where the next record goes, a pad having been written before it if needed. There is room. The
- * record exists once publish_head was called. */
+ * record exists once an entry leads to it; publish_head comes right after that. */
 struct kv_record *append(const struct ring *ring, uint64_t length, uint64_t *position) {
     uint64_t head = LOAD(*ring->head);
-    uint64_t rest = rest_of_lap(ring, head);
+    uint64_t rest = bytes_to_wrap(ring, head);
     if (length > rest) {
         STORE(record_at(ring, head)->shape, make_shape(0, (uint32_t)rest, 0, KV_FLAG_PAD));
         head += rest;

@@ -237,6 +237,7 @@ struct operation {
 };
 
 /* log.c */
+uint64_t bytes_to_wrap(const struct ring *ring, uint64_t position);
 uint64_t room_needed(const struct ring *ring, uint64_t length);
 bool fits(const struct ring *ring, uint64_t reserve, uint64_t length);
 struct kv_record *append(const struct ring *ring, uint64_t length, uint64_t *position);

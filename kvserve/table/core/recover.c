@@ -1,9 +1,10 @@
 /* After an owner died inside the lock: what it may have left undone, done.
  *
- * The order of stores leaves the table whole at every instruction. Only what is derived from it may
- * be off: the counters of live bytes and items, and which overflow buckets are free. The
- * statistics may have lost one. Running it twice does the same as once, so a successor may die in
- * it, too. */
+ * The order of stores leaves the table whole at every instruction, but for one record that may have
+ * been published and not yet counted into its log: the head is raised over it. What is derived from
+ * the table may be off, too: the counters of live bytes and items, and which overflow buckets are
+ * free. The statistics may have lost one. Running it twice does the same as once, so a successor
+ * may die in it, too. */
 #include "places.h"
 
 /* Free are those overflow buckets that no chain links. They are empty, as at all times. */
@@ -35,6 +36,27 @@ static void recover_overflow(struct kv_table *t, uint32_t shard) {
     STORE(header->overflow_free, first_free);
 }
 
+/* An owner that dies between an entry and the head leaves one record beyond the head: right there,
+ * or behind a pad that ends the lap. Anything else there is damage, which verify tells of, not we.
+ * The record at `position` has a header there, see header_fits. */
+static void raise_head(const struct ring *ring, uint64_t position) {
+    uint64_t tail = LOAD(*ring->tail), head = LOAD(*ring->head);
+    if (position < head || head < tail || head % KV_ALIGNMENT != 0)
+        return;
+    if (position != head) {
+        uint64_t rest = bytes_to_wrap(ring, head);
+        struct shape pad = shape_of(LOAD(record_at(ring, head)->shape));
+        if (position != head + rest || !(pad.flags & KV_FLAG_PAD) || record_length(pad) != rest)
+            return;
+    }
+    struct shape shape = shape_of(LOAD(record_at(ring, position)->shape));
+    uint64_t length = record_length(shape);
+    if (shape.flags & KV_FLAG_PAD || length > bytes_to_wrap(ring, position) ||
+        position + length - tail > ring->capacity)
+        return;
+    publish_head(ring, position, length);
+}
+
 void kv_recover(struct kv_table *t, uint32_t shard) {
     struct kv_shard *header = shard_header(t, shard);
     uint64_t flush_mark = LOAD(header->flush_mark);
@@ -47,10 +69,11 @@ void kv_recover(struct kv_table *t, uint32_t shard) {
                 continue;
             bool main_log = entry_in_main(entry);
             struct ring ring = ring_of(t, shard, main_log);
-            uint64_t tail = LOAD(*ring.tail);
-            uint64_t position = tail + entry_distance(entry, tail);
-            if (!header_fits(&ring, position))
+            uint64_t tail = LOAD(*ring.tail), distance = entry_distance(entry, tail);
+            uint64_t position = tail + distance;
+            if (tail > POSITION_MAX || distance >= ring.capacity || !header_fits(&ring, position))
                 continue; /* the table is damaged, which verify tells of, not we */
+            raise_head(&ring, position);
             struct kv_record *record = record_at(&ring, position);
             if (LOAD(record->cas) <= flush_mark)
                 continue;

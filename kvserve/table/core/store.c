@@ -82,8 +82,8 @@ static void publish(struct operation *op, const struct kv_key *key, const struct
     struct ring ring = ring_of(op->t, op->shard, main_log);
     struct kv_record *record = append(&ring, length, &position);
     write_record(record, shape, key->bytes, value, cas);
-    publish_head(&ring, position, length);
     STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));
+    publish_head(&ring, position, length);
     if (old->entry != NULL)
         account(op, old->main_log, -(int64_t)old->length, -1);
     account(op, main_log, (int64_t)length, 1);
@@ -161,7 +161,7 @@ static enum kv_status add_expiry(struct operation *op, const struct kv_key *key,
     bool main_log;
     struct place old = room_for(op, key, record_length(longer), &main_log);
     if (old.entry == NULL)
-        return KV_MISSING; /* evicted for the room: see reclaim_main */
+        return KV_MISSING; /* in a damaged table alone: see reclaim_main */
     struct kv_value value = {old.record->bytes + value_offset(shape), shape.value_bytes,
                              shape.codec, expiry_ms};
     publish(op, key, &old, main_log, longer, &value, LOAD(old.record->cas), KV_EVENT_TOUCH);

@@ -31,9 +31,13 @@ enum kv_status {
 /* One process's view of the segments. Geometry and key are copies made at attach, after they were
  * checked: what happens to the shared ones later cannot lead a reader astray. */
 struct kv_feed;
+struct kv_notes;
+struct kv_reader_stripe;
 struct kv_table {
     uint8_t *base;
     uint8_t *hints;
+    struct kv_notes *notes; /* what this process writes instead of the hints; NULL: them */
+    struct kv_reader_stripe *stripes; /* the hints', or the notes' */
     struct kv_geometry geometry;
     uint64_t hash_key[4];
     uint64_t small_reciprocal; /* 2^64 / capacity, to find a place without a division */
@@ -80,7 +84,8 @@ enum kv_condition { KV_SET, KV_ADD, KV_REPLACE, KV_CAS };
 /* attach.c: segments */
 bool kv_geometry_valid(const struct kv_geometry *geometry);
 void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t boot_id[16],
-               const uint8_t instance_id[16], const uint64_t hash_key[4]);
+               const uint8_t instance_id[16], const uint64_t hash_key[4], uint64_t last_version);
+uint64_t kv_last_version(const uint8_t *table, uint64_t table_bytes);
 const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, uint8_t *hints,
                       uint64_t hints_bytes, const uint8_t boot_id[16]);
 bool kv_ready(const struct kv_table *t);
@@ -106,6 +111,19 @@ struct kv_counts {
 };
 void kv_counts_of(const struct kv_table *t, uint32_t shard, struct kv_counts *counts);
 void kv_reads(const struct kv_table *t, uint64_t *hits, uint64_t *misses);
+
+/* notes.c: reads by those who may not write the hints */
+void kv_write_notes(struct kv_table *t, uint8_t *notes);
+bool kv_note(const struct kv_table *t, const _Atomic uint8_t *hint);
+struct kv_noted {
+    uint64_t written; /* how much of the notes was heeded */
+    uint64_t hits;
+    uint64_t misses;
+};
+bool kv_read_notes(const struct kv_table *t, const uint8_t *bytes, uint64_t length,
+                   struct kv_noted *now);
+void kv_heed_notes(struct kv_table *t, const uint8_t *bytes, const struct kv_noted *now,
+                   const struct kv_noted *before);
 
 /* index.c: lookup without a lock */
 void kv_locate(const struct kv_table *t, struct kv_key *key);

@@ -1,8 +1,8 @@
 /* The invariants of a shard, each checked by one function. The caller holds the lock, or knows
  * that nobody writes. Nothing that it finds can lead it outside the shard.
  *
- * V1 tail <= head <= tail + capacity, aligned, far from running over. (Kills between a copy and
- *    the tail's advance may use up the reserve, so the bound is the capacity.)
+ * V1 tail <= head <= tail + capacity, aligned, far from running over. M keeps its reserve: R, see
+ *    reserve_for in evict.c.
  * V2 walking from tail by length lands exactly on head; no record crosses the ring's end.
  * V3 every entry leads to a record that V2 found.
  * V4 an entry's tag and chain are those of its record's key.
@@ -48,9 +48,18 @@ static bool test(const uint8_t *bits, uint64_t index) {
     return (bits[index >> 3] >> (index & 7) & 1) != 0;
 }
 
-/* V1, V2, V5, and the records' part of V9. Returns whether the log can be walked. */
+/* What was found, to be compared with what the header says, or with what must be free. */
+struct tally {
+    uint64_t live[2];
+    uint64_t items;
+    uint64_t longest[2]; /* record of each log, dead or alive */
+    uint64_t pad[2];     /* bytes of each log's pad */
+    bool tail_alive;     /* an entry leads to the record at M's tail */
+};
+
+/* V1 but for R, V2, V5, and the records' part of V9. Returns whether the log can be walked. */
 static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_t *starts,
-                       struct report *report) {
+                       struct tally *tally, struct report *report) {
     struct ring ring = ring_of(t, shard, main_log);
     uint64_t tail = LOAD(*ring.tail), head = LOAD(*ring.head);
     uint64_t sequence = LOAD(shard_header(t, shard)->sequence);
@@ -73,7 +82,11 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
             violate(report, 2, position);
             return false;
         }
-        if (!pad) {
+        if (pad) {
+            tally->pad[main_log] += length;
+        } else {
+            if (length > tally->longest[main_log])
+                tally->longest[main_log] = length;
             if (shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
                 length > t->geometry.largest_record ||
                 (shape.codec == KV_CODEC_COUNTER && shape.value_bytes != KV_COUNTER_BYTES))
@@ -123,11 +136,6 @@ static bool key_again(struct kv_table *t, uint32_t shard, uint32_t number, uint3
     return false;
 }
 
-struct tally {
-    uint64_t live[2];
-    uint64_t items;
-};
-
 /* V3, V4, V6 for one entry. */
 static void verify_entry(struct kv_table *t, uint32_t shard, uint32_t home, uint32_t number,
                          uint32_t slot, uint8_t *const starts[2], struct tally *tally,
@@ -151,6 +159,7 @@ static void verify_entry(struct kv_table *t, uint32_t shard, uint32_t home, uint
         violate(report, 4, where);
     if (key_again(t, shard, number, slot, starts, record))
         violate(report, 6, where);
+    tally->tail_alive |= main_log && distance == 0;
     if (main_log && record_length(shape) > LOAD(shard_header(t, shard)->main_longest))
         violate(report, 8, where);
     if (LOAD(record->cas) > LOAD(shard_header(t, shard)->flush_mark)) {
@@ -216,19 +225,33 @@ static void verify_free(struct kv_table *t, uint32_t shard, uint8_t *linked,
     }
 }
 
+/* The rest of V1: R, after the log and all entries were visited. */
+static void verify_reserve(struct kv_table *t, uint32_t shard, const struct tally *tally,
+                           struct report *report) {
+    struct ring main = ring_of(t, shard, true);
+    uint64_t tail = LOAD(*main.tail), used = LOAD(*main.head) - tail;
+    if (used == 0)
+        return;
+    struct shape last = shape_of(LOAD(record_at(&main, tail)->shape));
+    bool dead = !(last.flags & KV_FLAG_PAD) && !tally->tail_alive;
+    uint64_t spared = tally->pad[true] + (dead ? record_length(last) : 0);
+    if (used + 2 * tally->longest[true] > main.capacity + spared)
+        violate(report, 1, tail);
+}
+
 /* Returns how many violations there are, of which the first violations_max are told. */
 uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
                    struct kv_violation *violations, uint32_t violations_max) {
     struct kv_shard *header = shard_header(t, shard);
     struct report report = {violations, 0, violations_max};
-    struct tally tally = {{0, 0}, 0};
+    struct tally tally = {0};
     uint8_t *small_starts = zeroed_scratch;
     uint8_t *main_starts = small_starts + starts_bytes(t->geometry.small_capacity);
     uint8_t *linked = main_starts + starts_bytes(t->geometry.main_capacity);
     uint8_t *const starts[2] = {small_starts, main_starts};
 
-    bool walked = verify_log(t, shard, false, small_starts, &report);
-    walked = verify_log(t, shard, true, main_starts, &report) && walked;
+    bool walked = verify_log(t, shard, false, small_starts, &tally, &report);
+    walked = verify_log(t, shard, true, main_starts, &tally, &report) && walked;
     if (LOAD(header->flush_mark) > LOAD(header->sequence) ||
         LOAD(header->sequence) > SOUND_NUMBER_MAX)
         violate(&report, 9, LOAD(header->flush_mark));
@@ -238,6 +261,7 @@ uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
         return report.count; /* nothing else can be trusted */
     verify_index(t, shard, starts, linked, &tally, &report);
     verify_free(t, shard, linked, &report);
+    verify_reserve(t, shard, &tally, &report);
     if (tally.live[false] != LOAD(header->small_live) ||
         tally.live[true] != LOAD(header->main_live))
         violate(&report, 8, tally.live[true]);

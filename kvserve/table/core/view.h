@@ -16,16 +16,20 @@ static inline bool kv_view_flushed(const struct kv_table *t, uint32_t shard,
     return view->cas <= LOAD_ACQUIRE(shard_header(t, shard)->flush_mark);
 }
 
-/* Notes a read for the eviction. A plain store that others may overwrite: it is a hint. */
-static inline void kv_view_touch(const struct kv_view *view) {
+/* Tells the eviction of a read. A plain store that others may overwrite: it is a hint. Returns
+ * whether this process should look whether its notes are still read, see kv_note. */
+static inline bool kv_view_touch(const struct kv_table *t, const struct kv_view *view) {
     uint8_t reads = LOAD(*view->hint);
-    if (reads < 3)
-        STORE(*view->hint, (uint8_t)(reads + 1));
+    if (reads >= 3)
+        return false;
+    if (t->notes != NULL)
+        return kv_note(t, view->hint);
+    STORE(*view->hint, (uint8_t)(reads + 1));
+    return false;
 }
 
 static inline void kv_count_read(const struct kv_table *t, bool hit) {
-    struct kv_hints_header *header = (struct kv_hints_header *)(void *)t->hints;
-    struct kv_reader_stripe *stripe = &header->stripe[t->stripe];
+    struct kv_reader_stripe *stripe = &t->stripes[t->stripe];
     if (hit)
         STORE(stripe->hits, LOAD(stripe->hits) + 1);
     else

@@ -81,7 +81,7 @@ static void get(const struct kv_table *table, const struct kv_key *key) {
     struct kv_view view;
     bool hit = kv_find(table, key, &view) == KV_DONE && kv_view_intact(&view);
     if (hit)
-        kv_view_touch(&view);
+        (void)kv_view_touch(table, &view);
     kv_count_read(table, hit);
 }
 

@@ -79,6 +79,7 @@ static bool own_spared(effects e) {
     return done(e) && e->own_passed && !e->was_main && e->count[KV_EVICTIONS] == 1 &&
            e->small_reclaimed > 0;
 }
+static bool own_kept_in_main(effects e) { return done(e) && e->own_passed && e->was_main; }
 static bool expires(effects e) {
     return done(e) && e->count[KV_EXPIRATIONS] > 0 && e->small_reclaimed > 0;
 }
@@ -110,6 +111,7 @@ const struct scenario scenarios[] = {
     {"overwrite-main", &roomy, &few, ACT_SET, 8, 90, over_main, LOCK_FREE, false},
     {"overwrite-larger", &roomy, &fill, ACT_SET, 260, 600, grown, LOCK_FREE, false},
     {"overwrite-own-promoted", &roomy, &few, ACT_SET, 8, 90, own_promoted, LOCK_FREE, false},
+    {"overwrite-own-kept", &roomy, &few, ACT_SET, 8, 90, own_kept_in_main, LOCK_FREE, true},
     {"overwrite-own-spared", &roomy, &fill, ACT_SET, 8, 90, own_spared, LOCK_FREE, false},
     {"overwrite-expired", &roomy, &expiring, ACT_SET, 8, 90, over_expired, LOCK_FREE, false},
     {"evict-to-ghost", &roomy, &fill, ACT_SET, 8, 90, to_ghost, LOCK_FREE, true},

@@ -1,7 +1,8 @@
 /* One death after the other: each victim begins with what the ones before it left behind.
  *
- * A death between head and entry leaves a record that nobody can reach, and one between a copy
- * and the tail's advance uses up the reserve. Seldom, that is nothing; here it is the rule. */
+ * A death between entry and head leaves a record beyond the head, and one between a copy and the
+ * tail's advance leaves the tail's record dead and the reserve the smaller. Seldom, that is
+ * nothing; here it is the rule: what is not won back after each is missed soon. */
 #define _GNU_SOURCE
 #include <unistd.h>
 
@@ -16,13 +17,34 @@ static const struct mix mix = {
                [ACT_TOUCH] = 3, [ACT_INCR] = 8, [ACT_SWEEP] = 2, [ACT_FLUSH] = 1},
     .keys = 80, .value_bytes_min = 8, .value_bytes_max = 120, .expiring_percent = 10};
 
+/* When a victim dies. */
+enum moment {
+    AFTER_CHANGES, /* after so many changes of the table, whatever they were */
+    BEFORE_HEAD,   /* when an entry leads beyond its log's head */
+    AFTER_HEAD      /* when M's head has moved */
+};
+
 static bool any(const struct effects *effects) { return effects->version > 300; }
 
 const struct scenario storm_scenario = {
     "storm", &plan, &mix, ACT_SET, 8, 120, any, LOCK_FREE, false};
 
-/* Steps until the table has changed so often, or, for the unlucky, until M's head has moved. */
-static bool step_to_death(struct trial *trial, int pid, uint32_t changes, bool unlucky) {
+static bool leads_beyond_head(const struct world *world) {
+    for (uint32_t number = 0; number < bucket_count(&world->table); number++) {
+        const struct kv_bucket *bucket = bucket_at(&world->table, SHARD, number);
+        for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
+            uint64_t entry = LOAD(bucket->entry[slot]);
+            struct ring ring = ring_of(&world->table, SHARD, entry_in_main(entry));
+            uint64_t tail = LOAD(*ring.tail);
+            if (entry != 0 && entry_distance(entry, tail) >= LOAD(*ring.head) - tail)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Steps to the victim's moment, or to its end if that does not come. */
+static bool step_to_death(struct trial *trial, int pid, uint32_t changes, enum moment moment) {
     struct worlds *worlds = &trial->worlds;
     struct kv_shard *header = shard_header(&worlds->live.table, SHARD);
     uint64_t head = LOAD(header->main_head);
@@ -34,9 +56,11 @@ static bool step_to_death(struct trial *trial, int pid, uint32_t changes, bool u
         if (!child_step(trial, pid))
             return false;
         trial->instruction++;
-        if (unlucky && LOAD(header->main_head) != head)
+        if (moment == AFTER_HEAD && LOAD(header->main_head) != head)
             return true;
-        if (!unlucky && !world_same(&worlds->live, worlds->scratch.segments)) {
+        if (moment == BEFORE_HEAD && leads_beyond_head(&worlds->live))
+            return true;
+        if (moment == AFTER_CHANGES && !world_same(&worlds->live, worlds->scratch.segments)) {
             world_copy(&worlds->scratch, &worlds->live);
             changes--;
         }
@@ -56,18 +80,26 @@ static void bury(struct trial *trial) {
     kv_release(table, &survivor, SHARD);
 }
 
+/* Eight as it comes, then forty in a row at one moment: what each of these leaves behind adds up,
+ * as long as none comes to its end. */
+static enum moment moment_of(uint32_t death) {
+    if (death / 8 % 6 == 0)
+        return AFTER_CHANGES;
+    return death / 48 % 2 == 0 ? AFTER_HEAD : BEFORE_HEAD;
+}
+
 /* The live world has been reached. So many die in it. */
 void die_in_turn(struct trial *trial, uint32_t deaths) {
     uint64_t random = trial->seed, next_id = UINT64_C(1) << 32;
     uint64_t now_ms = trial->action.now_ms;
     for (uint32_t i = 0; i < deaths && trial->tally->violations == 0; i++) {
-        bool unlucky = i / 8 % 6 != 0; /* forty in a row: they eat up all of the reserve */
+        enum moment moment = moment_of(i);
         random_action(&mix, &random, &next_id, ++now_ms, &trial->action);
         if (random_below(&random, 4) == 0)
             trial->action.value_bytes = 200 + random_below(&random, 480);
         trial_expect(trial);
         int pid = child_start(trial, TASK_ACT, true);
-        if (!step_to_death(trial, pid, 1 + random_below(&random, STATES_MAX), unlucky))
+        if (!step_to_death(trial, pid, 1 + random_below(&random, STATES_MAX), moment))
             return;
         child_kill(pid);
         trial->tally->kills++;

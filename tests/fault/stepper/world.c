@@ -75,7 +75,7 @@ void worlds_open(struct worlds *worlds, const struct plan *plan, uint64_t seed) 
     worlds->live = (struct world){.segments = map(bytes, MAP_SHARED), .bytes = bytes};
     worlds->scratch = (struct world){.segments = map(bytes, MAP_PRIVATE), .bytes = bytes};
     worlds->control = map(sizeof *worlds->control, MAP_SHARED);
-    kv_format(worlds->live.segments, &g, boot_id, instance_id, hash_key);
+    kv_format(worlds->live.segments, &g, boot_id, instance_id, hash_key, 0);
     kv_feed_format(worlds->live.segments + bytes - feed_bytes(), 1, FEED_CAPACITY);
     world_copy(&worlds->scratch, &worlds->live);
     attach(&worlds->live, &g, boot_id);

@@ -1,0 +1,86 @@
+"""What a client of another user than the server's has read, told to the workers in a small file.
+
+Readers of the server's own user write the hints, by which the eviction knows what is read. Others
+may not: who may write a file may shorten it, and that ends every process that has mapped it. So
+such a client maps a file of its own, which it alone may write and which workers read without
+mapping it. It lies in the clients directory until a worker has read its end, or the server stops.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import secrets
+from contextlib import suppress
+
+from kvserve.names import Names
+from kvserve.table._core import LAYOUT
+
+NOTES_BYTES = LAYOUT["notes_bytes"]
+_MODE = 0o640  # the server's user reads it as a member of the group
+
+
+class Notes:
+    """One client's file of notes, or memory of its own where no file can be had.
+
+    The record lock on it tells that the client lives: the kernel releases it at its death.
+
+    Args:
+        names: the instance's.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._descriptor = -1
+        self._identity: tuple[int, int] | None = None
+        self.memory = self._make()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody will read what is noted here: the file has no name any more."""
+        status = self._status()
+        return status is None or status.st_nlink == 0
+
+    def renew(self) -> mmap.mmap:
+        """Makes another file in place of a lost one; returns the memory of the one before."""
+        before = self.memory
+        self.close()
+        self.memory = self._make()
+        return before
+
+    def close(self) -> None:
+        """Lets go of the file, not of the memory. A worker takes what is in it, and removes it."""
+        if self._status() is not None:
+            os.close(self._descriptor)
+        self._identity = None
+
+    def _status(self) -> os.stat_result | None:
+        """What our descriptor leads to, if it is ours still: a program may have closed them all."""
+        if self._identity is None:
+            return None
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError:
+            return None
+        return status if (status.st_dev, status.st_ino) == self._identity else None
+
+    def _make(self) -> mmap.mmap:
+        path = self._names.notes_file(secrets.randbits(64))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(OSError):
+            descriptor = os.open(path, flags, _MODE)
+            try:
+                # In this order: what has its length and no lock is taken for a dead client's.
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.fchmod(descriptor, _MODE)  # whatever the umask was
+                os.posix_fallocate(descriptor, 0, NOTES_BYTES)
+                memory = mmap.mmap(descriptor, NOTES_BYTES)
+            except BaseException:
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+                raise
+            status = os.fstat(descriptor)
+            self._descriptor, self._identity = descriptor, (status.st_dev, status.st_ino)
+            return memory
+        return mmap.mmap(-1, NOTES_BYTES)  # no room, or no directory: the reads are not told
