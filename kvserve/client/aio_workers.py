@@ -25,8 +25,9 @@ from kvserve.errors import (
     RequestTimeout,
     ServerBusy,
 )
+from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.runtime import Manifest, named_errors
+from kvserve.runtime import named_errors
 
 
 class AioWorkers:

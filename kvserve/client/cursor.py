@@ -5,8 +5,8 @@ from __future__ import annotations
 from kvserve.client.operations import Key
 from kvserve.client.questions import Question
 from kvserve.errors import InvalidArgument
+from kvserve.manifest import Manifest
 from kvserve.protocol import commands
-from kvserve.runtime import Manifest
 
 
 class Cursor:

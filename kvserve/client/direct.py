@@ -12,8 +12,8 @@ from kvserve import runtime
 from kvserve.client import forks
 from kvserve.client.notes import Notes
 from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable
+from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.runtime import Manifest
 from kvserve.table import segment
 from kvserve.table._core import Reader
 

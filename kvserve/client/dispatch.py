@@ -11,10 +11,10 @@ from kvserve.client.operations import Key, Operation, Operations, check_timeout,
 from kvserve.client.questions import LOOKS_MAX, Question, raise_for_all
 from kvserve.client.workers import Workers
 from kvserve.errors import WrongWorker
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
-from kvserve.runtime import Manifest
 
 
 class Dispatcher(TableFollower):

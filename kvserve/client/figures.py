@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.runtime import Manifest
 from kvserve.table._core import Reader
 
 Kind = Literal["counter", "gauge", "text"]

@@ -35,9 +35,9 @@ from kvserve.errors import ServerBusy, ServerUnavailable, WriteRefused
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import from_page
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.objects import user_name
-from kvserve.runtime import Manifest
 from kvserve.table._core import Writer
 from kvserve.table.lease import Lease
 from kvserve.table.table import attach_maps

@@ -13,11 +13,12 @@ from typing import Any
 from kvserve import limits
 from kvserve.client import forks
 from kvserve.errors import ForeignObject, KvserveError, ServerBusy, ValueTooLarge
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import PROTOCOL_VERSION, Encoder, Reply, decode_reply
-from kvserve.runtime import Manifest, holder, not_served, verify_directory
+from kvserve.runtime import holder, not_served, verify_directory
 from kvserve.transport import fifo
 from kvserve.transport.base import FrameSender
 from kvserve.transport.fifo import FifoReceiver, FifoSender

@@ -15,10 +15,11 @@ from kvserve.config import Config, format_size
 from kvserve.errors import ConfigError, ForeignObject, KvserveError
 from kvserve.live import settings
 from kvserve.live.applying import from_page, to_page
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.objects import as_user, user_name
 from kvserve.protocol import commands
-from kvserve.runtime import Manifest, named_errors, not_served, verify_directory
+from kvserve.runtime import named_errors, not_served, verify_directory
 
 APPLY_SECONDS = 2.0  # twenty times the interval at which a worker looks
 _ANSWER_SECONDS = 0.2  # of one worker; it is asked again

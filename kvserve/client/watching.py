@@ -13,8 +13,8 @@ from kvserve.client.operations import check_timeout
 from kvserve.errors import ServerUnavailable
 from kvserve.live import feed_segment
 from kvserve.live.feed import Event, Key, Pace, Since, Watcher
+from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.runtime import Manifest
 
 
 class Watching(TableFollower):

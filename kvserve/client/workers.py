@@ -33,9 +33,10 @@ from kvserve.errors import (
 )
 from kvserve.live import settings
 from kvserve.live.applying import from_page
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.protocol.commands import Command
-from kvserve.runtime import Manifest, named_errors, verify_directory
+from kvserve.runtime import named_errors, verify_directory
 from kvserve.transport.spinning import Spin
 
 Begun = tuple[int, Channel, int]  # a worker, the session with it, and the id of what was sent

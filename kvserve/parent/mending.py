@@ -22,11 +22,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.parent.daemon import Daemon
 from kvserve.parent.housekeeping import NameWatch, identity
 from kvserve.parent.logs import Log
-from kvserve.runtime import Manifest, PidFile, prepare_directory
+from kvserve.runtime import PidFile, prepare_directory
 from kvserve.transport.mqueue import create_queue, queue_identity
 
 

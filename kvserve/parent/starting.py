@@ -20,6 +20,7 @@ from kvserve.config import Config, format_size
 from kvserve.errors import ConfigError
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import to_page
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.objects import taken_over, unlink_file
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
@@ -28,7 +29,6 @@ from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes
 from kvserve.parent.logs import Log
 from kvserve.parent.writers import TrustedWriters
 from kvserve.protocol.messages import PROTOCOL_VERSION
-from kvserve.runtime import Manifest
 from kvserve.store import urls
 from kvserve.table import segment, semaphores
 from kvserve.table._core import LAYOUT_VERSION

@@ -11,12 +11,13 @@ from pathlib import Path
 from kvserve import limits
 from kvserve.config import Config, format_size
 from kvserve.errors import ForeignObject, LimitError, ServerUnavailable
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.objects import user_name
 from kvserve.parent.finding import Finding
 from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.starting import workers_wanted
-from kvserve.runtime import Manifest, holder
+from kvserve.runtime import holder
 from kvserve.shortages import ADDRESS_SPACE_MEND, FILE_SIZE_MEND
 from kvserve.transport.mqueue import MESSAGE_OVERHEAD_BYTES, create_queues, unlink_queue
 

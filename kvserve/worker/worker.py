@@ -23,8 +23,8 @@ from kvserve.errors import KvserveError
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import Follower, differences
 from kvserve.live.settings import SettingsPage
+from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.runtime import Manifest
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table
 from kvserve.transport.mqueue import ReceivingQueue

@@ -245,7 +245,7 @@ def make_noise(path: Path) -> None:
 
 def make_wrong_places(path: Path) -> None:
     """Of this table, by its looks: 2^64 - 1 notes of places far outside, and as many hits."""
-    instance = bytes.fromhex(kvserve.runtime.Manifest.read(path_names(path)).instance_id)
+    instance = bytes.fromhex(kvserve.Manifest.read(path_names(path)).instance_id)
     ones = b"\xff" * NOTES_BYTES
     path.write_bytes(ones[:8] + instance + ones[24:])
 

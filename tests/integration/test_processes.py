@@ -23,7 +23,7 @@ from servers import Server, StartServer, stopped
 
 import kvserve
 from kvserve.client.session import Session
-from kvserve.runtime import Manifest
+from kvserve.manifest import Manifest
 
 PROCESSES = 3
 TURNS = 50

@@ -19,9 +19,10 @@ import pytest
 from commands import kvserve
 from leftovers import leftovers
 
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.parent.housekeeping import memory_path, semaphore_path
-from kvserve.runtime import Manifest, holder
+from kvserve.runtime import holder
 
 if TYPE_CHECKING:
     from conftest import Eventually, NewNames

@@ -19,8 +19,8 @@ from conftest import Eventually
 from servers import Server, StartServer, impatient, stopped
 
 import kvserve
-from kvserve import runtime
 from kvserve.client.session import Session
+from kvserve.manifest import Manifest
 from kvserve.protocol import commands
 from kvserve.protocol.messages import PROTOCOL_VERSION, Reply
 from kvserve.transport.mqueue import SendingQueue
@@ -195,7 +195,7 @@ def test_bad_frames_are_counted_and_do_no_harm(make_server: StartServer) -> None
 def greeted(make_server: StartServer) -> Iterator[tuple[Server, Session]]:
     """An open session of which each frame is ours to choose."""
     server = make_server("--workers", "1")
-    manifest = runtime.Manifest.read(server.names)
+    manifest = Manifest.read(server.names)
     session = Session(server.names, manifest, 0, manifest.queue_message_bytes)
     _, frame, sender = session.hello(time.monotonic() + 10)
     assert sender.offer(frame, 2)

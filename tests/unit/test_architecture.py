@@ -19,7 +19,7 @@ FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
 
 GROUND_FLOOR = {
-    *("errors", "limits", "names", "config", "toml_file", "runtime", "objects"),
+    *("errors", "limits", "names", "config", "toml_file", "runtime", "manifest", "objects"),
     *("escaping", "shortages", "whereabouts", "descriptors", "_descriptors", "native"),
 }
 ROOMS = ["client", "worker", "table", "store"]  # in the order that data walks

@@ -14,15 +14,9 @@ import pytest
 
 from kvserve import runtime
 from kvserve.errors import AlreadyServed, ForeignObject, ServerUnavailable
+from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.runtime import (
-    Manifest,
-    PidFile,
-    holder,
-    prepare_directory,
-    prepared_directory,
-    verify_directory,
-)
+from kvserve.runtime import PidFile, holder, prepare_directory, prepared_directory, verify_directory
 
 OTHER_UID = 12_345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
