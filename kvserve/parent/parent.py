@@ -87,6 +87,7 @@ def serve(config: Config, *, config_file: Path | None = None, daemon: bool = Fal
 
 def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon | None) -> int:
     """A server's whole life, in the background if there is a `daemon`."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload
     os.umask(0o022)  # what must be stricter, or open to a group, says so itself
     group_id = find_group(config)
     start_checks(names, config)

@@ -14,7 +14,7 @@ from leftovers import processes
 from oddities import ODDITIES, uproot
 from servers import clean_up
 
-from kvserve.runtime import holder
+from kvserve.runtime import PidFile, holder, prepare_directory
 
 if TYPE_CHECKING:
     from conftest import Eventually
@@ -64,6 +64,26 @@ def test_a_thousand_reloads_and_then_an_end(server: Server) -> None:
     for _ in range(1000):
         server.process.send_signal(signal.SIGHUP)
     assert server.stop() == 0
+
+
+def test_a_reload_before_the_start_is_over(
+    make_server: StartServer, names: Names, eventually: Eventually
+) -> None:
+    """As `systemctl reload` right after a start, which still waits for a dead server's workers."""
+    prepare_directory(names, None)
+    held = PidFile.acquire(names)
+    names.pid_file.write_text("999999999\n")
+    server = make_server(names=names, wait=False)
+    eventually(lambda: ignores_hangup(server.pid) or not server.alive)
+    server.process.send_signal(signal.SIGHUP)
+    held.release()
+    server.wait_ready()
+
+
+def ignores_hangup(pid: int) -> bool:
+    """Whether SIGHUP would do nothing to a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigIgn:")[1].split()[0], 16) & 1 << signal.SIGHUP - 1)
 
 
 @pytest.fixture
