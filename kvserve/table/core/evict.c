@@ -99,7 +99,8 @@ static bool spend(uint32_t *copies, uint64_t *bytes, uint64_t length) {
  *   older one still there, head - tail > C - l + p, which R with d = 0 denies.
  * - The tail passes a record or the pad: the left side loses as much as p or d does, or more.
  * There are no other changes; a death is between two of them. So a copy always fits: without a pad
- * of its own, C - 2 L + p + l <= C, as p < L and l <= L; with one, p is 0 and p' < L. Nothing that is wanted has to end for want of room, above all not what is being overwritten.
+ * of its own, C - 2 L + p + l <= C, as p < L and l <= L; with one, p is 0 and p' < L. Nothing
+ * that is wanted has to end for want of room, above all not what is being overwritten.
  *
  * And make_room_in_main ends: each turn the tail passes a record, and the budget lets so many stay.
  * When it is spent, all go but the one that is spared, so after a lap M holds that one alone, and
