@@ -258,7 +258,7 @@ class Soak:
     def _check_holders(self, cache: kvserve.Client) -> None:
         for way in HOLDERS:
             self.report.struck[way] = sum(1 for _ in self._journal(way, "struck"))
-        numbers = [number for way in HOLDERS for _, number in self._journal(way, "held")]
+        numbers = [each for way in HOLDERS for each in self._journal(way, "held")]
         self.report.locks = len(numbers)
         assert len(set(numbers)) == len(numbers), "two held a lock at once"
         give_up = time.monotonic() + PATIENCE_SECONDS

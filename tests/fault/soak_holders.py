@@ -34,7 +34,9 @@ from fault.journals import (
 
 import kvserve
 
-TTL = 2.0  # seconds of locks and leases
+TTL = 1.0  # seconds of locks and leases
+LOCKS = 5
+FORK_LOCK = LOCKS  # the number of the one in whose block is forked
 TASKS = 5
 SIZES = (20, 100, 1000)  # all through the queue, which keeps the order of those given up
 DESCRIPTORS_MAX = 64  # of a client with some sessions; one that leaks has more before long
@@ -76,8 +78,9 @@ def turn(cache: kvserve.Client, notes: Notes) -> None:
     with suppress(kvserve.ServerError):
         cache.set(key, value)
         notes.done.add(index, number)
-    with suppress(kvserve.ServerError), cache.lock("soak", ttl=TTL, timeout=0.5) as lock:
-        notes.held.add(0, lock.fencing)
+    which = number % LOCKS
+    with suppress(kvserve.ServerError), cache.lock(f"soak {which}", ttl=TTL, timeout=0.5) as lock:
+        notes.held.add(which, lock.fencing)
     with suppress(kvserve.ServerError):
         cache.get_or_set(f"computed {number % 5}", lambda: number, ttl=0.05, lease=TTL)
 
@@ -114,9 +117,10 @@ def cancelled(name: str, way: str, directory: Path) -> None:
         with suppress(kvserve.ServerError):
             await cache.set(key, value)
             notes.done.add(index, number)
+        which = number % LOCKS
         with suppress(kvserve.ServerError):
-            async with cache.lock("soak", ttl=TTL, timeout=0.5) as lock:
-                notes.held.add(0, lock.fencing)
+            async with cache.lock(f"soak {which}", ttl=TTL, timeout=0.5) as lock:
+                notes.held.add(which, lock.fencing)
         with suppress(kvserve.ServerError):
             await cache.get_or_set(f"computed {number % 5}", lambda: number, 0.05, lease=TTL)
 
@@ -170,7 +174,7 @@ def fork_within(cache: kvserve.Client, fork: Callable[[], int], notes: Notes) ->
 
     try:
         with cache.lock("fork", ttl=TTL, timeout=0.5) as lock:
-            notes.held.add(0, lock.fencing)
+            notes.held.add(FORK_LOCK, lock.fencing)
             cache.get_or_set("forked", compute, ttl=0.001, lease=TTL)
             if forked == [0]:
                 assert not lock.held
