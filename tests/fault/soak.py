@@ -1,9 +1,11 @@
-"""Kills under load: every kind of client at work, while workers, clients and the parent are killed.
+"""Kills under load: every kind of client at work, while workers, clients and the parent are killed,
+and while some clients are interrupted by signals, cancelled, or fork; see soak_holders.py.
 
 What is true afterwards is written down outside kvserve as it happens: each writer appends what it
 begins and what was acknowledged to files of its own, which survive its SIGKILL. The table is large
 enough that nothing is evicted, so each key must hold a number between the last acknowledged and the
-last begun, and each counter lies between its acknowledged and its begun increments.
+last begun, and each counter lies between its acknowledged and its begun increments. In the end no
+lock and no lease is left, and none was held by two at once.
 """
 
 from __future__ import annotations
@@ -13,46 +15,36 @@ import multiprocessing
 import os
 import random
 import signal
-import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from fault import payloads
+from fault.journals import (
+    KEYS,
+    PATIENCE_SECONDS,
+    Journal,
+    connected,
+    connected_async,
+    read_journal,
+    start_number,
+)
+from fault.soak_holders import HOLDERS
 from servers import Server
 
 import kvserve
 
 FORK = multiprocessing.get_context("fork")
-KEYS = 30  # of each writer
-ENTRY = struct.Struct("<IQ")  # the key's number, the value's number
-PATIENCE_SECONDS = 30.0
 WRITERS: dict[str, dict[str, Any]] = {
     "direct": {},
     "worker": {"read": "worker"},
     "fifo": {"queue_bytes": 0},
     "async": {},
 }
-
-
-class Journal:
-    """What a writer began, or what was acknowledged; appended to, whole entries only."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def add(self, key: int, number: int) -> None:
-        os.write(self._descriptor, ENTRY.pack(key, number))
-
-
-def read_journal(path: Path) -> Iterator[tuple[int, int]]:
-    """The entries of a journal, in order."""
-    if path.exists():
-        yield from ENTRY.iter_unpack(path.read_bytes())
 
 
 @dataclass
@@ -68,16 +60,13 @@ class Report:
     unknown: int = 0
     reads: int = 0
     verified: int = 0
+    struck: dict[str, int] = field(default_factory=dict)
+    locks: int = 0
 
 
 def size_of(number: int) -> int:
     """Sizes that go through the queue, and through the FIFO."""
     return (20, 100, 1000, 5000, 30_000)[number % 5]
-
-
-def start_number(directory: Path, name: str) -> int:
-    """Where a writer goes on that was killed."""
-    return 1 + max((number for _, number in read_journal(directory / f"{name}.begun")), default=0)
 
 
 def write_blocking(name: str, way: str, directory: Path) -> None:
@@ -115,27 +104,10 @@ def write_async(name: str, way: str, directory: Path) -> None:
                 done.add(key, number)
 
     async def main() -> None:
-        with connected(name):  # only to wait until there is a server
-            cache = await kvserve.connect_async(name, timeout=5)
-        async with cache:
+        async with await connected_async(name) as cache:
             await asyncio.gather(*(work(cache, task) for task in range(5)))
 
     asyncio.run(main())
-
-
-@contextmanager
-def connected(name: str, **options: Any) -> Iterator[kvserve.Client]:
-    """A client, as soon as there is a server."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            cache = kvserve.connect(name, timeout=5, **options)
-            break
-        except kvserve.ServerError:
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
-    with cache:
-        yield cache
 
 
 def read(name: str, way: str, directory: Path) -> None:
@@ -162,6 +134,12 @@ def read(name: str, way: str, directory: Path) -> None:
             versions[key] = version
 
 
+def work_in_group(work: Callable[..., None], name: str, way: str, directory: Path) -> None:
+    """Does a client's work, in a process group of its own."""
+    os.setpgid(0, 0)
+    work(name, way, directory)
+
+
 class Soak:
     """A server, its clients, and the one who kills them.
 
@@ -178,28 +156,39 @@ class Soak:
         self.report = Report(seed)
         self._server = start_server()
         works = {way: write_async if way == "async" else write_blocking for way in WRITERS}
-        works |= {"reader direct": read, "reader worker": read}
+        works |= {"reader direct": read, "reader worker": read, **HOLDERS}
         self._works = works
         self._clients: dict[str, BaseProcess] = {way: self._spawn(way) for way in works}
 
     def _spawn(self, way: str) -> BaseProcess:
         process = FORK.Process(
-            target=self._works[way], args=(self._server.name, way, self._directory)
+            target=work_in_group,
+            args=(self._works[way], self._server.name, way, self._directory),
         )
         process.start()
         return process
 
+    def _end(self, way: str) -> None:
+        """Kills a client, and what it has forked."""
+        client = self._clients[way]
+        assert client.pid is not None
+        with suppress(ProcessLookupError):
+            os.killpg(client.pid, signal.SIGKILL)
+        client.kill()  # if it has no group of its own yet
+        client.join()
+
     def run(self, kills: int) -> Report:
         """Goes on until so many processes were killed; then checks everything."""
         began = time.monotonic()
-        while sum(self.report.kills.values()) < kills:
-            time.sleep(self._chance.uniform(0.02, 0.4))
-            self._strike()
-            for way, client in self._clients.items():
-                assert client.exitcode is None, f"{way} failed with {client.exitcode}"
-        for client in self._clients.values():
-            client.kill()
-            client.join()
+        try:
+            while sum(self.report.kills.values()) < kills:
+                time.sleep(self._chance.uniform(0.02, 0.4))
+                self._strike()
+                for way, client in self._clients.items():
+                    assert client.exitcode is None, f"{way} failed with {client.exitcode}"
+        finally:
+            for way in self._clients:
+                self._end(way)
         self.report.seconds = time.monotonic() - began
         self._check()
         return self.report
@@ -213,8 +202,7 @@ class Soak:
             self._kill("worker", workers)  # several at once
         elif choice < 85:
             way = self._chance.choice(tuple(self._clients))
-            self._clients[way].kill()
-            self._clients[way].join()
+            self._end(way)
             self._count("client")
             self._clients[way] = self._spawn(way)
         elif choice < 95 and workers:
@@ -247,12 +235,13 @@ class Soak:
             assert cache.verify() == []
             report.verified = len(list(cache.scan()))
             assert cache.stats()["evictions"] == 0, "the table was too small to judge by"
-            for way in WRITERS:
+            for way in (*WRITERS, *HOLDERS):
                 self._check_writer(cache, way)
             begun = sum(1 for way in WRITERS for _ in self._journal(way, "counting"))
             sure = sum(1 for way in WRITERS for _ in self._journal(way, "counted"))
             assert sure <= cache.get("counter") <= begun
             report.increments, report.unknown = sure, begun - sure
+            self._check_holders(cache)
         for way in ("reader direct", "reader worker"):
             report.reads += sum(number for _, number in self._journal(way, "reads"))
 
@@ -265,6 +254,17 @@ class Soak:
                 assert value is not None, f"{way} {key} was acknowledged and is lost"
             if value is not None:
                 assert done.get(key, 0) <= payloads.number_of(value) <= last
+
+    def _check_holders(self, cache: kvserve.Client) -> None:
+        for way in HOLDERS:
+            self.report.struck[way] = sum(1 for _ in self._journal(way, "struck"))
+        numbers = [each for way in HOLDERS for each in self._journal(way, "held")]
+        self.report.locks = len(numbers)
+        assert len(set(numbers)) == len(numbers), "two held a lock at once"
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while left := [*cache.scan("kvserve:lock:"), *cache.scan("kvserve:lease:")]:
+            assert time.monotonic() < give_up, f"nobody is left to hold {left}"
+            time.sleep(0.01)
 
     def _journal(self, way: str, name: str) -> Iterator[tuple[int, int]]:
         return read_journal(self._directory / f"{way}.{name}")

@@ -20,24 +20,17 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import KINDS, TIMEOUT, Member, together
-from servers import Server, StartServer, stopped
+from crews import KINDS, TIMEOUT, Member
+from servers import Server
 
 import kvserve
-from kvserve.client import workers
 from kvserve.client.recipes.claims import now_ms
-from kvserve.client.recipes.generations import begin
-from kvserve.client.recipes.ports import Port, finish
 from kvserve.errors import (
     LimitError,
     LockLost,
     LockTimeout,
     MisuseError,
-    OutcomeUnknown,
-    ServerBusy,
-    ServerError,
 )
-from kvserve.protocol import commands
 
 LOCK_KEY = "kvserve:lock:job"
 TTL = 0.6
@@ -315,177 +308,3 @@ def test_forked_child_neither_renews_nor_releases(
             assert cache.get("key") == "parent's"
             assert list(cache.scan("kvserve:l")) == []
             cache.flush()
-
-
-@pytest.fixture
-def deadlines(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Until when each request of a blocking client may last, in the order in which they began."""
-    noted: list[float] = []
-    deadline_of = workers.deadline_of
-
-    def note(now: float, timeout: float) -> float:
-        noted.append(deadline_of(now, timeout))
-        return noted[-1]
-
-    monkeypatch.setattr(workers, "deadline_of", note)
-    return noted
-
-
-def test_requests_of_one_call_have_one_deadline(
-    cache: kvserve.Client, deadlines: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def check(call: Callable[[], object], requests: int) -> Any:
-        deadlines.clear()
-        result = call()
-        assert len(deadlines) == requests
-        assert set(deadlines) == {deadlines[0]}
-        return result
-
-    lock = cache.lock("job", timeout=3600)
-    check(lock.acquire, 2)
-    check(lock.release, 1)
-    monkeypatch.setattr(cache, "add", lambda *_: (_ for _ in ()).throw(OutcomeUnknown("lost")))
-    monkeypatch.setattr(cache, "get", lambda *_: cache._ask(commands.GET, ("no such key",)))
-    port = Port.of(cache)
-    monkeypatch.setattr(cache._workers, "_timeout", 0.05)
-    deadlines.clear()
-    with pytest.raises(ServerBusy, match="time of this call was over"):
-        finish(begin(port, "generation"))  # whose requests nobody answers
-    assert len(deadlines) > 1
-    assert set(deadlines) == {deadlines[0]}
-
-
-def test_computation_has_a_deadline_before_and_one_after(
-    cache: kvserve.Client, deadlines: list[float]
-) -> None:
-    def factory() -> int:
-        before.extend(deadlines)
-        deadlines.clear()
-        return 1
-
-    before: list[float] = []
-    assert cache.get_or_set("key", factory) == 1
-    assert (len(before), len(deadlines)) == (1, 2)
-    assert len(set(deadlines)) == 1
-
-
-def test_lock_that_no_worker_gives(make_server: StartServer) -> None:
-    """The clients wait an hour for an answer; it is the lock's time that counts."""
-    server = make_server("--workers", "1")
-    with server.connect() as patient:
-        patient.ping()
-
-    async def main(client: kvserve.AsyncClient) -> None:
-        with pytest.raises(ServerError):
-            await client.lock("job", timeout=0.3).acquire()
-
-    async def connected() -> None:
-        async with await kvserve.connect_async(server.name, timeout=3600) as client:
-            await client.ping()
-            with stopped(server.worker_pids[0]):
-                await main(client)
-
-    with server.connect(timeout=3600) as cache:
-        cache.ping()
-        with stopped(server.worker_pids[0]), pytest.raises(ServerError):
-            cache.lock("job", timeout=0.3).acquire()
-        asyncio.run(connected())
-        assert LOCK_KEY not in cache  # what was asked too late was not done
-
-
-def needing(cache: kvserve.Client, keys: str, own: str) -> str:
-    """What comes of asking for a key whose factory needs the next one, in a ring."""
-    needed = keys[(keys.index(own) + 1) % len(keys)]
-
-    def factory() -> Any:
-        while f"kvserve:lease:{needed}" not in cache:  # until all of the ring are under way
-            time.sleep(0.001)
-        return cache.get_or_set(needed, lambda: needing(cache, keys, needed), lease=3600)
-
-    try:
-        return str(cache.get_or_set(own, factory, lease=3600))
-    except MisuseError as error:
-        return str(error)
-
-
-def is_told(texts: list[str]) -> bool:
-    return all("computed from each other" in text or "waits for" in text for text in texts)
-
-
-@pytest.mark.parametrize("keys", ["ab", "abc"])
-def test_factories_that_need_each_other_in_threads(cache: kvserve.Client, keys: str) -> None:
-    texts: list[str] = []
-
-    def work(key: str) -> None:
-        texts.append(needing(cache, keys, key))
-
-    crew = [threading.Thread(target=work, args=(key,)) for key in keys]
-    for thread in crew:
-        thread.start()
-    for thread in crew:
-        thread.join()
-    assert is_told(texts), texts
-
-
-def test_factories_that_need_each_other_in_processes(served: Server) -> None:
-    def work(number: int) -> str:
-        with served.connect(timeout=TIMEOUT) as cache:
-            return needing(cache, "ab", "ab"[number])
-
-    texts = together(2, work)
-    assert is_told(texts), texts
-
-
-def test_factories_that_need_each_other_in_tasks(served: Server) -> None:
-    async def main() -> None:
-        async with await kvserve.connect_async(served.name, timeout=TIMEOUT) as client:
-            both = asyncio.Barrier(2)
-
-            async def ask(own: str, needed: str) -> Any:
-                async def factory() -> Any:
-                    await both.wait()
-                    return await client.get_or_set(needed, dict, lease=3600)
-
-                return await client.get_or_set(own, factory, lease=3600)
-
-            results = await asyncio.gather(ask("a", "b"), ask("b", "a"), return_exceptions=True)
-            assert any(isinstance(result, MisuseError) for result in results), results
-
-    asyncio.run(main())
-
-
-def test_factory_that_waits_long_for_another_value_is_no_ring(
-    cache: kvserve.Client, served: Server
-) -> None:
-    """And it says for which, as long as it waits."""
-
-    def slow(pipe: Connection) -> None:
-        with served.connect(timeout=TIMEOUT) as client:
-
-            def compute() -> str:
-                pipe.send("computing")
-                pipe.recv()
-                return "b"
-
-            client.get_or_set("b", compute, lease=3600)
-
-    member = Member(slow)
-    try:
-        assert member.hear() == "computing"
-        said: list[Any] = []
-
-        def watch() -> None:
-            with served.connect(timeout=TIMEOUT) as client:
-                while not isinstance(lease := client.get("kvserve:lease:a"), (tuple, list)):
-                    time.sleep(0.001)
-                said.append(lease[1])
-                time.sleep(0.3)  # for some looks at what is no ring
-                member.tell()
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        value = cache.get_or_set("a", lambda: "a" + cache.get_or_set("b", str, lease=3600), 60)
-        watcher.join()
-        assert (value, said) == ("ab", ["b"])
-    finally:
-        member.end()
