@@ -14,6 +14,13 @@ from kvserve.errors import KvserveError, LimitError
 FILE_SIZE_MEND = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
 ADDRESS_SPACE_MEND = "ulimit -v unlimited (of a service: LimitAS=infinity)"
 _MIB = 2**20
+# How posix_ipc words some errors, whose numbers it keeps to itself.
+_OF_POSIX_IPC = {
+    "This process already has the maximum number of files open": errno.EMFILE,
+    "The system limit on the total number of open files has been reached": errno.ENFILE,
+    "Insufficient memory": errno.ENOMEM,
+    "Not enough memory": errno.ENOMEM,
+}
 
 
 def shortage(error: BaseException) -> str | None:
@@ -30,6 +37,8 @@ def shortage(error: BaseException) -> str | None:
         True
     """
     number = error.errno if isinstance(error, OSError) else None
+    if number is None and isinstance(error, OSError):
+        number = _OF_POSIX_IPC.get(str(error))
     if isinstance(error, MemoryError):
         number = errno.ENOMEM
     if isinstance(error, ImportError):
