@@ -93,6 +93,12 @@ def shared_memory_refusal(
     return None
 
 
+def take_all_descriptors() -> None:
+    """Raises the soft limit of open files to the hard one, for this process and its children."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
     """Names what a file system refuses to a block of code that writes a file of ours.

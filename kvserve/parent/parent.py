@@ -38,6 +38,7 @@ from kvserve.parent.timers import Timers
 from kvserve.parent.touching import touch_memory
 from kvserve.parent.workers import Workers
 from kvserve.runtime import prepared_directory
+from kvserve.shortages import take_all_descriptors
 from kvserve.store import urls
 from kvserve.worker import exit_codes
 
@@ -88,6 +89,7 @@ def serve(config: Config, *, config_file: Path | None = None, daemon: bool = Fal
 def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon | None) -> int:
     """A server's whole life, in the background if there is a `daemon`."""
     os.umask(0o022)  # what must be stricter, or open to a group, says so itself
+    take_all_descriptors()
     group_id = find_group(config)
     start_checks(names, config)
     urls.check(config.store)

@@ -7,6 +7,7 @@ import mmap
 import os
 import resource
 import secrets
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,3 +229,19 @@ def test_under_an_ascii_locale_clean_prints_a_directory_beyond_ascii(
         done = kvserve(*words, KVSERVE_RUNTIME_DIR=str(root), **variables)
         assert (done.returncode, done.stderr) == (0, b"")
         assert str(directory / "manifest.json") in done.stdout.decode()
+
+
+def test_a_soft_limit_of_descriptors_stops_no_server(names: Names) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    done = subprocess.run(
+        [*COMMAND, *SERVE, "--name", names.name, "--queue-depth", "2", "--daemon"],
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard)),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    pid = int(names.pid_file.read_text())
+    assert kvserve("ping", "--name", names.name).returncode == 0
+    os.kill(pid, signal.SIGTERM)
+    while kvserve("clean", "--name", names.name).returncode:
+        pass  # it has not stopped yet
