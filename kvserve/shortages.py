@@ -31,8 +31,10 @@ def shortage(error: BaseException) -> str | None:
             opened.
 
     Example:
-        >>> shortage(OSError(errno.EMFILE, "Too many open files"))
-        'too many files are open; raise the limit: ulimit -n 1024'
+        >>> shortage(OSError(errno.EFBIG, "File too large")) is None  # where there is no limit
+        True
+        >>> shortage(OSError(errno.ENFILE, "Too many open files in system"))
+        'the whole system has too many files open; raise the limit: sysctl fs.file-max'
         >>> shortage(ValueError()) is None
         True
     """
