@@ -14,6 +14,13 @@ from kvserve.errors import KvserveError, LimitError
 FILE_SIZE_MEND = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
 ADDRESS_SPACE_MEND = "ulimit -v unlimited (of a service: LimitAS=infinity)"
 _MIB = 2**20
+# How posix_ipc words some errors, whose numbers it keeps to itself.
+_OF_POSIX_IPC = {
+    "This process already has the maximum number of files open": errno.EMFILE,
+    "The system limit on the total number of open files has been reached": errno.ENFILE,
+    "Insufficient memory": errno.ENOMEM,
+    "Not enough memory": errno.ENOMEM,
+}
 
 
 def shortage(error: BaseException) -> str | None:
@@ -24,12 +31,16 @@ def shortage(error: BaseException) -> str | None:
             opened.
 
     Example:
-        >>> shortage(OSError(errno.EMFILE, "Too many open files"))
-        'too many files are open; raise the limit: ulimit -n 1024'
+        >>> shortage(OSError(errno.EFBIG, "File too large")) is None  # where there is no limit
+        True
+        >>> shortage(OSError(errno.ENFILE, "Too many open files in system"))
+        'the whole system has too many files open; raise the limit: sysctl fs.file-max'
         >>> shortage(ValueError()) is None
         True
     """
     number = error.errno if isinstance(error, OSError) else None
+    if number is None and isinstance(error, OSError):
+        number = _OF_POSIX_IPC.get(str(error))
     if isinstance(error, MemoryError):
         number = errno.ENOMEM
     if isinstance(error, ImportError):
@@ -82,6 +93,12 @@ def shared_memory_refusal(
     if text := shortage(error):
         return f"{mebibytes} MiB of shared memory are not to be had: {text}"
     return None
+
+
+def take_all_descriptors() -> None:
+    """Raises the soft limit of open files to the hard one, for this process and its children."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from kvserve.parent.timers import Timers
 from kvserve.parent.touching import touch_memory
 from kvserve.parent.workers import Workers
 from kvserve.runtime import PidFile, prepared_directory
+from kvserve.shortages import take_all_descriptors
 from kvserve.store import urls
 from kvserve.worker import exit_codes
 
@@ -89,6 +90,7 @@ def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon 
     """A server's whole life, in the background if there is a `daemon`."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload
     os.umask(0o022)  # what must be stricter, or open to a group, says so itself
+    take_all_descriptors()
     group_id = find_group(config)
     start_checks(names, config)
     urls.check(config.store)

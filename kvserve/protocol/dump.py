@@ -101,6 +101,7 @@ class DumpReader:
     def __init__(self) -> None:
         self.header: Header | None = None
         self._buffer = bytearray()
+        self._passed_bytes = 0  # of the stream, before the buffer
         self._wanted_bytes = HEAD_BYTES  # nothing to read before the buffer holds this many
         self._marker = MARKER  # followed by the dump's number once that is known
         self._frames = 0
@@ -164,6 +165,7 @@ class DumpReader:
                 continue
             start += self._note_damage(self._next_marker(start) - start)
         del self._buffer[:start]
+        self._passed_bytes += start
         return items
 
     def _end_of_frame(self, start: int) -> int:
@@ -191,7 +193,7 @@ class DumpReader:
         elif kind == _KIND_TRAILER:
             self._frames_told = fields[0]
         else:
-            self.header = _header(fields)
+            self.header = _header(fields, self._frames + 1, self._passed_bytes + start)
         self._marker = MARKER + dump.to_bytes(4)
         self._frames += 1
         self._is_lost = False
@@ -226,7 +228,7 @@ def _fields(payload: bytearray) -> list[Any] | None:
             size_bytes = len(key.encode() if isinstance(key, str) else key)
             is_sound = 0 < size_bytes <= KEY_BYTES_MAX and expires_at_ms >= 0
         elif types == _TRAILER_TYPES:
-            is_sound = fields[0] == _KIND_TRAILER
+            is_sound = fields[0] == _KIND_TRAILER and fields[1] >= 0
         else:  # what comes behind depends on the version
             is_sound = types[:3] == _HEADER_TYPES and fields[0] == _KIND_HEADER
     except _NOT_MSGPACK:
@@ -234,15 +236,17 @@ def _fields(payload: bytearray) -> list[Any] | None:
     return fields if is_sound else None
 
 
-def _header(fields: list[Any]) -> Header:
+def _header(fields: list[Any], number: int, offset: int) -> Header:
     magic, version, *rest = fields
     if magic != MAGIC:
         raise _no_dump()
     if version != VERSION:
         raise InvalidArgument(f"a dump of version {version}; this kvserve reads version {VERSION}")
-    if [type(field) for field in rest] != _VERSION_1_TYPES:
+    if [type(field) for field in rest] != [str, int]:
         raise InvalidArgument(
-            "the header of this dump is not as version 1 has it; it was not written by kvserve dump"
+            f"record {number} at byte {offset} is a header of version {version} with "
+            f"{len(fields) + 1} fields, where a name and a time must be the last of five: "
+            "no kvserve wrote this dump"
         )
     return Header(*rest)
 

@@ -12,8 +12,10 @@ import click
 import pytest
 from click.testing import CliRunner
 from servers import Server
+from unit.test_dump_hostile import HEAD, TAIL, frame
 
 from kvserve.cli.commands import cli
+from kvserve.protocol.dump import MAGIC
 
 STATUSES = {0, 1, 2, 3, 74, 130}  # all that `kvserve --help` lists, but for a bug's
 EXTREMES = (
@@ -47,9 +49,9 @@ def cases(command: click.Command) -> Iterator[list[str]]:
     ending = ["--once"] if command.name == "top" else []  # it would never end by itself
     yield [*ending, "--", *plain]
     for parameter in command.params:
-        is_settings = parameter.name == "config_file" or command.name == "check"
-        # /dev/full has no end, and a file of settings is read whole.
-        extremes = [each for each in EXTREMES if each != "/dev/full" or not is_settings]
+        is_read_whole = parameter.name in ("config_file", "trace") or command.name == "check"
+        # To read, /dev/full has no end.
+        extremes = [each for each in EXTREMES if each != "/dev/full" or not is_read_whole]
         option = parameter.opts[0]
         if isinstance(parameter, click.Argument):
             place = plain.index(PLAIN[option]) if parameter.required else len(plain)
@@ -91,3 +93,20 @@ def test_no_option_at_any_extreme_ends_in_a_traceback(
         assert "Traceback" not in result.output, told
         if result.exit_code in (2, 3, 74):
             assert "Error: " in result.output or "kvserve: " in result.output, told
+
+
+def test_load_ends_in_a_sentence_whatever_a_dump_holds(shared: Server, tmp_path: Path) -> None:
+    file = tmp_path / "dump"
+    for header in ([0, MAGIC, 1], [0, MAGIC, 1, "a", 1, 2], [0, MAGIC, 1, 5, "x"]):
+        file.write_bytes(frame(header) + TAIL)
+        result = CliRunner().invoke(cli, ["load", str(file), "--name", shared.name])
+        assert result.exit_code == 2
+        assert result.output.startswith("kvserve: record 1 at byte 0 is a header")
+        assert result.output.count("\n") == 1
+    for codec in (-(2**63), -1, 99, 2**63, 2**64 - 1):
+        for expires_at_ms in (0, 1, 2**63, 2**64 - 1):
+            file.write_bytes(HEAD + frame([1, "k", codec, b"v", expires_at_ms]) + TAIL)
+            result = CliRunner().invoke(cli, ["load", str(file), "--name", shared.name])
+            assert result.exit_code == 1, result.output  # the trailer tells of more records
+            assert result.output.startswith("loaded ")
+            assert result.output.count("\n") == 1

@@ -7,6 +7,7 @@ import mmap
 import os
 import resource
 import secrets
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,8 @@ def run(*words: str, first: Callable[[], None], **variables: str) -> tuple[int, 
     )
     text = done.stderr.decode()
     assert "Traceback" not in text, text
+    if done.returncode == 0:
+        return 0, text
     told = [line for line in text.splitlines() if line.startswith("kvserve: ")]
     assert len(told) == 1, text
     return done.returncode, told[0]
@@ -183,7 +186,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_at_each_step_of_a_start(full: Path, names: Names) -> None:
     variables = {"KVSERVE_RUNTIME_DIR": str(full)}
     for form in ((), ("--daemon",)):
-        for free_pages in range(3):
+        for free_pages in range(2):
             (full / "ballast").write_bytes(bytes(16 * 1024 - free_pages * 4096))
             words = (*SERVE, "--name", names.name, *form)
             status, text = run(*words, first=lambda: None, **variables)
@@ -206,8 +209,11 @@ def test_few_descriptors(shared: Server, names: Names, tmp_path: Path) -> None:
     ):
         for limit in (8, 10):
             status, text = run(*words, first=limited(resource.RLIMIT_NOFILE, limit))
-            assert status == 3, (words, text)
-            assert "ulimit -n" in text
+            if limit == 10 and words[0] in ("set", "bench"):  # it may be just enough
+                assert status in (0, 3)
+            else:
+                assert status == 3, (words, text)
+            assert status == 0 or "ulimit -n" in text or "ulimit -Hn" in text
 
 
 def test_under_an_ascii_locale_clean_prints_a_directory_beyond_ascii(
@@ -223,3 +229,19 @@ def test_under_an_ascii_locale_clean_prints_a_directory_beyond_ascii(
         done = kvserve(*words, KVSERVE_RUNTIME_DIR=str(root), **variables)
         assert (done.returncode, done.stderr) == (0, b"")
         assert str(directory / "manifest.json") in done.stdout.decode()
+
+
+def test_a_soft_limit_of_descriptors_stops_no_server(names: Names) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    done = subprocess.run(
+        [*COMMAND, *SERVE, "--name", names.name, "--queue-depth", "2", "--daemon"],
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard)),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    pid = int(names.pid_file.read_text())
+    assert kvserve("ping", "--name", names.name).returncode == 0
+    os.kill(pid, signal.SIGTERM)
+    while kvserve("clean", "--name", names.name).returncode:
+        pass  # it has not stopped yet
