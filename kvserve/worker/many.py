@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from kvserve import limits
-from kvserve.errors import KvserveError, RequestTimeout, ServerBusy
+from kvserve.errors import (
+    KvserveError,
+    OutcomeUnknown,
+    RequestTimeout,
+    ServerBusy,
+    StoreUnavailable,
+)
 from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE
 from kvserve.store.base import Key
@@ -82,6 +88,10 @@ def as_answer(code: int, outcomes: list[tuple[int, Any]]) -> tuple[int, Any]:
     for status, answer in outcomes:
         if status == ServerBusy.wire_code and len(statuses) > 1:  # as in `each`
             return RequestTimeout.wire_code, f"not everything was done: {answer}"
+        is_change = code != commands.GET_MANY.code
+        if is_change and status == StoreUnavailable.wire_code and len(statuses) > 1:
+            # It would promise that nothing was changed; another node of the store did its part.
+            return OutcomeUnknown.wire_code, f"not everything was done: {answer}"
         if status != STATUS_DONE:
             return status, answer
     answers = [answer for _, answer in outcomes]
