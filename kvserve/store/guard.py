@@ -11,8 +11,14 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-from kvserve.errors import KvserveError, MisuseError, OutcomeUnknown, StoreUnavailable
-from kvserve.store.base import Key, Record, SharedStore, Store, StoreRefusal
+from kvserve.errors import (
+    InternalError,
+    KvserveError,
+    MisuseError,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
+from kvserve.store.base import CallAgain, Key, Record, SharedStore, Store, StoreRefusal
 from kvserve.store.breaker import Breaker, State
 from kvserve.store.probing import Probing
 from kvserve.store.turns import Turn
@@ -72,6 +78,25 @@ class GuardedStore:
         """Takes new limits, from the next call on."""
         self._timeout_seconds = timeout_seconds
         self._store.tune(timeout_seconds, staleness_seconds)
+
+    def load_at_once(self, key: Key, done: Callable[[Record | KvserveError | None], None]) -> bool:
+        """See `Store.load_at_once`; here `done` is told the outcome in any case."""
+        part = self._store.part(key)
+        breaker = self._breaker(part)
+        if breaker.state is not State.CLOSED or not self._is_open.is_set():
+            return False
+        started = time.monotonic()
+
+        def received(outcome: Record | KvserveError | None) -> None:
+            if isinstance(outcome, CallAgain):
+                self.load(key).add_done_callback(lambda loaded: done(_outcome_of(loaded)))
+                return
+            self._load_hits += isinstance(outcome, Record)
+            self._note("load", part, breaker, (outcome,))
+            self._seconds["load"] += time.monotonic() - started
+            done(outcome)
+
+        return self._store.load_at_once(key, received)
 
     async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
         """Stores records; what became of each, None where all is well."""
@@ -228,6 +253,13 @@ async def _settle(answers: list[asyncio.Future[Any]]) -> list[KvserveError | Non
         if isinstance(each, BaseException) and not isinstance(each, KvserveError):
             raise each
     return [each if isinstance(each, KvserveError) else None for each in ended]
+
+
+def _outcome_of(loaded: asyncio.Future[Record | None]) -> Record | KvserveError | None:
+    error = loaded.exception()
+    if error is None:
+        return loaded.result()
+    return error if isinstance(error, KvserveError) else InternalError(str(error))
 
 
 def _left_alone(part: Hashable) -> StoreUnavailable:
