@@ -101,7 +101,7 @@ STORE = {
     "refused": Figure("counter", "Keys not asked for, as the breaker was open."),
     "breaker": Figure(
         "text",
-        "closed: the store is used; open: it is left alone; half-open: tried. Of several servers "
+        "closed: the store is used; open: it is left alone; half-open: tried; of several servers "
         "the worst.",
     ),
     "breaker_openings": Figure("counter", "How often the breaker opened."),

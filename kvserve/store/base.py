@@ -19,6 +19,10 @@ class StoreRefusal(StoreUnavailable):
     """The store answered, and said no. Nothing was changed; other calls may well succeed."""
 
 
+class CallAgain(StoreUnavailable):
+    """Nothing was done; a call that takes its time will know where to turn to."""
+
+
 class Record(NamedTuple):
     """What a store keeps of a key.
 
@@ -85,6 +89,19 @@ class Store(ABC):
     def parts(self) -> dict[Hashable, dict[str, Any]]:
         """What an operator wants to know of each part, besides what its callers count."""
         return {}
+
+    def load_at_once(self, key: Key, done: Callable[[Record | KvserveError | None], None]) -> bool:
+        """As `load_each` for one key, by the shortest way: without a task, nor a turn of the loop.
+
+        Args:
+            key: what to load.
+            done: is called with what became of it, once; `CallAgain` means: by `load_each`.
+
+        Returns:
+            Whether it was begun. If not, nothing was done: `load_each` is the way.
+        """
+        del key, done
+        return False
 
     async def load_each(self, keys: Sequence[Key]) -> Sequence[Record | KvserveError | None]:
         """As `load_many`, but one key's failure is its own outcome."""

@@ -12,8 +12,14 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 from kvserve import limits
-from kvserve.errors import KvserveError, MisuseError, OutcomeUnknown, StoreUnavailable
-from kvserve.store.base import Key, Record, SharedStore, Store, StoreRefusal
+from kvserve.errors import (
+    InternalError,
+    KvserveError,
+    MisuseError,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
+from kvserve.store.base import CallAgain, Key, Record, SharedStore, Store, StoreRefusal
 from kvserve.store.breaker import Breaker, State
 from kvserve.store.probing import Probing
 from kvserve.store.turns import Turn
@@ -57,6 +63,7 @@ class GuardedStore:
         self._load_sizes = LoadSizes(value_bytes_max)
         loads = Window(call_bytes_max, self._load_sizes.size_of)
         saves, deletes = Window(call_bytes_max, record_bytes), Window(call_bytes_max, key_bytes)
+        self._loads = loads
         self._windows = (loads, saves, deletes)
         part = store.part
         self.load: Callable[[Key], asyncio.Future[Record | None]] = Turn(
@@ -107,6 +114,34 @@ class GuardedStore:
         """Takes new limits, from the next call on."""
         self._timeout_seconds = timeout_seconds
         self._store.tune(timeout_seconds, staleness_seconds)
+
+    def load_at_once(self, key: Key, done: Callable[[Record | KvserveError | None], None]) -> bool:
+        """See `Store.load_at_once`; here `done` is told the outcome in any case."""
+        part = self._store.part(key)
+        breaker = self._breaker(part)
+        if breaker.state is not State.CLOSED or not self._is_open.is_set():
+            return False
+        size_bytes = self._load_sizes.expected_bytes
+        if not self._loads.take(part, size_bytes):
+            return False  # it waits with the others until there is room
+        started = time.monotonic()
+
+        def received(outcome: Record | KvserveError | None) -> None:
+            self._loads.give_back(part, size_bytes)
+            if isinstance(outcome, CallAgain):
+                self.load(key).add_done_callback(lambda loaded: done(_outcome_of(loaded)))
+                return
+            records = [outcome] if isinstance(outcome, Record) else []
+            self._load_sizes.learn(records)
+            self._load_hits += len(records)
+            self._note("load", part, breaker, (outcome,))
+            self._seconds["load"] += time.monotonic() - started
+            done(outcome)
+
+        if self._store.load_at_once(key, received):
+            return True
+        self._loads.give_back(part, size_bytes)
+        return False
 
     async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
         """Stores records; what became of each, None where all is well."""
@@ -265,6 +300,13 @@ async def _settle(answers: list[asyncio.Future[Any]]) -> list[KvserveError | Non
         if isinstance(each, BaseException) and not isinstance(each, KvserveError):
             raise each
     return [each if isinstance(each, KvserveError) else None for each in ended]
+
+
+def _outcome_of(loaded: asyncio.Future[Record | None]) -> Record | KvserveError | None:
+    error = loaded.exception()
+    if error is None:
+        return loaded.result()
+    return error if isinstance(error, KvserveError) else InternalError(str(error))
 
 
 def _left_alone(part: Hashable) -> StoreUnavailable:

@@ -21,13 +21,13 @@ from kvserve.errors import (
 )
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
 from kvserve.store import valkey_address, valkey_check, valkey_format, valkey_scripts
-from kvserve.store.base import Key, Record, SharedStore, StoreRefusal
+from kvserve.store.base import CallAgain, Key, Record, SharedStore, StoreRefusal
 from kvserve.store.valkey_address import Node
 from kvserve.store.valkey_follow import Follower
 from kvserve.store.valkey_line import Reply
 from kvserve.store.valkey_nodes import Nodes
 from kvserve.store.valkey_pool import NoAnswer, NotSent
-from kvserve.store.valkey_routes import Command, run
+from kvserve.store.valkey_routes import Command, goes_on, run
 from kvserve.store.valkey_wire import Refused, Words
 
 _CHECK_SECONDS = 5.0
@@ -124,6 +124,26 @@ class ValkeyStore(SharedStore):
         for outcome in outcomes:
             _answered(outcome)
         return cast(list[Record | None], outcomes)
+
+    def load_at_once(self, key: Key, done: Callable[[Record | KvserveError | None], None]) -> bool:
+        """See `Store.load_at_once`."""
+        name = self._name(key)
+        node = self._nodes.owner(name)
+        if node is None or self._nodes.is_suspected:
+            return False
+        sent_ms = _now_ms()
+
+        def received(replies: list[Reply] | NoAnswer) -> None:
+            if isinstance(replies, NoAnswer):
+                self._nodes.suspect(node)
+                done(StoreUnavailable(str(replies)))
+            elif any(map(goes_on, replies)):
+                done(CallAgain())
+            else:
+                done(_found(key, tuple(replies), sent_ms))
+
+        commands = (("GET", name), ("PTTL", name))
+        return self._nodes.pool(node).send_at_once(commands, self._nodes.deadline(), received)
 
     async def load_each(self, keys: Sequence[Key]) -> list[Record | KvserveError | None]:
         """See `Store.load_each`."""

@@ -40,7 +40,7 @@ class Line(asyncio.Protocol):
         self._poll = select.poll()
         self._wanted = 0
         self._replies: list[Reply] = []
-        self._answer: asyncio.Future[list[Reply]] | None = None
+        self._done: Callable[[list[Reply] | Exception], None] | None = None
 
     @classmethod
     async def open(cls, node: Node, address: Address, on_lost: Callable[[Line], None]) -> Line:
@@ -75,12 +75,34 @@ class Line(asyncio.Protocol):
         taken for the next one's.
         """
         answer: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-        if self._transport is None:
-            answer.set_exception(LineLost("the connection was lost"))
-            return answer
-        self._answer, self._wanted, self._replies = answer, len(commands), []
-        self._transport.write(pack(commands))
+
+        def done(outcome: list[Reply] | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        self.send(commands, done)
         return answer
+
+    def send(
+        self, commands: Sequence[Words], done: Callable[[list[Reply] | Exception], None]
+    ) -> None:
+        """As `exchange`, but `done` is called with the replies, or the error, as soon as they come:
+        without a turn of the loop in between."""
+        if self._transport is None:
+            done(LineLost("the connection was lost"))
+            return
+        self._done, self._wanted, self._replies = done, len(commands), []
+        self._transport.write(pack(commands))
+
+    def give_up(self, error: Exception) -> None:
+        """Ends the exchange that is under way with an error."""
+        done, self._done = self._done, None
+        if done is not None:
+            done(error)
 
     def close(self) -> None:
         """Ends the connection, whatever is under way."""
@@ -99,26 +121,20 @@ class Line(asyncio.Protocol):
             while (reply := self._parser.gets()) is not self._nothing:
                 self._replies.append(reply)
         except hiredis.ProtocolError as error:
-            self._fail(f"this is not RESP: {error}")
+            self.give_up(LineLost(f"this is not RESP: {error}"))
             self.close()
             return
-        if len(self._replies) == self._wanted and self._answer is not None:
-            answer, self._answer = self._answer, None
-            if not answer.done():
-                answer.set_result(self._replies)
+        if len(self._replies) == self._wanted and self._done is not None:
+            done, self._done = self._done, None
+            done(self._replies)
         elif len(self._replies) > self._wanted:  # it says more than it was asked
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the loop."""
         self._transport = None
-        self._fail(f"the connection was lost: {error or 'closed by the server'}")
+        self.give_up(LineLost(f"the connection was lost: {error or 'closed by the server'}"))
         self._on_lost(self)
-
-    def _fail(self, text: str) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None and not answer.done():
-            answer.set_exception(LineLost(text))
 
 
 def _greeting(address: Address) -> list[Words]:

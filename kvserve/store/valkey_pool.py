@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kvserve.store.valkey_address import Address, Node
 from kvserve.store.valkey_line import Line, LineLost, Reply
 from kvserve.store.valkey_wire import Refused, Words
 
 CONNECTIONS_MAX = 16  # a worker's, to one server; calls beyond them wait for one
+_AT_ONCE_MAX = 4  # connections in use; beyond them calls are collected and go together
 
 
 class NotSent(Exception):
@@ -39,7 +40,7 @@ class Pool:
         self._calls = 0
         # One timer watches all, set for the first that was begun: one for each would cost more
         # than the rest of an exchange, and almost none is ever late.
-        self._busy: dict[asyncio.Future[list[Reply]], float] = {}  # and until when it may take
+        self._busy: dict[Line, float] = {}  # and until when its exchange may take
         self._watch: asyncio.TimerHandle | None = None
 
     @property
@@ -62,23 +63,18 @@ class Pool:
             NotSent: none of them was executed.
             NoAnswer: some may have been.
         """
-        loop = asyncio.get_running_loop()
         self._calls += 1
         try:
             line = (None if self._waiting else self._take()) or await self._wait(deadline)
             answer = line.exchange(commands)
-            self._busy[answer] = deadline
-            if self._watch is None or deadline < self._watch.when():
-                if self._watch is not None:
-                    self._watch.cancel()
-                self._watch = loop.call_at(deadline, self._expire)
+            self._watch_over(line, deadline)
             try:
                 replies = await answer
             except BaseException:
                 line.close()
                 raise
             finally:
-                del self._busy[answer]
+                del self._busy[line]
             self._give_back(line, replies)
             return replies
         except TimeoutError:
@@ -87,6 +83,42 @@ class Pool:
             raise NoAnswer(f"{self._node} cannot be used: {error}") from None
         finally:
             self._calls -= 1
+
+    def send_at_once(
+        self,
+        commands: Sequence[Words],
+        deadline: float,
+        done: Callable[[list[Reply] | NoAnswer], None],
+    ) -> bool:
+        """As `exchange`, where a connection is idle: sends now, and calls `done` as soon as the
+        replies have come. Returns False, and does nothing, if none is, or many are in use: what
+        comes then is better sent together."""
+        if self._waiting or len(self._busy) >= _AT_ONCE_MAX or (line := self._take()) is None:
+            return False
+        self._calls += 1
+
+        def received(outcome: list[Reply] | Exception) -> None:
+            self._calls -= 1
+            self._busy.pop(line, None)
+            if not isinstance(outcome, Exception):
+                self._give_back(line, outcome)
+                done(outcome)
+                return
+            line.close()
+            is_late = isinstance(outcome, TimeoutError)
+            text = "did not answer in time" if is_late else f"cannot be used: {outcome}"
+            done(NoAnswer(f"{self._node} {text}"))
+
+        self._watch_over(line, deadline)
+        line.send(commands, received)
+        return True
+
+    def _watch_over(self, line: Line, deadline: float) -> None:
+        self._busy[line] = deadline
+        if self._watch is None or deadline < self._watch.when():
+            if self._watch is not None:
+                self._watch.cancel()
+            self._watch = asyncio.get_running_loop().call_at(deadline, self._expire)
 
     def _take(self) -> Line | None:
         """A connection that is not in use and still stands; the others are let go."""
@@ -162,9 +194,9 @@ class Pool:
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for answer, deadline in self._busy.items():
-            if deadline <= now and not answer.done():
-                answer.set_exception(TimeoutError())
+        for line, deadline in list(self._busy.items()):
+            if deadline <= now:
+                line.give_up(TimeoutError())
         later = [deadline for deadline in self._busy.values() if deadline > now]
         self._watch = loop.call_at(min(later), self._expire) if later else None
 

@@ -75,9 +75,14 @@ class _Errand:
         if self.command.then is None:
             return replies[0]
         for reply in replies:
-            if isinstance(reply, Refused) and reply.code in _ON_ITS_WAY:
+            if goes_on(reply):
                 return reply  # half of it was answered elsewhere, or is not answered at all
         return tuple(replies)
+
+
+def goes_on(reply: Reply) -> bool:
+    """Whether a reply says that its command was not executed, and where it may be."""
+    return isinstance(reply, Refused) and reply.code in _ON_ITS_WAY
 
 
 async def run(nodes: Nodes, commands: Sequence[Command]) -> list[Reply]:
@@ -127,9 +132,8 @@ async def _at_once(nodes: Nodes, command: Command, deadline: float) -> list[Repl
     except NoAnswer as error:
         nodes.suspect(node)
         return [error]
-    for reply in replies:
-        if isinstance(reply, Refused) and reply.code in _ON_ITS_WAY:
-            return None
+    if any(map(goes_on, replies)):
+        return None
     return replies if then is None else [tuple(replies)]
 
 

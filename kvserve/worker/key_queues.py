@@ -18,8 +18,8 @@ class _Entry:
 
     __slots__ = ("began", "is_detached", "is_read", "job", "result")
 
-    def __init__(self, job: Job, result: asyncio.Future[Any], *, is_read: bool) -> None:
-        self.job = job
+    def __init__(self, job: Job | None, result: asyncio.Future[Any], *, is_read: bool) -> None:
+        self.job = job  # None: it runs elsewhere, and was adopted
         self.result = result
         self.is_read = is_read
         self.began: float | None = None  # on the loop's clock
@@ -44,6 +44,11 @@ class KeyQueues:
     def __len__(self) -> int:
         return self._jobs
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more may be submitted."""
+        return self._jobs >= JOBS_MAX
+
     def is_busy(self, name: bytes) -> bool:
         """Whether a job of this key waits or runs."""
         return name in self._queues
@@ -65,6 +70,29 @@ class KeyQueues:
             shared = self._reads[name] = self._submit(name, job, is_read=True)
         return shared.result
 
+    def adopt(self, name: bytes, result: asyncio.Future[Any]) -> None:
+        """Takes in a read that runs already, of a key that is not busy; others wait for it, or
+        share it, as if it had been submitted."""
+        self._jobs += 1
+        entry = _Entry(None, result, is_read=True)
+        entry.began = self._loop.time()
+        queue = self._queues[name] = deque([entry])
+        self._reads[name] = entry
+        result.add_done_callback(lambda _: self._end(name, queue, entry))
+
+    def _end(self, name: bytes, queue: deque[_Entry], entry: _Entry) -> None:
+        """One that was adopted has ended."""
+        self._jobs -= 1
+        if entry.is_detached:
+            return
+        queue.popleft()
+        if self._reads.get(name) is entry:
+            del self._reads[name]
+        if queue:
+            self._start(name, queue)
+        else:
+            del self._queues[name]
+
     def submit(self, name: bytes, job: Job) -> asyncio.Future[Any]:
         """Runs a job after those of its key that came before; returns its result to be.
 
@@ -74,7 +102,7 @@ class KeyQueues:
         return self._submit(name, job, is_read=False).result
 
     def _submit(self, name: bytes, job: Job, *, is_read: bool) -> _Entry:
-        if self._jobs >= JOBS_MAX:
+        if self.is_full:
             raise ServerBusy(f"{JOBS_MAX} requests wait for the store already")
         self._jobs += 1
         self._reads.pop(name, None)
@@ -113,6 +141,7 @@ class KeyQueues:
         while queue:
             entry = queue[0]
             entry.began = self._loop.time()
+            assert entry.job is not None
             try:
                 answer = await entry.job()
             except Exception as error:  # it is raised where the result is awaited

@@ -8,8 +8,10 @@ from typing import Any
 from kvserve import limits
 from kvserve.errors import (
     KvserveError,
+    OutcomeUnknown,
     RequestTimeout,
     ServerBusy,
+    StoreUnavailable,
     UnreadableValue,
     ValueTooLarge,
 )
@@ -108,6 +110,10 @@ def as_answer(code: int, outcomes: list[tuple[int, Any]]) -> tuple[int, Any]:
     for status, answer in outcomes:
         if status == ServerBusy.wire_code and len(statuses) > 1:  # as in `each`
             return RequestTimeout.wire_code, f"not everything was done: {answer}"
+        is_change = code != commands.GET_MANY.code
+        if is_change and status == StoreUnavailable.wire_code and len(statuses) > 1:
+            # It would promise that nothing was changed; another node of the store did its part.
+            return OutcomeUnknown.wire_code, f"not everything was done: {answer}"
         if status != STATUS_DONE:
             return status, answer
     answers = [answer for _, answer in outcomes]

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from kvserve import limits
-from kvserve.errors import RequestTimeout, ValueTooLarge, WrongWorker
+from kvserve.errors import KvserveError, RequestTimeout, ValueTooLarge, WrongWorker
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.absences import Absences
@@ -116,7 +116,7 @@ class StoredExecutor:
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
             return
-        outcome = self._start(code, request.arguments)
+        outcome = self._start(code, request.arguments, alone=True)
         if isinstance(outcome, asyncio.Future):
             outcome.add_done_callback(
                 lambda done: reply(Reply(request.request_id, *result_of(code, done)))
@@ -124,11 +124,18 @@ class StoredExecutor:
         else:
             reply(Reply(request.request_id, *outcome))
 
-    def _start(self, code: int, arguments: Any) -> tuple[int, Any] | asyncio.Future[Any]:
-        """The outcome of an operation if it needs no store, else what will be its answer."""
+    def _start(
+        self, code: int, arguments: Any, *, alone: bool = False
+    ) -> tuple[int, Any] | asyncio.Future[Any]:
+        """The outcome of an operation if it needs no store, else what will be its answer.
+
+        Args:
+            code, arguments: of the operation.
+            alone: others do not come with it, so that it need not wait to be sent with them.
+        """
         try:
             if code in (commands.GET.code, commands.TTL.code):
-                return self._start_read(code, arguments)
+                return self._start_read(code, arguments, alone)
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
                 self._table.check_own((arguments[0],))
@@ -138,12 +145,15 @@ class StoredExecutor:
             return refusal(code, error)
         return self._executor.run(code, arguments)
 
-    def _start_read(self, code: int, arguments: Any) -> tuple[int, Any] | asyncio.Future[Any]:
+    def _start_read(
+        self, code: int, arguments: Any, alone: bool
+    ) -> tuple[int, Any] | asyncio.Future[Any]:
         key = arguments[0]
         self._table.shard_of(key)  # raises InvalidKey
         self._table.check_own((key,))
         name = name_of(key)
-        if self._queues.is_busy(name):
+        is_busy = self._queues.is_busy(name)
+        if is_busy:
             if self._queues.is_read_for(name, self._coherence.share_seconds):
                 self._coherence.outdate(name)  # its answer may be older than the bound
         elif self._coherence.may_serve:
@@ -152,7 +162,34 @@ class StoredExecutor:
                 return status, answer
         if code == commands.TTL.code:
             return self._queues.submit(name, lambda: self._ttl(key))
+        if not is_busy and alone and (result := self._read_at_once(key, name)) is not None:
+            return result
         return self._queues.read(name, lambda: self.held(key))
+
+    def _read_at_once(self, key: Key, name: bytes) -> asyncio.Future[Any] | None:
+        """What the store has of a key that nobody else asks for, by the shortest way; None: there
+        is none just now."""
+        if self._behind is not None or self._queues.is_full:
+            return None
+        result: asyncio.Future[Any] = self._loop.create_future()
+        call = self._coherence.begin(name)
+
+        def done(outcome: Record | KvserveError | None) -> None:
+            try:
+                if isinstance(outcome, KvserveError):
+                    raise outcome
+                record = self._loaded(outcome, call)
+                result.set_result(None if record is None else self.fill(record, call))
+            except Exception as error:  # it is raised where the result is awaited
+                result.set_exception(error)
+            finally:
+                self._coherence.end(call)
+
+        if not self._store.load_at_once(key, done):
+            self._coherence.end(call)
+            return None
+        self._queues.adopt(name, result)
+        return result
 
     async def _batch(
         self, request: Request, reply: Callable[[Reply], None], allowance: Allowance
@@ -257,10 +294,13 @@ class StoredExecutor:
         # An absence is believed for no longer than a value is.
         if self._coherence.may_serve and name in self._absences:
             return None
-        record = alive(await self._store.load(key))
+        return self._loaded(await self._store.load(key), call)
+
+    def _loaded(self, found: Record | None, call: Call) -> Record | None:
+        record = alive(found)
         if record is None:
             if self._coherence.may_fill(call):
-                self._absences.note(name)
+                self._absences.note(call.name)
         elif len(record.payload) > self._value_bytes_max:
             raise ValueTooLarge(
                 f"the store holds {len(record.payload)} bytes; "

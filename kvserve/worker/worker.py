@@ -163,7 +163,9 @@ class Worker:
     def _look_on(self) -> None:
         """Looks for more, each time for a little while."""
         for _ in range(_MESSAGES_A_TURN):
-            if not (self._spin.until(self._look) or self._look()):
+            # Where requests wait for the store, the loop has to send to it and to hear from it.
+            is_free = self._backing is None or self._backing.is_idle
+            if not ((is_free and self._spin.until(self._look)) or self._look()):
                 return
         # Not when the queue is readable: it may be empty just now, and to be woken takes long.
         self._next_turn = self._loop.call_soon(self._look_on)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from servers import Server, StartServer
@@ -62,6 +63,13 @@ def until_cached(cache: kvserve.Client, key: str) -> None:
         return loads(cache) == before
 
     wait_until(is_hit)
+
+
+def nodes_of(cache: kvserve.Client) -> dict[str, dict[str, Any]]:
+    """What the only worker knows of each of its store's servers."""
+    (worker,) = cache.stats()["workers"]
+    nodes: dict[str, dict[str, Any]] = worker["store"]["nodes"]
+    return nodes
 
 
 def loads(cache: kvserve.Client) -> int:
@@ -243,13 +251,20 @@ def test_a_cluster_and_a_node_that_is_killed(
         assert there.get_many(keys) == dict.fromkeys(keys, 0)
         until_cached(there, keys[0])
         assert len({cluster.owner(prefix + key).port for key in keys}) == 3
+        assert {each["breaker"] for each in nodes_of(here).values()} == {"closed"}
+        node = cluster.owner(prefix + keys[0])
         with counting(here, keys[0]) as done, reading(there, keys[0]) as seen:
             time.sleep(STALENESS)
-            node = cluster.owner(prefix + keys[0])
             node.kill()
+            # It alone is left alone. Who asks for nothing of it learns that it does not matter.
+            wait_until(lambda: nodes_of(here)[f"127.0.0.1:{node.port}"]["left_alone"])
+            assert sum(each["left_alone"] for each in nodes_of(here).values()) == 1
             time.sleep(2 * STALENESS)
             node.start()
             cluster.wait_ready()
             calm = len(seen)
             wait_until(lambda: len(seen) > calm + 20)
+            wait_until(lambda: not any(each["left_alone"] for each in nodes_of(here).values()))
         assert stalest(done, seen) < STALENESS + CLOCK_SLACK
+        wait_until(lambda: all("heard_seconds" in each for each in nodes_of(there).values()))
+        assert all(each["connections"] for each in nodes_of(here).values())

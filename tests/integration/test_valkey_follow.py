@@ -106,6 +106,94 @@ def test_every_kind_of_change_is_told(valkey: Valkey) -> None:
     working(valkey.url, work)
 
 
+def test_rarer_kinds_of_change_are_told(valkey: Valkey) -> None:
+    """What copies, moves, restores and scripts do, what expires and what is evicted."""
+
+    async def work(_: ValkeyStore, heard: Heard) -> None:
+        valkey.call("SET", "one", 1)
+        valkey.call("COPY", "one", "copy")
+        valkey.call("RENAME", "copy", "renamed")
+        valkey.call("RESTORE", "restored", 0, valkey.call("DUMP", "one"))
+        valkey.call("EVAL", "return server.call('SET', KEYS[1], 1)", 1, "script")
+        valkey.call("MOVE", "one", 1)
+        valkey.call("GETDEL", "script")
+        for key in (b"one", b"copy", b"renamed", b"restored", b"script"):
+            await heard.until(partial(heard.names, key))
+        heard.events.clear()
+        valkey.call("CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", 1)
+        try:
+            await heard.until(lambda: heard.names(b"restored") and heard.names(b"renamed"))
+        finally:
+            valkey.call("CONFIG", "SET", "maxmemory", 0, "maxmemory-policy", "noeviction")
+        heard.events.clear()
+        valkey.call("FLUSHDB")
+        await heard.until(lambda: None in heard.events)
+
+    working(valkey.url, work)
+
+
+def test_a_small_tracking_table_does_not_matter(valkey: Valkey) -> None:
+    """It is for clients that are told of what they read; we are told of everything."""
+
+    async def work(_: ValkeyStore, heard: Heard) -> None:
+        for number in range(20):
+            valkey.call("SET", f"key {number}", 1)
+        for number in range(20):
+            await heard.until(partial(heard.names, b"key %d" % number))
+
+    valkey.call("CONFIG", "SET", "tracking-table-max-keys", 1)
+    try:
+        working(valkey.url, work)
+    finally:
+        valkey.call("CONFIG", "SET", "tracking-table-max-keys", 1_000_000)
+
+
+def test_databases_that_are_swapped(valkey: Valkey) -> None:
+    """Nobody is told of it, so it is asked for; also where a script or a transaction does it."""
+
+    async def work(store: ValkeyStore, heard: Heard) -> None:
+        valkey.call("SET", "key", "old")
+        for swap in (
+            lambda: valkey.call("SWAPDB", 0, 1),
+            lambda: valkey.call("EVAL", "return server.call('SWAPDB', 0, 1)", 0),
+        ):
+            await heard.until(lambda: heard.is_fresh)
+            since = len(heard.events)
+            swap()
+            await comes_back(heard, since)
+        (found,) = await store.load_many(["key"])
+        assert found is not None
+
+    working(valkey.url, work)
+
+
+def test_a_primary_that_becomes_a_replica_is_relied_on_no_more(valkey: Valkey) -> None:
+    async def work(_: ValkeyStore, heard: Heard) -> None:
+        since = len(heard.events)
+        valkey.call("REPLICAOF", "127.0.0.1", 1)
+        try:
+            await heard.until(lambda: None in heard.events[since:])
+            await stays_stale(heard)
+        finally:
+            valkey.call("REPLICAOF", "NO", "ONE")
+        since = len(heard.events)
+        await comes_back(heard, since)
+
+    working(valkey.url, work)
+
+
+def test_a_user_that_may_not_ask_is_served_all_the_same() -> None:
+    """Without INFO no swap of databases can be known; docs/stores.md says so."""
+    with serve() as own:
+        own.call("ACL", "SETUSER", "ada", "on", ">pw", "~*", "&*", "+@all", "-info")
+
+        async def work(_: ValkeyStore, heard: Heard) -> None:
+            own.call("SET", "key", 1)
+            await heard.until(lambda: heard.names(b"key"))
+
+        working(f"unix://ada:pw@{own.socket}", work)
+
+
 def test_changes_by_this_store_and_by_another_are_told(valkey: Valkey) -> None:
     async def work(store: ValkeyStore, heard: Heard) -> None:
         async with following(valkey.url, TIMEOUT_SECONDS, STALENESS_SECONDS) as (

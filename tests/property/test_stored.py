@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -51,6 +51,21 @@ class Nobody:
     """Whose requests these are."""
 
     charged_bytes, is_open = 0, True
+
+
+class SlowShared(SharedMemory):
+    """The answer to the first load is kept back, though it was read at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck: list[asyncio.Event] = []
+
+    async def load_many(self, keys: Sequence[Key]) -> list[Record | None]:
+        found = await super().load_many(keys)
+        if len(self.calls) == 1:
+            self.stuck.append(asyncio.Event())
+            await self.stuck[-1].wait()
+        return found
 
 
 class Rig:
@@ -286,6 +301,74 @@ def test_what_was_named_while_it_was_loaded_is_answered_and_not_kept(names: Name
         # And not for ever: the next load is kept.
         await rig.ask(commands.GET, "a")
         assert table.read("a") is not None
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_who_asks_after_a_change_does_not_share_the_load_from_before_it(names: Names) -> None:
+    """Another's answer may keep a load waiting, for which the old value has been read already."""
+
+    async def main(table: Table) -> None:
+        store = SlowShared()
+        store.records[b"a"] = Record("a", 0, b"old", 0)
+        rig = Rig(table, store, 0.0)
+        rig.coherence.on_fresh(time.monotonic_ns() // 1_000_000 + 60_000)
+        first = rig.submit(commands.GET, "a")
+        while not store.stuck:
+            await asyncio.sleep(0.001)
+        shared = rig.submit(commands.GET, "a")  # nothing has changed yet: one load will do
+        store.records[b"a"] = Record("a", 0, b"new", 0)
+        rig.coherence.on_invalid([b"a"])
+        assert (await rig.ask(commands.GET, "a"))[1] == b"new"
+        assert table.read("a")[1] == b"new"
+        assert not first.done()
+        assert not shared.done()
+        store.stuck.pop().set()
+        assert [(await each).result()[1] for each in (first, shared)] == [b"old", b"old"]
+        assert table.read("a")[1] == b"new"
+        assert len(store.calls) == 2
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_a_load_is_not_shared_for_longer_than_half_the_bound(names: Names) -> None:
+    """Nobody may have been able to tell of a change."""
+
+    async def main(table: Table) -> None:
+        store = SlowShared()
+        store.records[b"a"] = Record("a", 0, b"old", 0)
+        rig = Rig(table, store, 0.0)
+        rig.coherence.share_seconds = 0.02
+        first = rig.submit(commands.GET, "a")
+        while not store.stuck:
+            await asyncio.sleep(0.001)
+        store.records[b"a"] = Record("a", 0, b"new", 0)
+        await asyncio.sleep(0.03)
+        assert (await rig.ask(commands.GET, "a"))[1] == b"new"
+        store.stuck.pop().set()
+        assert (await first).result()[1] == b"old"
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))
+
+
+def test_absences_are_believed_for_no_longer_than_values(names: Names) -> None:
+    """A worker that was stopped was told of nothing: neither of values nor of absences."""
+
+    async def main(table: Table) -> None:
+        store = SharedMemory()
+        rig = Rig(table, store, 0.0)
+        rig.absences.seconds = 60.0
+        rig.coherence.on_fresh(time.monotonic_ns() // 1_000_000 + 30)
+        assert await rig.ask(commands.GET, "a") is None
+        assert b"a" in rig.absences
+        store.records[b"a"] = Record("a", 0, b"v", 0)  # elsewhere, and untold
+        while rig.coherence.may_serve:
+            await asyncio.sleep(0.001)
+        assert (await rig.ask(commands.GET, "a"))[1] == b"v"
+        assert await rig.ask(commands.TTL, "a") == 0
 
     with own_table(names, ROOMY, 1) as table:
         asyncio.run(main(table))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserve.cli.prometheus import exposition
-from kvserve.client.figures import INSTANCE, STORE, WORKER, Figure, percentiles
+from kvserve.client.figures import INSTANCE, NODE, STORE, WORKER, Figure, percentiles
 from kvserve.client.rates import between
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
@@ -140,13 +140,13 @@ def test_a_store_has_rates_too() -> None:
 
 
 def test_every_figure_is_explained_by_one_sentence() -> None:
-    for figure in (*INSTANCE.values(), *WORKER.values(), *STORE.values()):
+    for figure in (*INSTANCE.values(), *WORKER.values(), *STORE.values(), *NODE.values()):
         assert figure.sentence.endswith(".")
         assert ". " not in figure.sentence
         assert "\n" not in figure.sentence
 
 
-@pytest.mark.parametrize("figures", [INSTANCE, WORKER, STORE])
+@pytest.mark.parametrize("figures", [INSTANCE, WORKER, STORE, NODE])
 def test_the_documentation_has_the_same_sentences(figures: dict[str, Figure]) -> None:
     document = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
     rows = [f"| `{name}` | {each.kind} | {each.sentence} |\n" for name, each in figures.items()]
@@ -154,7 +154,9 @@ def test_the_documentation_has_the_same_sentences(figures: dict[str, Figure]) ->
 
 
 def test_prometheus_gets_each_metric_in_one_piece() -> None:
-    store = {"loads": 1, "breaker": "open"}
+    node = {"breaker": "open", "left_alone": 1, "connections": 2, "heard_seconds": 0.2}
+    nodes = {"10.0.0.7:6379": node, '/a"b': {"left_alone": 0}}
+    store = {"loads": 1, "breaker": "open", "nodes": nodes}
     stats = {
         "name": "x",
         "hits": 1,
@@ -184,4 +186,11 @@ def test_prometheus_gets_each_metric_in_one_piece() -> None:
         'kvserve_worker_operations_total{instance_name="x",worker="1",command="set"} 6',
         "# TYPE kvserve_store_loads_total counter",
         'kvserve_store_loads_total{instance_name="x",worker="0"} 1',
+        "# TYPE kvserve_store_node_left_alone gauge",
+        'kvserve_store_node_left_alone{instance_name="x",worker="0",node="10.0.0.7:6379"} 1',
+        'kvserve_store_node_left_alone{instance_name="x",worker="0",node="/a\\"b"} 0',
+        "# TYPE kvserve_store_node_connections gauge",
+        'kvserve_store_node_connections{instance_name="x",worker="0",node="10.0.0.7:6379"} 2',
+        "# TYPE kvserve_store_node_heard_seconds gauge",
+        'kvserve_store_node_heard_seconds{instance_name="x",worker="0",node="10.0.0.7:6379"} 0.2',
     ]

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from kvserve.client.many import DeleteMany, GetMany, SetMany
-from kvserve.errors import InternalError, InvalidValue, RequestTimeout, ServerBusy, ValueTooLarge
+from kvserve.errors import (
+    InternalError,
+    InvalidValue,
+    OutcomeUnknown,
+    RequestTimeout,
+    ServerBusy,
+    StoreUnavailable,
+    ValueTooLarge,
+)
 from kvserve.limits import (
     BATCH_REPLY_BYTES,
     FRAME_BYTES_MIN,
@@ -130,3 +138,13 @@ def test_busy_promises_that_nothing_was_changed(place: int, error: type[Exceptio
     with pytest.raises(error, match="stopped"):
         to_the_end(many.each(refusing({keys[place]: ServerBusy("stopped")}, done), keys))
     assert done == keys[:place]
+
+
+def test_where_some_keys_were_changed_nobody_is_told_that_nothing_was() -> None:
+    away = (StoreUnavailable.wire_code, "node b is away")
+    for command in (commands.SET_MANY, commands.DELETE_MANY):
+        status, text = many.as_answer(command.code, [(STATUS_DONE, 1), away])
+        assert status == OutcomeUnknown.wire_code
+        assert "node b" in text
+        assert many.as_answer(command.code, [away, away]) == away
+    assert many.as_answer(commands.GET_MANY.code, [(STATUS_DONE, None), away]) == away
