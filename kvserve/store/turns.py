@@ -31,7 +31,7 @@ class Turn(Generic[Item, Answer]):
         loop: the worker's.
         ask: one answer an item, in their order; its exception is everybody's.
         window: how much may be under way.
-        patience_seconds: how long an item may wait for that, asked for each time.
+        patience_seconds: how long an item may wait for that while calls fail.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Turn(Generic[Item, Answer]):
         self._patience_seconds = patience_seconds
         self._waiting: deque[_Waiting[Item, Answer]] = deque()
         self._is_due = False
+        self._is_failing = False  # the last call did fail
         self._calls: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references
 
     def __call__(self, item: Item) -> asyncio.Future[Answer]:
@@ -79,7 +80,7 @@ class Turn(Generic[Item, Answer]):
                 if first.answer.done():  # cancelled
                     self._waiting.popleft()
                     continue
-                if first.since < give_up:
+                if self._is_failing and first.since < give_up:
                     self._waiting.popleft()
                     first.answer.set_exception(_too_late())
                     continue
@@ -99,6 +100,7 @@ class Turn(Generic[Item, Answer]):
         try:
             answers = await self._ask([each.item for each in sent])
         except Exception as error:  # it is raised where each is awaited
+            self._is_failing = True
             for each in sent:
                 if not each.answer.done():
                     each.answer.set_exception(error)
@@ -107,10 +109,11 @@ class Turn(Generic[Item, Answer]):
             self._window.taken_bytes -= size_bytes
             if self._waiting:
                 self._send_soon()
+        self._is_failing = False
         for each, found in zip(sent, answers, strict=True):
             if not each.answer.done():
                 each.answer.set_result(found)
 
 
 def _too_late() -> StoreUnavailable:
-    return StoreUnavailable("the store is too slow: it did not come to this call in time")
+    return StoreUnavailable("the store fails, and this call was not tried in time")
