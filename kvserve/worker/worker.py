@@ -191,6 +191,9 @@ class Worker:
         self._follow_settings()
         self._sweeper.turn()
         self._sessions.tick()
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, PipeHandler):
+                handler.tell_suppressed()
         self._trimmer.turn()
 
     def _follow_settings(self) -> None:

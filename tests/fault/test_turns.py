@@ -181,17 +181,35 @@ def test_readers_that_never_read_hold_up_nobody(
 def test_a_worker_without_descriptors_says_so_at_once(server: Server, stack: ExitStack) -> None:
     """And serves those who have a session."""
     (pid,) = server.worker_pids
+    cache = stack.enter_context(server.connect(timeout=60))
+    cache.incr("served")
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = [int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used) + 1, hard))
-    cache = stack.enter_context(server.connect(timeout=60))
-    with pytest.raises(ServerBusy, match="no file descriptors left; raise its limit: ulimit -n"):
-        for _ in range(50):  # until those are used up that lay between
+
+    def use_up() -> None:
+        for _ in range(50):  # those that lie between
             stack.enter_context(server.connect(timeout=60)).ping()
-    for number in range(3):
+
+    with pytest.raises(ServerBusy, match="no file descriptors left; raise its limit: ulimit -n"):
+        use_up()
+    for number in range(1, 4):
         with pytest.raises(ServerBusy, match="no file descriptors left"):
             server.connect(timeout=60).ping()
         assert cache.incr("served") == number + 1
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     with server.connect() as another:
-        assert another.incr("served") == 4
+        assert another.incr("served") == 5
+
+
+def test_failed_hellos_do_not_fill_the_log(
+    server: Server, stack: ExitStack, eventually: Eventually
+) -> None:
+    client = stack.enter_context(Attacker(server.names, 0x1234))
+    path = server.names.reply_fifo(0x1234)
+    path.write_text("no FIFO")
+    for number in range(300):
+        client.send(client.hello(number))
+    eventually(lambda: "lines such as: client 0000000000001234 is refused" in server.log)
+    path.unlink()
+    assert server.log.count("is refused") < 2 * limits.LOG_LINES_AT_ONCE
