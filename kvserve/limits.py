@@ -119,6 +119,11 @@ TICK_SECONDS = 0.15  # looks at the settings, which it applies within 0.2 s, and
 SWEEP_SHARE = 66  # one 66th of the buckets at each tick: a whole pass in 10 s
 SWEEP_STEP_SECONDS = 0.0005  # then whoever waits is served before it goes on
 
+# The log. A client can cause lines of many kinds as often as it likes.
+LOG_LINES_AT_ONCE = 20  # of one kind
+LOG_LINES_A_SECOND = 1.0  # after those
+LOG_QUIET_SECONDS = 1.0  # then it is told how many of a kind were left out
+
 # How long a request may keep a worker from others.
 SLICE_SECONDS = 0.002  # of a long one; then it goes on when the others had their turn
 SLICE_OPERATIONS = 16  # between two looks at the clock: the costliest one takes 0.2 ms

@@ -35,7 +35,7 @@ class Turn(Generic[Item, Answer]):
         ask: one answer an item of a part, in their order; an error among them is raised where that
             item's answer is awaited. The exception that it raises is everybody's.
         window: how much may be under way.
-        patience_seconds: how long an item may wait for that, asked for each time.
+        patience_seconds: how long an item may wait for that while calls fail.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Turn(Generic[Item, Answer]):
         self._patience_seconds = patience_seconds
         self._waiting: dict[Hashable, deque[_Waiting[Item, Answer]]] = {}
         self._due: set[Hashable] = set()  # parts of which a call is about to begin
+        self._failing: set[Hashable] = set()  # parts whose last call did fail
         self._calls: dict[int, asyncio.Task[None]] = {}  # the loop itself keeps weak references
         self._numbers = itertools.count()
 
@@ -100,7 +101,7 @@ class Turn(Generic[Item, Answer]):
             if first.answer.done():  # cancelled
                 waiting.popleft()
                 continue
-            if first.since < give_up:
+            if part in self._failing and first.since < give_up:
                 waiting.popleft()
                 first.answer.set_exception(_too_late())
                 continue
@@ -119,6 +120,10 @@ class Turn(Generic[Item, Answer]):
             answers = await self._ask(part, [each.item for each in sent])
         except Exception as error:  # it is raised where each is awaited
             answers = [error] * len(sent)
+        if all(isinstance(found, Exception) for found in answers):
+            self._failing.add(part)
+        else:
+            self._failing.discard(part)
         for each, found in zip(sent, answers, strict=True):
             if each.answer.done():
                 continue
@@ -129,4 +134,4 @@ class Turn(Generic[Item, Answer]):
 
 
 def _too_late() -> StoreUnavailable:
-    return StoreUnavailable("the store is too slow: it did not come to this call in time")
+    return StoreUnavailable("the store fails, and this call was not tried in time")

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -39,6 +40,8 @@ class Session:
         self.requests = requests
         self.replies = replies
         self.user_id = user_id
+        self.hang_up = select.poll()
+        self.hang_up.register(requests.descriptor, 0)  # POLLHUP alone
         self.is_paused = False  # nothing is read from it
         self.charged_bytes = 0  # see Budget
         # See Replies.
@@ -198,6 +201,13 @@ class Sessions:
             return self._read(session)
         self._loop.remove_reader(session.requests.descriptor)  # until `resume` or `_look` comes
         return False
+
+    def is_alive(self, session: Session) -> bool:
+        """Whether a session's client is; closes it if not. For who does not read it meanwhile."""
+        if session.hang_up.poll(0):
+            self.close(session)
+            return False
+        return True
 
     def resume(self, session: Session) -> None:
         """Reads a session again that is not busy any more."""

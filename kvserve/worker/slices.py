@@ -35,6 +35,7 @@ class Slices(Generic[Session]):
     Args:
         loop: the worker's.
         resume: is told a session that is not busy any more.
+        is_alive: whether a session's client is; if not, `leave` has been called.
         clock: monotonic seconds.
     """
 
@@ -42,10 +43,12 @@ class Slices(Generic[Session]):
         self,
         loop: asyncio.AbstractEventLoop,
         resume: Callable[[Session], None],
+        is_alive: Callable[[Session], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = loop
         self._resume = resume
+        self._is_alive = is_alive
         self._clock = clock
         self._running: dict[Session, _Long] = {}  # whose turn is next comes first
         self._queued: dict[Session, Callable[[], None]] = {}  # begins; first come, first
@@ -121,7 +124,8 @@ class Slices(Generic[Session]):
     def _turn(self) -> None:
         """One slice for the session whose turn it is."""
         self._next = None
-        if (session := next(iter(self._running), None)) is not None:
+        session = next(iter(self._running), None)
+        if session is not None and self._is_alive(session):
             long = self._running.pop(session)
             if not self._advance(long):
                 self._running[session] = long  # behind the others

@@ -81,7 +81,11 @@ class Worker:
         self._executor = Executor(table, shards, self.stats)
         self._budget = Budget(limits.buffer_bytes(0, manifest.value_bytes_max))
         self._trimmer = Trimmer(self._budget)
-        self._slices: Slices[Session] = Slices(loop, lambda each: self._sessions.resume(each))
+        self._slices: Slices[Session] = Slices(
+            loop,
+            lambda session: self._sessions.resume(session),
+            lambda session: self._sessions.is_alive(session),
+        )
         self._sessions = Sessions(
             names,
             loop,
@@ -193,6 +197,9 @@ class Worker:
         self._follow_settings()
         self._sweeper.turn()
         self._sessions.tick()
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, PipeHandler):
+                handler.tell_suppressed()
         self._trimmer.turn()
         if self._notes is not None:
             self._notes.turn()

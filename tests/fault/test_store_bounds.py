@@ -41,7 +41,7 @@ BUFFER_BYTES = 16 * limits.MIB  # a quarter of the memory
 VALUE = b"v" * (limits.MIB - 16)
 # Beside what is counted: what arrives just now, and what Python and the allocator make of it.
 BESIDE_BYTES = 80 * limits.MIB
-FREE_AGAIN_BYTES = 32 * limits.MIB  # caches of SQLite, and pieces between what is used
+FREE_AGAIN_BYTES = 56 * limits.MIB  # the caches of SQLite, the buffers of connections to Valkey
 FLAGS = ("--workers", "1", "--memory", "64MiB", "--max-value", "1MiB", "--store-timeout", "1")
 
 
@@ -138,7 +138,13 @@ class Crowd:
 def check_end(server: Server, peak: Peak, eventually: Eventually) -> None:
     """All is given back by the same worker."""
     assert peak.grown_bytes < BUFFER_BYTES + BESIDE_BYTES
-    eventually(lambda: peak.held_bytes < FREE_AGAIN_BYTES)
+    try:
+        eventually(lambda: peak.held_bytes < FREE_AGAIN_BYTES)
+    except AssertionError:
+        with server.connect() as cache:
+            raise AssertionError(
+                f"{peak.held_bytes} bytes are held still, {cache.stats()['workers'][0]}"
+            ) from None
     with server.connect() as cache:
         assert cache.verify() == []
         assert cache.stats()["workers"][0]["pid"] == peak.pid
@@ -213,7 +219,8 @@ def test_large_values_that_many_read_at_once(
                 except (ServerBusy, RequestTimeout):  # the latter if a part was read
                     time.sleep(0.005)
 
-    threads = [threading.Thread(target=read, args=(3 * n,)) for n in range(READERS)]
+    readers = 3 if together else READERS
+    threads = [threading.Thread(target=read, args=(3 * n,)) for n in range(readers)]
     for thread in threads:
         thread.start()
     for thread in threads:

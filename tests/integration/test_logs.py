@@ -190,8 +190,9 @@ def test_a_flood_of_lines_does_not_stop_a_worker_whose_parent_does_not_read(
 ) -> None:
     def life() -> int:
         logging.basicConfig(handlers=[PipeHandler(2)], force=True)
-        for number in range(20_000):
-            logging.warning("line %05d", number)
+        for number in range(20_000):  # each of a kind of its own
+            record = {"msg": f"line {number:05d}", "levelname": "WARNING", "lineno": number}
+            logging.getLogger().handle(logging.makeLogRecord(record))
         return exit_codes.DONE
 
     nursery.spawn(life)
@@ -205,7 +206,10 @@ def test_a_flood_of_lines_does_not_stop_a_worker_whose_parent_does_not_read(
 def test_lost_lines_are_counted_when_the_pipe_is_read_again() -> None:
     reader, writer = os.pipe()
     handler = PipeHandler(writer)
-    records = [logging.makeLogRecord({"msg": "x" * 1000, "levelname": "INFO"})] * 100
+    records = [
+        logging.makeLogRecord({"msg": "x" * 1000, "levelname": "INFO", "lineno": number})
+        for number in range(100)
+    ]
     for record in records:
         handler.emit(record)
     whole = os.read(reader, 1 << 20).count(b"\n")
