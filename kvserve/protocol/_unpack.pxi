@@ -57,7 +57,7 @@ cdef class Unpacker:
         self.end = self.here + PyBytes_GET_SIZE(payload)
         while True:
             if self.here < self.end and self.here[0] < 0x80:  # small numbers are common
-                item = <long>self.here[0]
+                item = <long>self.here[0] if building else None
                 self.here += 1
             else:
                 item = self.read()
@@ -142,6 +142,8 @@ cdef class Unpacker:
     cdef object read(self):
         """The next item, or `_begun` if that is a container, which is open now."""
         cdef int code = self.take(1)[0]
+        if not self.building and self.skip(code):
+            return None
         if code < 0x80:
             return code
         if code < 0x90:
@@ -175,6 +177,16 @@ cdef class Unpacker:
         if MAP_16 <= code < 0xE0:
             return self.open(DICT, 2 * <Py_ssize_t>self.number(2 << (code - MAP_16)), NULL)
         raise ValueError("a byte that msgpack does not use")
+
+    cdef bint skip(self, int code) except -1:
+        """Passes a number, as no object is needed; returns whether it was one."""
+        if code >= 0xE0:
+            return True
+        if FLOAT_32 <= code < FIXEXT_1:
+            self.take(4 if code == FLOAT_32 else 8 if code == FLOAT_64
+                      else 1 << (code - (UINT_8 if code < INT_8 else INT_8)))
+            return True
+        return False
 
     cdef inline const uint8_t *take(self, Py_ssize_t size) except NULL:
         """The next bytes."""
@@ -218,6 +230,8 @@ cdef class Unpacker:
         cdef const uint8_t *source = self.here
         if size:
             source = self.take(size)
+        if not self.building and is_ascii(source, size):
+            return None
         return PyUnicode_DecodeUTF8(<const char *>source, size, NULL)
 
     cdef object raw(self, Py_ssize_t size):
@@ -283,6 +297,21 @@ cdef inline int put_into(Frame *frame, object item) except -1:
         else:
             PyTuple_SET_ITEM(<object>frame.container, frame.count - frame.left - 1, item)
     return 0
+
+
+cdef inline bint is_ascii(const uint8_t *source, Py_ssize_t size) noexcept:
+    cdef uint64_t eight
+    cdef Py_ssize_t n = 0
+    while n + 8 <= size:
+        memcpy(&eight, source + n, 8)
+        if eight & 0x8080808080808080u:
+            return False
+        n += 8
+    while n < size:
+        if source[n] & 0x80:
+            return False
+        n += 1
+    return True
 
 
 cdef object _begun = object()

@@ -70,7 +70,8 @@ def _from_value(number: int | None, kind: bytes, value: Any) -> tuple[int, bytes
         return (codec.TEXT if codec.is_readable(codec.TEXT, value) else codec.BYTES), value
     if kind != b"blob":  # an integer; a real or NULL, which only people write
         return codec.encode(value)
-    if number is None or number == codec.COUNTER or not codec.is_readable(number, value):
+    is_text = number == codec.TEXT
+    if number in (None, codec.COUNTER) or (is_text and not codec.is_readable(number, value)):
         return codec.BYTES, value
     return number, value
 

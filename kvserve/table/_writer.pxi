@@ -268,7 +268,9 @@ cdef class Writer(Owner):
                               expiry_after(ttl_ms), self.now(), &result)
         self.unlock(k.shard)
         if status == KV_NOT_COUNTER:
-            raise NotACounter("the value of this key is no counter: an int of 64 bits with its sign")
+            raise NotACounter(
+                "the value of this key is no counter: an int of 64 bits with its sign"
+            )
         if status == KV_OVERFLOW:
             raise CounterOverflow("the sum does not fit in a signed 64-bit integer")
         if status == KV_TOO_LARGE:

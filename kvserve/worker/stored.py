@@ -18,8 +18,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from kvserve import limits
-from kvserve.errors import KvserveError, RequestTimeout, ValueTooLarge, WrongWorker
-from kvserve.protocol import commands
+from kvserve.errors import (
+    KvserveError,
+    RequestTimeout,
+    UnreadableValue,
+    ValueTooLarge,
+    WrongWorker,
+)
+from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.absences import Absences
 from kvserve.store.base import Key, Record, SharedStore
@@ -305,6 +311,11 @@ class StoredExecutor:
             raise ValueTooLarge(
                 f"the store holds {len(record.payload)} bytes; "
                 f"at most {self._value_bytes_max} are allowed here"
+            )
+        elif not codec.is_readable(record.codec, record.payload):
+            raise UnreadableValue(
+                f"the store's record of {key!r:.80} cannot be read: its {len(record.payload)} bytes"
+                f" do not follow codec {record.codec}, or a newer one wrote it; set or delete it"
             )
         return record
 

@@ -19,7 +19,7 @@ from kvserve.client.operations import Operation
 from kvserve.errors import InvalidValue, UnreadableValue
 from kvserve.protocol import codec, commands
 from kvserve.protocol.dump import DumpWriter, Header, Item
-from kvserve.store import sqlite_rows, valkey_format
+from kvserve.store import valkey_format
 
 BAD = b"\x93no"  # three items, of which the third is missing
 GOOD = {"a": [1], "z": {"k": (2,)}}
@@ -166,7 +166,7 @@ def test_worker_refuses_what_is_no_value(served: Server, command: commands.Comma
 
 
 def test_odd_rows_of_a_database(make_server: StartServer, tmp_path: Path) -> None:
-    """They are read as what they are, bytes, as docs/stores.md says; also those of a later one."""
+    """They raise, each for its own key, and never reach the table."""
     file = tmp_path / "cache.db"
     server = make_server("--store", f"sqlite:///{file}")
     with server.connect(timeout=PATIENCE_SECONDS) as cache:
@@ -182,22 +182,27 @@ def test_odd_rows_of_a_database(make_server: StartServer, tmp_path: Path) -> Non
             )
         database.close()
         found = cache.get_many(["good", "long", *(key for key, _, _ in rows)])
-        assert found == {"good": [1]} | {key: value for key, _, value in rows}
+        assert found == {"good": [1]}
+        for key, number, _ in rows:
+            for read in (cache.get, cache.gets, cache.ttl):
+                with pytest.raises(UnreadableValue, match=f"{key!r} cannot be read.* {number}"):
+                    read(key)
+        assert set(cache.scan()) == {"good"}
+        assert cache.get_or_set("odd", lambda: BAD) == BAD
+        assert cache.delete("later")
+        assert cache.set("huge", 1) > 0
+        assert cache.get_many(["odd", "later", "huge"]) == {"odd": BAD, "huge": 1}
         with pytest.raises(package.ValueTooLarge):
             cache.get("long")
         assert cache.get_many(["good", "odd"]) == {"good": [1], "odd": BAD}
 
 
 @pytest.mark.parametrize("number", [*range(5), 255])
-def test_values_of_a_store_can_all_be_read(number: int) -> None:
+def test_values_of_valkey_can_all_be_read(number: int) -> None:
     for payload in (b"", BAD, b"\xff", b"\x91\x01", b"text", bytes(8)):
         stored = b"\xc1" + bytes([number]) + b"stamp678" + payload
-        records = [
-            valkey_format.from_stored("k", stored, 0),
-            sqlite_rows.to_record("k", (1, number, b"blob", payload, None)),
-        ]
-        for record in records:
-            assert codec.is_readable(record.codec, record.payload)
+        record = valkey_format.from_stored("k", stored, 0)
+        assert codec.is_readable(record.codec, record.payload)
 
 
 @pytest.mark.parametrize("depth", [699, 1024])
