@@ -17,10 +17,11 @@ import kvserve
 NOTE_AT = 840  # of worker 0 in the table's first page: a client's id, and a request's
 GETS = 16_000  # in one batch: long enough to be found in execution
 BATCHES = 200
+Note = tuple[int, int] | None
 RUNNING = ("R", "S", "D")
 
 
-def executing(server: Server) -> tuple[int, int] | None:
+def executing(server: Server) -> Note:
     """What the worker has noted that it executes."""
     with Path(f"/dev/shm{server.names.table}").open("rb") as table:
         table.seek(NOTE_AT)
@@ -29,22 +30,23 @@ def executing(server: Server) -> tuple[int, int] | None:
     return (client, request) if request else None
 
 
-def kill_over_a_request(server: Server, give_up: threading.Event) -> bool:
-    """Kills the worker while it executes a request; False if none comes any more."""
+def kill_over_a_request(server: Server, before: Note, give_up: threading.Event) -> Note:
+    """Kills the worker while it executes a request, other than the one before, and returns that;
+    None if none comes any more."""
     (pid,) = wait_for_worker(server)
     while not give_up.is_set():
-        if executing(server) is None:
+        if executing(server) in (None, before):
             continue
         os.kill(pid, signal.SIGSTOP)
         while state(pid) in RUNNING:
             pass
-        if executing(server) is not None:
+        if note := executing(server):
             os.kill(pid, signal.SIGKILL)
             while server.worker_pids == [pid]:
                 pass
-            return True
+            return note
         os.kill(pid, signal.SIGCONT)
-    return False
+    return None
 
 
 def state(pid: int) -> str:
@@ -82,12 +84,12 @@ def test_two_deaths_are_enough(make_server: StartServer, kind: str) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    kills = 0
-    while kill_over_a_request(server, ended):
-        kills += 1
+    notes: list[Note] = [None]
+    while note := kill_over_a_request(server, notes[-1], ended):
+        notes.append(note)
     thread.join()
     assert [type(error) for error in errors] == [kvserve.WorkerCrashed]
-    assert kills >= 2
+    assert len(set(notes[1:])) == len(notes) - 1 >= 2  # sent anew in a session of its own
     with server.connect(timeout=30) as cache:
         cache.set("after", 1)
         assert cache.verify() == []
