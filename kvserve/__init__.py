@@ -42,6 +42,7 @@ from kvserve.errors import (
     TableCorrupt,
     UnreadableValue,
     ValueTooLarge,
+    WorkerCrashed,
     WriteRefused,
 )
 
@@ -81,6 +82,7 @@ __all__ = [
     "TableCorrupt",
     "UnreadableValue",
     "ValueTooLarge",
+    "WorkerCrashed",
     "WriteRefused",
     "async_client",
     "connect",

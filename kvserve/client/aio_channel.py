@@ -199,9 +199,10 @@ class AioChannel:
             if not room.done():
                 room.set_result(None)
         self._room.clear()
-        for future in self._awaited.values():
+        for request_id, future in self._awaited.items():
             if not future.done():
-                future.set_exception(error or WorkerGone())
+                ids = (self._session.client_id, request_id)
+                future.set_exception(error or WorkerGone(ids))
                 future.exception()  # it may be that nobody awaits it any more
         self._awaited.clear()
         self._session.close()

@@ -15,7 +15,7 @@ from kvserve import limits
 from kvserve.client import forks
 from kvserve.client.aio_channel import AioChannel, NotBegun
 from kvserve.client.deadlines import deadline_of
-from kvserve.client.questions import LOOK_AGAIN_SECONDS, Question, what_busy_means
+from kvserve.client.questions import LOOK_AGAIN_SECONDS, Deaths, Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -40,12 +40,14 @@ class AioWorkers:
         timeout: float,
         queue_bytes: int | None,
         on_manifest: Callable[[Manifest], None],
+        died_over: Callable[[int, int], bool] = lambda *_: False,
     ) -> None:
         self._names = names
         self.manifest = manifest
         self._timeout = timeout
         self._queue_bytes = queue_bytes
         self._on_manifest = on_manifest
+        self._died_over = died_over
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channels: dict[int, AioChannel] = {}
         self._opening: dict[int, asyncio.Lock] = {}
@@ -77,6 +79,7 @@ class AioWorkers:
         """The answer to one request. Raises as `workers.Workers.ask` does."""
         deadline = deadline_of(asyncio.get_running_loop().time(), self._timeout)
         sent = False  # to a worker that died
+        deaths = Deaths(self._died_over)
         while True:
             try:
                 channel = await self._channel(question.shard, deadline)
@@ -88,9 +91,10 @@ class AioWorkers:
                 reply = await channel.ask(question.command, question.arguments, deadline)
             except NotBegun:
                 continue
-            except WorkerGone:
+            except WorkerGone as gone:
                 if question.idempotent:
                     sent = True
+                    deaths.note(*gone.ids)
                     continue
                 raise OutcomeUnknown(
                     "the worker died before it replied: it was executed once, or not at all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kvserve.errors import (
@@ -10,12 +11,14 @@ from kvserve.errors import (
     RequestTimeout,
     ServerBusy,
     ServerUnavailable,
+    WorkerCrashed,
     WrongWorker,
 )
 from kvserve.protocol.commands import Command
 
 LOOKS_MAX = 20  # at a manifest that does not fit the workers yet
 LOOK_AGAIN_SECONDS = 0.02
+_DEATHS_MAX = 2  # one may be chance
 
 
 class Question(NamedTuple):
@@ -52,6 +55,31 @@ def split_off_misrouted(
         if not isinstance(outcome, WrongWorker)
     ]
     return [each[0] for each in right], [each[1] for each in right], len(right) < len(questions)
+
+
+class Deaths:
+    """Over how many workers' deaths one request is, so that it does not end one after the other.
+
+    Args:
+        died_over: whether a worker died while it executed the request of these ids.
+    """
+
+    def __init__(self, died_over: Callable[[int, int], bool]) -> None:
+        self._died_over = died_over
+        self._count = 0
+
+    def note(self, client_id: int, request_id: int) -> None:
+        """The session with a worker has ended that this request was sent to.
+
+        Raises:
+            WorkerCrashed: it was in execution, not waiting, and so for the last time.
+        """
+        self._count += self._died_over(client_id, request_id)
+        if self._count >= _DEATHS_MAX:
+            raise WorkerCrashed(
+                f"{_DEATHS_MAX} workers died while they executed this request, so it is not sent "
+                "again; it may have been executed; see the server's log for how they ended"
+            )
 
 
 def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool = False) -> None:

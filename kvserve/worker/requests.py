@@ -27,12 +27,13 @@ from kvserve.protocol.messages import (
     decode_request,
     reply_of,
 )
+from kvserve.table.table import Table
 from kvserve.worker.backing import Backing
 from kvserve.worker.budget import Allowance, Budget, size_of
 from kvserve.worker.executor import Executor
 from kvserve.worker.figures import Figures
 from kvserve.worker.sessions import Session, Sessions
-from kvserve.worker.slices import Slices
+from kvserve.worker.slices import Answer, Slices, Steps
 
 _log = logging.getLogger(__name__)
 _KEY_CHARACTERS = 100  # of a key in the log
@@ -42,6 +43,8 @@ class Requests:
     """The requests of one worker.
 
     Args:
+        table: where the request that is being executed is noted; see core/deaths.c.
+        index: which worker this is.
         sessions: whose they are.
         slices: executes the long ones.
         budget: the memory of those that wait.
@@ -51,12 +54,16 @@ class Requests:
 
     def __init__(
         self,
+        table: Table,
+        index: int,
         sessions: Sessions,
         slices: Slices[Session],
         budget: Budget,
         executor: Executor,
         backing: Backing | None,
     ) -> None:
+        self._table = table
+        self._index = index
         self._sessions = sessions
         self._slices = slices
         self._budget = budget
@@ -138,7 +145,7 @@ class Requests:
     def _execute(
         self, request: Request, frame_bytes: int, session: Session, started_ns: int
     ) -> None:
-        _, request_id, command, deadline_ms, arguments = request
+        client_id, request_id, command, deadline_ms, arguments = request
         if time.monotonic_ns() > deadline_ms * 1_000_000:
             self._late += 1  # its client has given up: executing it now would surprise
             return
@@ -151,14 +158,31 @@ class Requests:
             allowance = self._admit(session, request, frame_bytes)
             if allowance is not None:
                 finish = partial(self._answer_at_last, allowance, session, request, started_ns)
+                self._table.begin_request(self._index, client_id, request_id)
                 self._backing.submit(request, finish, allowance)
+                self._table.end_request(self._index)
         elif self._executor.is_long(code):
-            steps = self._executor.steps(code, arguments)
+            steps = self._noted(request, self._executor.steps(code, arguments))
             finish_steps = partial(self._answer_steps, session, request, started_ns)
             self._slices.run(session, steps, finish_steps, deadline_ms / 1000)
         else:
+            self._table.begin_request(self._index, client_id, request_id)
             reply = reply_of((request_id, *self._executor.run(code, arguments)))
+            self._table.end_request(self._index)
             self._answer(session, request, started_ns, reply)
+
+    def _noted(self, request: Request, steps: Steps[Answer]) -> Steps[Answer]:
+        """The steps of a request, each noted while it is executed."""
+        while True:
+            self._table.begin_request(self._index, request.client_id, request.request_id)
+            try:
+                next(steps)
+            except StopIteration as ended:
+                answer: Answer = ended.value
+                return answer
+            finally:
+                self._table.end_request(self._index)
+            yield
 
     def _answer_steps(
         self, session: Session, request: Request, started_ns: int, outcome: tuple[int, Any]

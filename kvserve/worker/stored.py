@@ -314,7 +314,7 @@ class StoredExecutor:
             )
         elif not codec.is_readable(record.codec, record.payload):
             raise UnreadableValue(
-                f"the store's record of {key!r:.80} cannot be read: its {len(record.payload)} bytes"
+                f"the store's record of {record.key!r:.80} cannot be read: its {len(record.payload)} bytes"
                 f" do not follow codec {record.codec}, or a newer one wrote it; set or delete it"
             )
         return record

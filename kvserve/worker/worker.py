@@ -78,6 +78,8 @@ class Worker:
         self._lease = table.lease
         first = limits.LEASE_SLOT_WRITER_FIRST
         self._writer_slots = range(first, first + manifest.writers)
+        self._table = table
+        table.keep_request(index)
         self._executor = Executor(table, shards, self.stats)
         self._budget = Budget(limits.buffer_bytes(0, manifest.value_bytes_max))
         self._trimmer = Trimmer(self._budget)
@@ -108,7 +110,7 @@ class Worker:
         if self._backing is not None:
             self._budget.beside = self._backing.held
         self._requests = Requests(
-            self._sessions, self._slices, self._budget, self._executor, self._backing
+            table, index, self._sessions, self._slices, self._budget, self._executor, self._backing
         )
         self._configure(self._follower.config)
         self._next_tick = loop.call_later(limits.TICK_SECONDS, self._tick)

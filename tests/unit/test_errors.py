@@ -47,6 +47,7 @@ def test_codes_are_part_of_the_protocol() -> None:
         40: "LockLost",
         41: "WriteRefused",
         42: "WrongWorker",
+        44: "WorkerCrashed",
         45: "UnreadableValue",
         50: "InternalError",
         51: "ProtocolError",

@@ -125,6 +125,12 @@ bool kv_read_notes(const struct kv_table *t, const uint8_t *bytes, uint64_t leng
 void kv_heed_notes(struct kv_table *t, const uint8_t *bytes, const struct kv_noted *now,
                    const struct kv_noted *before);
 
+/* deaths.c: over which requests workers died */
+void kv_begin_request(struct kv_table *t, uint32_t worker, uint64_t client, uint64_t request);
+void kv_end_request(struct kv_table *t, uint32_t worker);
+void kv_keep_request(struct kv_table *t, uint32_t worker);
+bool kv_died_over(const struct kv_table *t, uint64_t client, uint64_t request);
+
 /* index.c: lookup without a lock */
 void kv_locate(const struct kv_table *t, struct kv_key *key);
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
