@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvserve import limits
 from kvserve.errors import CounterOverflow, NotACounter
 from kvserve.protocol import codec
 from kvserve.store.base import Key, Record
 from kvserve.worker.executor import life_ms_of
 from kvserve.worker.held import expiry_of, is_version, name_of
-
-if TYPE_CHECKING:
-    from kvserve.worker.stored import StoredExecutor
+from kvserve.worker.stored_table import StoredTable
 
 
 class OwnChanges:
     """Changes that depend on what is there, where nobody else writes the store."""
 
-    def __init__(self, stored: StoredExecutor) -> None:
+    def __init__(self, stored: StoredTable) -> None:
         self._stored = stored
 
     async def add(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
@@ -73,7 +69,7 @@ class OwnChanges:
 class SharedChanges:
     """Changes that depend on what is there, decided by a store that others write, too."""
 
-    def __init__(self, stored: StoredExecutor) -> None:
+    def __init__(self, stored: StoredTable) -> None:
         self._stored = stored
 
     async def add(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
