@@ -43,6 +43,7 @@ class GuardedStore:
         self._calls = dict.fromkeys(("load", "save", "delete", "change"), 0)
         self._seconds = dict.fromkeys(self._calls, 0.0)
         self._is_open = asyncio.Event()
+        self._why_closed = ""  # the last attempt to open it failed
         self._failures = 0
         self._refused = 0
         self._load_hits = 0
@@ -90,8 +91,13 @@ class GuardedStore:
         return self._store
 
     async def open(self) -> None:
-        """Opens the store; until then calls wait, as long as they may."""
-        await self._store.open()
+        """Opens the store; until then, or until it has failed once, calls wait as they may."""
+        try:
+            await self._store.open()
+        except KvserveError as error:
+            self._why_closed = str(error)
+            raise
+        self._why_closed = ""
         self._is_open.set()
 
     def tune(self, timeout_seconds: float, staleness_seconds: float) -> None:
@@ -123,6 +129,7 @@ class GuardedStore:
         return await self._call("change", 1, lambda: call(self.shared))
 
     async def _call(self, kind: str, items: int, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        self._require_openable(items)
         if not self._breaker.may_try():
             self._refused += items
             raise _left_alone()
@@ -150,12 +157,19 @@ class GuardedStore:
         self._seconds[kind] += time.monotonic() - started
         return answer
 
+    def _require_openable(self, items: int) -> None:
+        """Answers at once while the store cannot be opened, which is tried again and again."""
+        if self._why_closed:
+            self._failures += items
+            raise StoreUnavailable(f"the store cannot be opened: {self._why_closed}")
+
     def _fail(self, items: int) -> None:
         self._failures += items
         self._breaker.failed()
 
     def check(self) -> None:
         """Raises StoreUnavailable if a call would be refused now."""
+        self._require_openable(1)
         if self._breaker.refuses:
             self._refused += 1
             raise _left_alone()
