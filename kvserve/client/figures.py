@@ -76,7 +76,17 @@ WORKER = {
     "bad_requests": Figure("counter", "Frames that were no valid request."),
     "late_requests": Figure("counter", "Requests not executed, as their client had given up."),
     "unknown_sessions": Figure("counter", "Requests of clients that had no session here."),
-    "cut_off_clients": Figure("counter", "Clients cut off because they did not read replies."),
+    "cut_off_clients": Figure(
+        "counter",
+        "Clients cut off because they did not read replies, or did not finish a request while "
+        "others waited.",
+    ),
+    "refused_requests": Figure(
+        "counter", "Requests refused because there was no memory for them, see buffer_memory."
+    ),
+    "buffer_bytes": Figure(
+        "gauge", "Memory that requests, replies and writes on their way take now."
+    ),
     "sessions": Figure("gauge", "Clients connected."),
     "queue_length": Figure("gauge", "Requests that wait in the message queue."),
     "cpu_seconds": Figure("counter", "Processor time used."),

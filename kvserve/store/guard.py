@@ -57,6 +57,7 @@ class GuardedStore:
         self._calls = dict.fromkeys(("load", "save", "delete", "change"), 0)
         self._seconds = dict.fromkeys(self._calls, 0.0)
         self._is_open = asyncio.Event()
+        self._why_closed = ""  # the last attempt to open it failed
         self._failures = 0
         self._refused = 0
         self._load_hits = 0
@@ -106,8 +107,13 @@ class GuardedStore:
         return self._store
 
     async def open(self) -> None:
-        """Opens the store; until then calls wait, as long as they may."""
-        await self._store.open()
+        """Opens the store; until then, or until it has failed once, calls wait as they may."""
+        try:
+            await self._store.open()
+        except KvserveError as error:
+            self._why_closed = str(error)
+            raise
+        self._why_closed = ""
         self._is_open.set()
 
     def tune(self, timeout_seconds: float, staleness_seconds: float) -> None:
@@ -184,6 +190,7 @@ class GuardedStore:
         call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
     ) -> Sequence[Answer]:
         """Makes a call about one part of the store; counts, and tells its breaker."""
+        self._require_openable(len(items))
         breaker = self._breaker(part)
         if not self._may_try(breaker):
             self._refused += len(items)
@@ -248,8 +255,15 @@ class GuardedStore:
         if self._store.can_probe and breaker.state is not State.CLOSED:
             self._probing.start(part, breaker)
 
+    def _require_openable(self, items: int) -> None:
+        """Answers at once while the store cannot be opened, which is tried again and again."""
+        if self._why_closed:
+            self._failures += items
+            raise StoreUnavailable(f"the store cannot be opened: {self._why_closed}")
+
     def check(self, key: Key) -> None:
         """Raises StoreUnavailable if a call about a key would be refused now."""
+        self._require_openable(1)
         part = self._store.part(key)
         breaker = self._breakers.get(part)
         if breaker is None or breaker.state is State.CLOSED:

@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 _READS_A_WINDOW = 128
 _WRITES_A_WINDOW = 1024
 _WINDOW_MIN = 8  # however little memory is left: the batch was admitted
-_STARTS_A_TURN = 64  # each takes some 30 us
+_STARTS_A_TURN = 128  # each takes some 30 us
 _NOT_IN_PARTS = (commands.SET_MANY.code, commands.DELETE_MANY.code)
 
 

@@ -73,7 +73,7 @@ class Rig:
 
     def __init__(self, table: Table, store: MemoryStore, behind_seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        guarded = GuardedStore(store, loop, 5.0)
+        guarded = GuardedStore(store, loop, 5.0, value_bytes_max=1024)
         self._opening = loop.create_task(guarded.open())
         shards = range(table.shards)
         absences = Absences(0.0, loop.time)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from unit.memory_store import MemoryStore
 
+from kvserve import limits
 from kvserve.errors import OutcomeUnknown, StoreUnavailable
 from kvserve.store import absences, behind
 from kvserve.store.absences import Absences
@@ -87,6 +88,92 @@ def test_calls_wait_for_a_store_that_is_being_opened() -> None:
         never = GuardedStore(MemoryStore(), asyncio.get_running_loop(), 0.05)
         with pytest.raises(StoreUnavailable):  # of known outcome: nothing was sent
             await never.save(record("a"))
+
+    asyncio.run(main())
+
+
+def test_calls_do_not_wait_for_a_store_that_cannot_be_opened() -> None:
+    class Closed(MemoryStore):
+        is_there = False
+
+        async def open(self) -> None:
+            if not self.is_there:
+                raise StoreUnavailable("too many open files")
+
+    async def main() -> None:
+        store = Closed()
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 1e6)
+        with pytest.raises(StoreUnavailable):
+            await guarded.open()
+        for call in (guarded.load("a"), guarded.save(record("a")), guarded.delete("a")):
+            with pytest.raises(StoreUnavailable, match="cannot be opened: too many open files"):
+                await call
+        with pytest.raises(StoreUnavailable):
+            guarded.check()
+        store.is_there = True
+        await guarded.open()
+        await guarded.save(record("a"))
+
+    asyncio.run(main())
+
+
+def test_what_is_under_way_has_a_bound_and_the_rest_follows() -> None:
+    async def main() -> None:
+        store = MemoryStore(pause_seconds=0.01)
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 20.0, 100, call_bytes_max=250)
+        await guarded.open()
+        await asyncio.gather(*(guarded.load(str(n)) for n in range(200)))
+        calls = [items for _, items in store.calls]
+        assert calls[0] == 2  # of the largest value; until small ones have been seen
+        assert 16 < max(calls) <= 250 // (100 // limits.LOAD_SHARE)
+        assert sum(calls) == 200
+        assert guarded.call_bytes == 0
+
+    asyncio.run(main())
+
+
+def test_what_waits_while_calls_fail_is_answered_too() -> None:
+    async def main() -> None:
+        store = MemoryStore(pause_seconds=0.02)
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 0.05, 100, call_bytes_max=1)
+        await guarded.open()
+        store.is_broken = True
+        saves = [guarded.save(record(str(n))) for n in range(100)]
+        outcomes = await asyncio.gather(*saves, return_exceptions=True)
+        assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+        assert store.records == {}
+        assert guarded.call_bytes == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("key_bytes", [10, 1000])
+def test_absences_and_waiting_writes_are_bounded_in_bytes(key_bytes: int) -> None:
+    missing = Absences(1.0, lambda: 0.0, bytes_max=10_000)
+    names = [b"%d" % n * key_bytes for n in range(300)]
+    for name in names:
+        missing.note(name[:key_bytes])
+    assert 0 < missing.held_bytes <= 10_000
+    missing.clear()
+    assert missing.held_bytes == 0
+
+    async def main() -> None:
+        store = MemoryStore()
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 5.0)
+        await guarded.open()
+        writes = WriteBehind(guarded, asyncio.get_running_loop(), 60.0, bytes_max=10_000)
+        store.is_broken = True
+
+        async def fill() -> None:
+            for n in range(100):
+                await writes.put(b"%d" % n, str(n), record(str(n)))
+
+        with pytest.raises(StoreUnavailable):
+            await fill()
+        assert 10_000 <= writes.held_bytes < 11_000  # also after an attempt that failed
+        store.is_broken = False
+        await writes.flush()
+        assert (len(writes), writes.held_bytes) == (0, 0)
 
     asyncio.run(main())
 
