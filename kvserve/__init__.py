@@ -41,6 +41,7 @@ from kvserve.errors import (
     StoreUnavailable,
     TableCorrupt,
     ValueTooLarge,
+    WorkerCrashed,
     WriteRefused,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "StoreUnavailable",
     "TableCorrupt",
     "ValueTooLarge",
+    "WorkerCrashed",
     "WriteRefused",
     "connect",
     "connect_async",

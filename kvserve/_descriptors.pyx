@@ -319,3 +319,38 @@ cdef class MadeFifo:
             if self.made_at == forks:
                 unlink(self.path)
             self.path = None
+
+
+cdef class Turn:
+    """A lock for a block of code, if it is got in time; what `with` gives tells whether.
+
+    An exception of a signal handler between `acquire` and the line behind it would leave the lock
+    to nobody. Here the two are one.
+
+    Args:
+        lock: of the module threading.
+        seconds: how long to wait; 0: not at all.
+    """
+
+    cdef object lock
+    cdef double seconds
+    cdef bint taken
+
+    def __init__(self, lock, double seconds):
+        self.lock, self.seconds = lock, seconds
+
+    def __enter__(self):
+        if self.seconds > 0:
+            self.taken = self.lock.acquire(True, self.seconds)
+        else:
+            self.taken = self.lock.acquire(False)
+        return self.taken
+
+    def __exit__(self, *_):
+        if self.taken:
+            self.taken = False
+            self.lock.release()
+
+    def __dealloc__(self):
+        if self.taken:
+            self.lock.release()

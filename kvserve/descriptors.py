@@ -7,8 +7,9 @@ native.load("kvserve._descriptors")
 from kvserve._descriptors import (  # noqa: E402 - only now is it known to be there
     Descriptor,
     MadeFifo,
+    Turn,
     close_inherited,
     fork_count,
 )
 
-__all__ = ["Descriptor", "MadeFifo", "close_inherited", "fork_count"]
+__all__ = ["Descriptor", "MadeFifo", "Turn", "close_inherited", "fork_count"]

@@ -171,6 +171,15 @@ class WriteRefused(ServerError, PermissionError):
     wire_code = 41
 
 
+class WorkerCrashed(ServerError):
+    """Two workers died while they executed this very request; it was not sent a third time.
+
+    It may have been executed, wholly or in part. The server's log tells how the workers ended.
+    """
+
+    wire_code = 44
+
+
 class InternalError(KvserveError):
     """kvserve has a bug, or memory was corrupted. Please report it."""
 

@@ -88,7 +88,12 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         self._reader = TableFollower(names, read, queue_bytes)
         self._operations = Operations(self._reader._manifest.value_bytes_max)
         self._workers = AioWorkers(
-            names, self._reader._manifest, check_timeout(timeout), queue_bytes, self._on_manifest
+            names,
+            self._reader._manifest,
+            check_timeout(timeout),
+            queue_bytes,
+            self._on_manifest,
+            self._reader._died_over,
         )
 
     def _on_manifest(self, manifest: Any) -> None:

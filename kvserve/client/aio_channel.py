@@ -23,7 +23,7 @@ from kvserve.transport.base import FrameSender
 
 
 class AioChannel:
-    """An open session; made by `open`.
+    """A session, which `greet` opens.
 
     Whoever awaits a reply may be cancelled at any point: the reply is dropped when it comes, and a
     frame of which a part is written is written to its end.
@@ -34,23 +34,30 @@ class AioChannel:
         self._loop = asyncio.get_running_loop()
         self._awaited: dict[int, asyncio.Future[Reply]] = {}
         self._room: dict[int, asyncio.Future[None]] = {}  # by descriptor: who waits to write
+        self._is_greeted = False
 
     @property
     def gone(self) -> bool:
         """Whether the session has ended, or a fork made it another process's, like the loop."""
         return self._session.closed
 
-    @classmethod
-    async def open(cls, names: Names, session: Session, deadline: float) -> AioChannel:
-        """Greets the worker. Raises as `channel.Channel` does."""
-        channel = cls(session)
+    @property
+    def is_open(self) -> bool:
+        """Whether the worker has answered, and the session has not ended."""
+        return self._is_greeted and not self.gone
+
+    async def greet(self, names: Names, deadline: float) -> None:
+        """Greets the worker. Raises as `channel.Channel` does, and the session has ended then.
+
+        From now on the event loop knows the session, and keeps it until `close`.
+        """
         try:
-            channel._loop.add_reader(session.reply_descriptor, channel._receive)
-            await channel._greet(names, deadline)
+            self._loop.add_reader(self._session.reply_descriptor, self._receive)
+            await self._greet(names, deadline)
+            self._is_greeted = True
         except BaseException:
-            channel.close()
+            self.close()
             raise
-        return channel
 
     async def _greet(self, names: Names, deadline: float) -> None:
         request_id, frame, sender = self._session.hello(deadline)
@@ -192,9 +199,10 @@ class AioChannel:
             if not room.done():
                 room.set_result(None)
         self._room.clear()
-        for future in self._awaited.values():
+        for request_id, future in self._awaited.items():
             if not future.done():
-                future.set_exception(error or WorkerGone())
+                ids = (self._session.client_id, request_id)
+                future.set_exception(error or WorkerGone(ids))
                 future.exception()  # it may be that nobody awaits it any more
         self._awaited.clear()
         self._session.close()

@@ -14,7 +14,7 @@ from typing import Any
 from kvserve import limits
 from kvserve.client import forks
 from kvserve.client.aio_channel import AioChannel, NotBegun
-from kvserve.client.questions import Question, what_busy_means
+from kvserve.client.questions import Deaths, Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -38,12 +38,14 @@ class AioWorkers:
         timeout: float,
         queue_bytes: int | None,
         on_manifest: Callable[[Manifest], None],
+        died_over: Callable[[int, int], bool] = lambda *_: False,
     ) -> None:
         self._names = names
         self.manifest = manifest
         self._timeout = timeout
         self._queue_bytes = queue_bytes
         self._on_manifest = on_manifest
+        self._died_over = died_over
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channels: dict[int, AioChannel] = {}
         self._opening: dict[int, asyncio.Lock] = {}
@@ -68,6 +70,7 @@ class AioWorkers:
         """The answer to one request. Raises as `workers.Workers.ask` does."""
         deadline = asyncio.get_running_loop().time() + self._timeout
         sent = False  # to a worker that died
+        deaths = Deaths(self._died_over)
         while True:
             try:
                 channel = await self._channel(question.shard, deadline)
@@ -79,9 +82,10 @@ class AioWorkers:
                 reply = await channel.ask(question.command, question.arguments, deadline)
             except NotBegun:
                 continue
-            except WorkerGone:
+            except WorkerGone as gone:
                 if question.idempotent:
                     sent = True
+                    deaths.note(*gone.ids)
                     continue
                 raise OutcomeUnknown(
                     "the worker died before it replied: it was executed once, or not at all"
@@ -109,8 +113,10 @@ class AioWorkers:
         worker = shard % self.manifest.workers
         async with self._opening.setdefault(worker, asyncio.Lock()):
             channel = self._channels.get(worker)
-            if channel is not None and not channel.gone:
+            if channel is not None and channel.is_open:
                 return channel
+            if channel is not None:
+                channel.close()  # what interrupted its greeting may have interrupted its end, too
             with named_errors():
                 self.manifest = Manifest.read(self._names)
                 self._on_manifest(self.manifest)
@@ -124,11 +130,12 @@ class AioWorkers:
         if self._queue_bytes is not None:
             queue_bytes = min(self._queue_bytes, queue_bytes)
         session = Session(self._names, self.manifest, worker, queue_bytes)
-        channel = await AioChannel.open(self._names, session, deadline)
+        # Before the event loop hears of it, so that `close` finds it whatever comes between.
+        channel = self._channels[worker] = AioChannel(session)
+        await channel.greet(self._names, deadline)
         if self._closed:
             channel.close()
             raise ClientClosed("this client was closed")
-        self._channels[worker] = channel
         return channel
 
     def _check_loop(self) -> None:

@@ -7,15 +7,14 @@ import time
 from typing import Any, NamedTuple
 
 from kvserve.client.operations import Operation
-from kvserve.client.seats import Seat, enter
-from kvserve.errors import KvserveError, ServerBusy, from_wire
+from kvserve.client.seats import Seat, enter, leave_unused
+from kvserve.errors import KvserveError, ServerBusy
 from kvserve.live.applying import from_page
 from kvserve.live.settings import VERSION_AT
 from kvserve.names import Names
 from kvserve.protocol.commands import Command
-from kvserve.protocol.messages import STATUS_DONE
 from kvserve.table._core import Writer
-from kvserve.worker.executor import Executor
+from kvserve.worker.executor import Executor, out_of_range
 
 
 class Settings(NamedTuple):
@@ -52,6 +51,7 @@ class DirectTable:
         self._names = names
         self._wait_ms = int(wait_seconds * 1000)
         self._seat: Seat | None = None
+        self.needs_seat = False
 
     @property
     def is_current(self) -> bool:
@@ -61,6 +61,7 @@ class DirectTable:
 
     def enter(self) -> None:
         """Takes the process's seat, and the settings in force. Raises as `seats.enter`."""
+        self.needs_seat = True
         seat = enter(self._names, self)
         found = seat.page.read()
         config = from_page(found.values)
@@ -80,9 +81,9 @@ class DirectTable:
 
     def leave(self) -> None:
         """Lets go of the seat."""
-        seat, self._seat = self._seat, None
-        if seat is not None:
-            seat.dismiss(self)
+        self.needs_seat = False
+        leave_unused()
+        self._seat = None
 
     def execute(self, operation: Operation) -> Any:
         """The result of an operation.
@@ -95,10 +96,10 @@ class DirectTable:
 
     def answer(self, command: Command, arguments: tuple[Any, ...]) -> Any:
         """The answer to a request, as a worker would give it. Raises as `execute`."""
-        status, answer = self._executor.run(command.code, arguments)
-        if status != STATUS_DONE:
-            raise from_wire(status, str(answer))
-        return answer
+        try:
+            return self._executor.execute(command.code, arguments)
+        except (OverflowError, IndexError) as error:
+            raise out_of_range(error) from None
 
     def execute_each(self, operations: list[Operation], deadline: float) -> list[Any]:
         """The result of each operation; errors are among them as objects.

@@ -30,7 +30,9 @@ class Dispatcher(TableFollower):
         timeout = check_timeout(timeout)
         super().__init__(names, read, queue_bytes)
         self._operations = Operations(self._manifest.value_bytes_max)
-        self._workers = Workers(names, self._manifest, timeout, queue_bytes, self._on_manifest)
+        self._workers = Workers(
+            names, self._manifest, timeout, queue_bytes, self._on_manifest, self._died_over
+        )
 
     def _on_manifest(self, manifest: Manifest) -> None:
         self._operations.value_bytes_max = manifest.value_bytes_max

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kvserve.errors import (
@@ -10,8 +11,11 @@ from kvserve.errors import (
     RequestTimeout,
     ServerBusy,
     ServerUnavailable,
+    WorkerCrashed,
 )
 from kvserve.protocol.commands import Command
+
+_DEATHS_MAX = 2  # one may be chance
 
 
 class Question(NamedTuple):
@@ -36,6 +40,31 @@ def what_busy_means(error: ServerBusy, *, sent: bool) -> KvserveError:
     For `ServerBusy` promises that nothing was changed.
     """
     return RequestTimeout(f"the worker died, and its successor: {error}") if sent else error
+
+
+class Deaths:
+    """Over how many workers' deaths one request is, so that it does not end one after the other.
+
+    Args:
+        died_over: whether a worker died while it executed the request of these ids.
+    """
+
+    def __init__(self, died_over: Callable[[int, int], bool]) -> None:
+        self._died_over = died_over
+        self._count = 0
+
+    def note(self, client_id: int, request_id: int) -> None:
+        """The session with a worker has ended that this request was sent to.
+
+        Raises:
+            WorkerCrashed: it was in execution, not waiting, and so for the last time.
+        """
+        self._count += self._died_over(client_id, request_id)
+        if self._count >= _DEATHS_MAX:
+            raise WorkerCrashed(
+                f"{_DEATHS_MAX} workers died while they executed this request, so it is not sent "
+                "again; it may have been executed; see the server's log for how they ended"
+            )
 
 
 def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool = False) -> None:

@@ -24,11 +24,13 @@ import time
 import weakref
 from contextlib import suppress
 from threading import Lock
+from typing import Protocol
 
 from kvserve import runtime
 from kvserve.client import forks
 from kvserve.client.direct import require_server
 from kvserve.config import Config
+from kvserve.descriptors import Turn
 from kvserve.errors import ServerBusy, ServerUnavailable, WriteRefused
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.live import feed_segment, settings
@@ -43,6 +45,12 @@ from kvserve.table.table import attach_maps
 _ATTEMPTS = 3  # each repeated only because a server has ended or begun meanwhile
 _ENTER_SECONDS = 1.0
 _MOURNED_SECONDS = 0.01  # the parent has a killed writer's slot while it tells of the death
+
+
+class Sitter(Protocol):
+    """Whom a seat is for."""
+
+    needs_seat: bool
 
 
 class Seat(Writer):
@@ -64,7 +72,7 @@ class Seat(Writer):
 
     def __init__(self, names: Names, owner_uid: int, page: settings.SettingsPage) -> None:
         self.page = page
-        self._clients: set[weakref.ref[object]] = set()
+        self._clients: set[weakref.ref[Sitter]] = set()
         self._pid = os.getpid()
         config = from_page(page.read().values)
         _require_leave(names, config)
@@ -93,20 +101,17 @@ class Seat(Writer):
 
     @property
     def has_clients(self) -> bool:
-        """Whether anybody needs it."""
-        return any(client() is not None for client in list(self._clients))
+        """Whether anybody needs it; it is left when that is over, see `leave_unused`."""
+        clients = [client() for client in list(self._clients)]
+        return any(client is not None and client.needs_seat for client in clients)
 
-    def admit(self, client: object) -> None:
-        """Stays at least until this client goes, or is no more."""
+    def admit(self, client: Sitter) -> None:
+        """Stays at least until this client needs it no more, or is no more."""
         self._clients.add(weakref.ref(client, self._forget))
 
-    def dismiss(self, client: object) -> None:
-        """Leaves with the last client."""
-        self._forget(weakref.ref(client))
-
-    def _forget(self, client: weakref.ref[object]) -> None:
+    def _forget(self, client: weakref.ref[Sitter]) -> None:
         self._clients.discard(client)
-        _seats.leave_unused()
+        leave_unused()
 
     def leave(self) -> None:
         """Gives the slot and the ring to whoever comes next. Twice does no harm.
@@ -127,7 +132,7 @@ class _Seats:
         self._taken: dict[str, Seat] = {}
         self._changing = Lock()
 
-    def enter(self, names: Names, client: object) -> Seat:
+    def enter(self, names: Names, client: Sitter) -> Seat:
         """This process's seat, taken now unless it has one; it stays while the client needs it.
 
         Raises:
@@ -137,42 +142,38 @@ class _Seats:
             ForeignObject: something of the instance is not its owner's.
         """
         forks.notice()
-        if not self._changing.acquire(timeout=_ENTER_SECONDS):
-            raise ServerBusy("another thread of this process is just connecting; try again")
         try:
-            seat = self._taken.get(names.name)
-            if seat is None or not seat.is_taken:
-                if seat is not None:
-                    seat.leave()  # first, for it would take the new one's lock along
-                with runtime.named_errors():
-                    seat = self._taken[names.name] = _take(names)
-            seat.admit(client)
-            return seat
+            with Turn(self._changing, _ENTER_SECONDS) as is_ours:
+                if not is_ours:
+                    raise ServerBusy("another thread of this process is just connecting; try again")
+                seat = self._taken.get(names.name)
+                if seat is None or not seat.is_taken:
+                    if seat is not None:
+                        seat.leave()  # first, for it would take the new one's lock along
+                    with runtime.named_errors():
+                        seat = self._taken[names.name] = _take(names)
+                seat.admit(client)
+                return seat
         finally:
-            self._changing.release()
             self.leave_unused()
 
     def leave_unused(self) -> None:
         """Leaves seats without clients, unless somebody is just changing seats: then he will."""
         while not all(seat.has_clients for seat in list(self._taken.values())):
-            if not self._changing.acquire(blocking=False):
-                return
-            try:
+            with Turn(self._changing, 0) as is_ours:
+                if not is_ours:
+                    return
                 for name, seat in list(self._taken.items()):
                     if not seat.has_clients:
                         seat.leave()
                         del self._taken[name]
-            finally:
-                self._changing.release()
 
     def end(self) -> None:
         """Leaves all when the process ends; else whoever watches would be told of a loss."""
         forks.notice()
-        if self._changing.acquire(timeout=_ENTER_SECONDS):
-            try:
+        with Turn(self._changing, _ENTER_SECONDS) as is_ours:
+            if is_ours:
                 self._leave_all()
-            finally:
-                self._changing.release()
 
     def become_child(self) -> None:
         """Lets go of the parent's seats in a forked child."""
@@ -228,6 +229,7 @@ def _take_slot(names: Names, config: Config, owner_uid: int) -> Lease:
 # A process-wide fact in process-wide state: see above.
 _seats = _Seats()
 enter = _seats.enter
+leave_unused = _seats.leave_unused
 
 forks.in_child(_seats.become_child)
 atexit.register(_seats.end)

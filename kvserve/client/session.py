@@ -32,7 +32,15 @@ _HELLO_PAUSE_SECONDS = 0.1  # before it is sent once more, then twice as long ea
 
 class WorkerGone(Exception):
     """The worker at a session's other end is no more, or the session is not this process's, or
-    somebody closed its descriptors. The client decides what that means."""
+    somebody closed its descriptors. The client decides what that means.
+
+    Args:
+        ids: the client's and the request's of what was sent; zeros: nothing was.
+    """
+
+    def __init__(self, ids: tuple[int, int] = (0, 0)) -> None:
+        super().__init__()
+        self.ids = ids
 
 
 class Session:

@@ -19,7 +19,7 @@ from typing import Any
 from kvserve import limits
 from kvserve.client import forks
 from kvserve.client.channel import Channel
-from kvserve.client.questions import Question, what_busy_means
+from kvserve.client.questions import Deaths, Question, what_busy_means
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -49,6 +49,7 @@ class Workers:
         timeout: seconds for each request.
         queue_bytes: the longest frame that goes through a queue; None: as long as it takes.
         on_manifest: is told of the manifest that each new session finds.
+        died_over: whether a worker died while it executed a request, by its two ids.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class Workers:
         timeout: float,
         queue_bytes: int | None,
         on_manifest: Callable[[Manifest], None],
+        died_over: Callable[[int, int], bool] = lambda *_: False,
     ) -> None:
         self._names = names
         self.manifest = manifest
         self._timeout = timeout
         self._queue_bytes = queue_bytes
         self._on_manifest = on_manifest
+        self._died_over = died_over
         self._idle: defaultdict[int, list[Channel]] = defaultdict(list)
         self._closed = False
 
@@ -115,6 +118,7 @@ class Workers:
     ) -> Any:
         """Asks until there is an answer; `begun`: where it was sent already."""
         sent = False  # to a worker that died
+        deaths = Deaths(self._died_over)
         while True:
             if begun is None:
                 try:
@@ -134,7 +138,9 @@ class Workers:
                     raise OutcomeUnknown(
                         "the worker died before it replied: it was executed once, or not at all"
                     ) from None
-                sent = sent or request_id > 0
+                if request_id:
+                    sent = True
+                    deaths.note(channel.session.client_id, request_id)
                 continue
             except RequestTimeout:
                 self._give_back(worker, channel)  # its late reply will be dropped

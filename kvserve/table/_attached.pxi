@@ -120,6 +120,10 @@ cdef class Attached:
         kv_reads(&self.t, &hits, &misses)
         return hits, misses
 
+    def _died_over(self, uint64_t client, uint64_t request):
+        """Whether a worker died while it executed a request of a session that has ended."""
+        return self.attached and kv_died_over(&self.t, client, request)
+
     def _geometry(self):
         """The fields of the C structure, by name."""
         return dict(self.t.geometry)

@@ -28,6 +28,21 @@ cdef class Writer(Owner):
         kv_extend_freshness(&self.t, worker,
                             until_ms - min(until_ms, COARSE_CLOCK_LAG_MS))
 
+    cpdef begin_request(self, uint32_t worker, uint64_t client, uint64_t request):
+        """Notes what a worker executes from now on, for whom its death would concern."""
+        if worker < KV_WORKERS_MAX and self.attached:
+            kv_begin_request(&self.t, worker, client, request)
+
+    cpdef end_request(self, uint32_t worker):
+        """Takes the note back."""
+        if worker < KV_WORKERS_MAX and self.attached:
+            kv_end_request(&self.t, worker)
+
+    def keep_request(self, uint32_t worker):
+        """Keeps the note of a worker's predecessor, if it died over a request."""
+        if worker < KV_WORKERS_MAX and self.attached:
+            kv_keep_request(&self.t, worker)
+
     @property
     def store_mark(self):
         """A number that tells which store the values were written through to; 0: none."""

@@ -75,9 +75,14 @@ class Executor:
     def run(self, code: int, arguments: Any) -> tuple[int, Any]:
         """The status and the answer of one operation, whatever goes wrong; the worker goes on."""
         try:
-            return STATUS_DONE, self._by_code[code](*arguments)
+            return STATUS_DONE, self.execute(code, arguments)
         except Exception as error:  # whatever it is, it becomes a reply
             return refusal(code, error)
+
+    def execute(self, code: int, arguments: Any) -> Any:
+        """The answer of one operation. Raises what went wrong, as it is: where the caller's own
+        code runs in this process, it may be an exception of a signal handler."""
+        return self._by_code[code](*arguments)
 
     def _ping(self) -> None:
         """Being answered is the answer."""
@@ -156,9 +161,15 @@ def refusal(code: int, error: Exception) -> tuple[int, str]:
     if isinstance(error, KvserveError):
         return error.wire_code, str(error)
     if isinstance(error, (OverflowError, IndexError)):
-        return InvalidArgument.wire_code, f"an argument is out of its range: {error}"
+        error = out_of_range(error)
+        return error.wire_code, str(error)
     _log.error("command %d failed", code, exc_info=error)
     return InternalError.wire_code, "the worker has a bug; its log tells more"
+
+
+def out_of_range(error: Exception) -> InvalidArgument:
+    """What it means that the skin of the core refuses a number."""
+    return InvalidArgument(f"an argument is out of its range: {error}")
 
 
 def answer_bytes(code: int, outcome: tuple[int, Any]) -> int:

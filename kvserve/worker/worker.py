@@ -87,6 +87,8 @@ class Worker:
         self._lease = table.lease
         first = limits.LEASE_SLOT_WRITER_FIRST
         self._writer_slots = range(first, first + manifest.writers)
+        self._table = table
+        table.keep_request(index)
         self._executor = Executor(table, shards, self.stats)
         self._sessions = Sessions(
             names,
@@ -208,11 +210,14 @@ class Worker:
             busy = ServerBusy("this client has too many replies to read; read them first")
             self._reply(session, Reply.failure(request_id, busy))
             return
+        self._table.begin_request(self._index, client_id, request_id)
         if self._backing is None:
             reply = reply_of((request_id, *self._executor.run(command.code, arguments)))
+            self._table.end_request(self._index)
             self._answer(session, request, started_ns, reply)
         else:
             self._backing.submit(request, partial(self._answer, session, request, started_ns))
+            self._table.end_request(self._index)
 
     def _answer(self, session: Session, request: Request, started_ns: int, reply: Reply) -> None:
         taken_ns = self._figures.note(request, reply, started_ns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import subprocess
 import threading
@@ -248,3 +249,58 @@ def test_the_command_ends_when_nobody_reads(
     assert process.wait() == 141  # though nothing more happens
     assert process.stderr is not None
     assert process.stderr.read() == b""
+
+
+# `close` ends it.
+
+
+def test_close_ends_the_iteration(server: Server) -> None:
+    """Also where events wait that were read already, and of those who watch in vain."""
+    cache = server.connect()
+    idle, busy, begun = cache.watch("nothing"), cache.watch("closed"), cache.watch("closed")
+    for n in range(10):
+        cache.set(f"closed {n}", n)
+    assert next(begun).key == "closed 0"
+    cache.close()
+    assert list(idle) == list(busy) == list(begun) == []
+
+
+def test_close_in_another_thread_ends_it(server: Server) -> None:
+    cache = server.connect()
+    key = f"begin {secrets.token_hex(4)}"
+    seen: list[Any] = []
+    events = cache.watch(key)
+    cache.set(key, 1)
+    first = threading.Event()
+
+    def follow() -> None:
+        for event in events:
+            seen.append(event)
+            first.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert first.wait(PATIENCE_SECONDS)
+    cache.close()
+    thread.join()
+    assert [event.kind for event in seen] == ["set"]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_close_ends_it_on_an_event_loop(server: Server, run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        cache = await api.connect_async(server.name)
+        key = f"begin {secrets.token_hex(4)}"
+        events = cache.watch(key)
+        await cache.set(key, 1)
+        assert (await anext(events)).key == key
+
+        async def follow(events: Any) -> list[Any]:
+            return [event async for event in events]
+
+        tasks = [asyncio.create_task(follow(each)) for each in (events, cache.watch("none"))]
+        await asyncio.sleep(0)
+        await cache.close()
+        assert await asyncio.gather(*tasks) == [[], []]
+
+    run(main())

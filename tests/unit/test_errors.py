@@ -46,6 +46,7 @@ def test_codes_are_part_of_the_protocol() -> None:
         39: "LockTimeout",
         40: "LockLost",
         41: "WriteRefused",
+        44: "WorkerCrashed",
         50: "InternalError",
         51: "ProtocolError",
         52: "TableCorrupt",

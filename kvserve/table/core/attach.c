@@ -60,7 +60,10 @@ const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, 
     if (copy.checksum != checksum(&copy))
         return "its superblock is damaged";
     if (memcmp(copy.boot_id, boot_id, sizeof copy.boot_id) != 0)
-        return "it is from before the last reboot";
+        return memcmp(copy.boot_id, boot_id, sizeof copy.boot_id - 4) == 0
+                   ? "it was made in another time namespace, whose clocks are shifted, so that no "
+                     "time to live means the same here; run both in one (see lsns -t time)"
+                   : "it is from before the last reboot";
     if (!kv_geometry_valid(&copy.geometry))
         return "its geometry makes no sense";
     if (copy.geometry.table_bytes != table_bytes)

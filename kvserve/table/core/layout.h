@@ -42,6 +42,7 @@
 #define KV_KEY_BYTES_MAX 1024u
 
 #define KV_WORKERS_MAX 64u
+#define KV_DEATHS_KEPT 8u /* a client looks as soon as its worker is gone */
 
 /* What a reader of the table may not answer by itself, because there is a store behind it. */
 enum kv_elsewhere {
@@ -69,6 +70,12 @@ struct kv_geometry {
 };
 static_assert(sizeof(struct kv_geometry) == 80, "geometry is part of the layout");
 
+/* A request by its ids; the second is 0 where there is none. See notes.c. */
+struct kv_note {
+    _Atomic uint64_t client;
+    _Atomic uint64_t request;
+};
+
 struct kv_superblock {
     uint64_t magic;
     uint32_t layout_version;
@@ -87,7 +94,10 @@ struct kv_superblock {
     /* Freshness leases: worker n stores the n-th, and it alone, over and over. */
     _Atomic uint64_t fresh_until_ms[KV_WORKERS_MAX]; /* on the monotonic clock */
     _Atomic uint64_t store_mark; /* tells which store its values were written through to; 0: none */
-    uint8_t padding3[2048 - 328 - 8 * KV_WORKERS_MAX];
+    struct kv_note executing[KV_WORKERS_MAX]; /* worker n writes the n-th */
+    struct kv_note died[KV_DEATHS_KEPT];      /* over which requests workers died; the successor */
+    _Atomic uint64_t deaths;                  /* how many were noted there */
+    uint8_t padding3[2048 - 336 - 24 * KV_WORKERS_MAX - 16 * KV_DEATHS_KEPT];
     _Atomic uint64_t incarnation[KV_LEASE_SLOTS]; /* how often each lease slot was taken */
 };
 static_assert(offsetof(struct kv_superblock, geometry) == 80, "layout");

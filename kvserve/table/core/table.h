@@ -107,6 +107,12 @@ struct kv_counts {
 void kv_counts_of(const struct kv_table *t, uint32_t shard, struct kv_counts *counts);
 void kv_reads(const struct kv_table *t, uint64_t *hits, uint64_t *misses);
 
+/* notes.c: over which requests workers died */
+void kv_begin_request(struct kv_table *t, uint32_t worker, uint64_t client, uint64_t request);
+void kv_end_request(struct kv_table *t, uint32_t worker);
+void kv_keep_request(struct kv_table *t, uint32_t worker);
+bool kv_died_over(const struct kv_table *t, uint64_t client, uint64_t request);
+
 /* index.c: lookup without a lock */
 void kv_locate(const struct kv_table *t, struct kv_key *key);
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
