@@ -42,6 +42,7 @@ from kvserve.errors import (
     TableCorrupt,
     ValueTooLarge,
     WriteRefused,
+    WrongWorker,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ __all__ = [
     "TableCorrupt",
     "ValueTooLarge",
     "WriteRefused",
+    "WrongWorker",
     "connect",
     "connect_async",
 ]
