@@ -44,6 +44,7 @@ from kvserve.errors import (
     ValueTooLarge,
     WorkerCrashed,
     WriteRefused,
+    WrongWorker,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ __all__ = [
     "ValueTooLarge",
     "WorkerCrashed",
     "WriteRefused",
+    "WrongWorker",
     "async_client",
     "connect",
     "connect_async",

@@ -111,7 +111,7 @@ SPIN_MICROSECONDS_MAX = 1000  # beyond this, sleeping costs less than it saves
 # What readers of other users have read, each in a file of 36 KiB; see worker/notes.py.
 NOTES_STEP_SECONDS = 0.001  # of each tick, for as many files as it is enough for
 NOTES_FILES_MAX = 1024  # that a worker remembers, 4 KiB each
-NOTES_OLDER_MAX = 4 * SESSIONS_MAX  # names that a worker looks through before it serves
+NOTES_OLDER_FILES_MAX = 4 * SESSIONS_MAX  # names that a worker looks through before it serves
 NOTES_AGE_SECONDS = 10.0  # a file that is not whole, and that nobody locks, is removed then
 
 # What a worker does without being asked.

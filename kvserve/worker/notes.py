@@ -58,7 +58,7 @@ class NotesOfOthers:
         self._met: set[int] = set()  # in this round
         self._round: Iterator[None] | None = None
         # What lies there when a worker begins was counted by the one before it.
-        self._older = set(islice(self._readers(), limits.NOTES_OLDER_MAX)) - {None}
+        self._older = set(islice(self._readers(), limits.NOTES_OLDER_FILES_MAX)) - {None}
 
     def turn(self) -> None:
         """Looks at some files, where the last turn ended; to be called every `TICK_SECONDS`."""
