@@ -98,6 +98,24 @@ class GuardedStore:
 
         return self._store.load_at_once(key, received)
 
+    def save_at_once(self, record: Record, done: Callable[[KvserveError | None], None]) -> bool:
+        """See `Store.save_at_once`; here `done` is told the outcome in any case."""
+        part = self._store.part(record.key)
+        breaker = self._breaker(part)
+        if breaker.state is not State.CLOSED or not self._is_open.is_set():
+            return False
+        started = time.monotonic()
+
+        def received(outcome: KvserveError | None) -> None:
+            if isinstance(outcome, CallAgain):
+                self.save(record).add_done_callback(lambda saved: done(_error_of(saved)))
+                return
+            self._note("save", part, breaker, (outcome,))
+            self._seconds["save"] += time.monotonic() - started
+            done(outcome)
+
+        return self._store.save_at_once(record, received)
+
     async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
         """Stores records; what became of each, None where all is well."""
         return await _settle([self.save(record) for record in records])
@@ -256,10 +274,14 @@ async def _settle(answers: list[asyncio.Future[Any]]) -> list[KvserveError | Non
 
 
 def _outcome_of(loaded: asyncio.Future[Record | None]) -> Record | KvserveError | None:
-    error = loaded.exception()
-    if error is None:
-        return loaded.result()
-    return error if isinstance(error, KvserveError) else InternalError(str(error))
+    return _error_of(loaded) or loaded.result()
+
+
+def _error_of(ended: asyncio.Future[Any]) -> KvserveError | None:
+    error = ended.exception()
+    if error is None or isinstance(error, KvserveError):
+        return error
+    return InternalError(str(error))
 
 
 def _left_alone(part: Hashable) -> StoreUnavailable:

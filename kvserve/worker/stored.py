@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from kvserve import limits
-from kvserve.errors import KvserveError, ValueTooLarge
+from kvserve.errors import ValueTooLarge
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.absences import Absences
@@ -26,6 +26,7 @@ from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
 from kvserve.table.table import Table
 from kvserve.worker import many
+from kvserve.worker.at_once import AtOnce
 from kvserve.worker.changes import OwnChanges, SharedChanges
 from kvserve.worker.coherence import Call, Coherence
 from kvserve.worker.executor import Executor, answer_bytes, refusal
@@ -73,6 +74,9 @@ class StoredExecutor:
         self._queues = KeyQueues(loop)
         coherence.detach = self._queues.detach
         self._batches: set[asyncio.Task[None]] = set()
+        self._at_once = (
+            AtOnce(self, store, self._queues, coherence, loop) if behind is None else None
+        )
         changes = (SharedChanges if store.is_shared else OwnChanges)(self)
         self._changes: dict[int, Callable[..., Coroutine[Any, Any, Any]]] = {
             commands.SET.code: self.set,
@@ -121,6 +125,10 @@ class StoredExecutor:
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
                 name = name_of(arguments[0])
+                if alone and code == commands.SET.code and self._at_once is not None:
+                    result = self._at_once.set(*arguments)
+                    if result is not None:
+                        return result
                 return self._queues.submit(name, lambda: change(*arguments))
         except Exception as error:  # said in the reply, as the executor does
             return refusal(code, error)
@@ -142,34 +150,11 @@ class StoredExecutor:
                 return status, answer
         if code == commands.TTL.code:
             return self._queues.submit(name, lambda: self._ttl(key))
-        if not is_busy and alone and (result := self._read_at_once(key, name)) is not None:
-            return result
+        if alone and not is_busy and self._at_once is not None:
+            result = self._at_once.read(key, name)
+            if result is not None:
+                return result
         return self._queues.read(name, lambda: self.held(key))
-
-    def _read_at_once(self, key: Key, name: bytes) -> asyncio.Future[Any] | None:
-        """What the store has of a key that nobody else asks for, by the shortest way; None: there
-        is none just now."""
-        if self._behind is not None or self._queues.is_full:
-            return None
-        result: asyncio.Future[Any] = self._loop.create_future()
-        call = self._coherence.begin(name)
-
-        def done(outcome: Record | KvserveError | None) -> None:
-            try:
-                if isinstance(outcome, KvserveError):
-                    raise outcome
-                record = self._loaded(outcome, call)
-                result.set_result(None if record is None else self.fill(record, call))
-            except Exception as error:  # it is raised where the result is awaited
-                result.set_exception(error)
-            finally:
-                self._coherence.end(call)
-
-        if not self._store.load_at_once(key, done):
-            self._coherence.end(call)
-            return None
-        self._queues.adopt(name, result)
-        return result
 
     async def _batch(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """As the executor's, but that neighbours of one kind wait for the store together."""
@@ -241,9 +226,10 @@ class StoredExecutor:
         # An absence is believed for no longer than a value is.
         if self._coherence.may_serve and name in self._absences:
             return None
-        return self._loaded(await self._store.load(key), call)
+        return self.loaded(await self._store.load(key), call)
 
-    def _loaded(self, found: Record | None, call: Call) -> Record | None:
+    def loaded(self, found: Record | None, call: Call) -> Record | None:
+        """What a load has brought, unless it has expired; notes if there is nothing."""
         record = alive(found)
         if record is None:
             if self._coherence.may_fill(call):
@@ -293,6 +279,10 @@ class StoredExecutor:
         """
         self._executor.check_value(number, payload)
         return Record(key, number, payload, self.expiry_of(ttl_ms))
+
+    def forget_absence(self, name: bytes) -> None:
+        """A key may be there from now on."""
+        self._absences.forget(name)
 
     def expiry_of(self, ttl_ms: int) -> int:
         """When what is written now expires: Unix time in milliseconds, 0: never."""
