@@ -103,6 +103,11 @@ class Store(ABC):
         del key, done
         return False
 
+    def save_at_once(self, record: Record, done: Callable[[KvserveError | None], None]) -> bool:
+        """As `save_each` for one record, by the shortest way; see `load_at_once`."""
+        del record, done
+        return False
+
     async def load_each(self, keys: Sequence[Key]) -> Sequence[Record | KvserveError | None]:
         """As `load_many`, but one key's failure is its own outcome."""
         return await self.load_many(keys)

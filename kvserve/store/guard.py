@@ -64,7 +64,7 @@ class GuardedStore:
         self._load_sizes = LoadSizes(value_bytes_max)
         loads = Window(call_bytes_max, self._load_sizes.size_of)
         saves, deletes = Window(call_bytes_max, record_bytes), Window(call_bytes_max, key_bytes)
-        self._loads = loads
+        self._loads, self._saves = loads, saves
         self._windows = (loads, saves, deletes)
         part = store.part
         self.load: Callable[[Key], asyncio.Future[Record | None]] = Turn(
@@ -147,6 +147,31 @@ class GuardedStore:
         if self._store.load_at_once(key, received):
             return True
         self._loads.give_back(part, size_bytes)
+        return False
+
+    def save_at_once(self, record: Record, done: Callable[[KvserveError | None], None]) -> bool:
+        """See `Store.save_at_once`; here `done` is told the outcome in any case."""
+        part = self._store.part(record.key)
+        breaker = self._breaker(part)
+        if breaker.state is not State.CLOSED or not self._is_open.is_set():
+            return False
+        size_bytes = record_bytes(record)
+        if not self._saves.take(part, size_bytes):
+            return False  # it waits with the others until there is room
+        started = time.monotonic()
+
+        def received(outcome: KvserveError | None) -> None:
+            self._saves.give_back(part, size_bytes)
+            if isinstance(outcome, CallAgain):
+                self.save(record).add_done_callback(lambda saved: done(_error_of(saved)))
+                return
+            self._note("save", part, breaker, (outcome,))
+            self._seconds["save"] += time.monotonic() - started
+            done(outcome)
+
+        if self._store.save_at_once(record, received):
+            return True
+        self._saves.give_back(part, size_bytes)
         return False
 
     async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
@@ -317,10 +342,14 @@ async def _settle(answers: list[asyncio.Future[Any]]) -> list[KvserveError | Non
 
 
 def _outcome_of(loaded: asyncio.Future[Record | None]) -> Record | KvserveError | None:
-    error = loaded.exception()
-    if error is None:
-        return loaded.result()
-    return error if isinstance(error, KvserveError) else InternalError(str(error))
+    return _error_of(loaded) or loaded.result()
+
+
+def _error_of(ended: asyncio.Future[Any]) -> KvserveError | None:
+    error = ended.exception()
+    if error is None or isinstance(error, KvserveError):
+        return error
+    return InternalError(str(error))
 
 
 def _left_alone(part: Hashable) -> StoreUnavailable:

@@ -145,6 +145,26 @@ class ValkeyStore(SharedStore):
         commands = (("GET", name), ("PTTL", name))
         return self._nodes.pool(node).send_at_once(commands, self._nodes.deadline(), received)
 
+    def save_at_once(self, record: Record, done: Callable[[KvserveError | None], None]) -> bool:
+        """See `Store.save_at_once`."""
+        name = self._name(record.key)
+        node = self._nodes.owner(name)
+        if node is None or self._nodes.is_suspected:
+            return False
+
+        def received(replies: list[Reply] | NoAnswer) -> None:
+            if isinstance(replies, NoAnswer):
+                self._nodes.suspect(node)
+                done(cast(KvserveError, _changed(replies)))
+            elif goes_on(replies[0]):
+                done(CallAgain())
+            else:
+                outcome = _changed(replies[0])
+                done(outcome if isinstance(outcome, KvserveError) else None)
+
+        commands = (("SET", name, *_stored(record)),)
+        return self._nodes.pool(node).send_at_once(commands, self._nodes.deadline(), received)
+
     async def load_each(self, keys: Sequence[Key]) -> list[Record | KvserveError | None]:
         """See `Store.load_each`."""
         if not keys:

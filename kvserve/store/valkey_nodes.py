@@ -9,6 +9,7 @@ keys. What to do with the map, `valkey_routes` knows.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 
 from redis.crc import key_slot
@@ -39,7 +40,7 @@ class Nodes:
         self._pools: dict[Node, Pool] = {}
         self._reading = asyncio.Lock()
         self._read_at = 0.0
-        self._suspects: set[Node] = set()  # they failed: others may have taken their places
+        self._suspects: set[Node | None] = set()  # they failed: others may have taken their places
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
@@ -97,14 +98,12 @@ class Nodes:
         """Whether the map is being read anew, since a server did not answer."""
         return bool(self._suspects)
 
-    async def settled(self, node: Node, deadline: float) -> None:
-        """Waits, if a server is suspected, until the others were asked about it."""
+    async def settled(self, nodes: Iterable[Node | None], deadline: float) -> None:
+        """Waits, if one of these is suspected, until the others were asked about it."""
         refreshing = self._refreshing
-        if refreshing is not None and node in self._suspects:
-            now = asyncio.get_running_loop().time()
-            await asyncio.wait(
-                [refreshing], timeout=max(0.0, min(deadline - now, 2 * _REST_SECONDS))
-            )
+        if refreshing is not None and not self._suspects.isdisjoint(nodes):
+            rest = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait([refreshing], timeout=max(0.0, rest / 2))
 
     def deadline(self) -> float:
         """Until when a call that begins now may take, on the loop's clock."""

@@ -141,6 +141,9 @@ async def _round(
     nodes: Nodes, errands: Sequence[_Errand], replies: list[Reply], deadline: float
 ) -> list[_Errand]:
     """Sends each errand to one server; returns those that have to go on."""
+    if nodes.is_suspected:  # others are being asked who has its slots by now
+        owners = {errand.node or nodes.owner(errand.command.key) for errand in errands}
+        await nodes.settled(owners, deadline)
     reads = nodes.reads
     groups: dict[Node | None, list[_Errand]] = {}
     for errand in errands:
@@ -171,7 +174,6 @@ async def _ask(
     """One reply an errand: the server's, or why there is none."""
     if node is None:
         return [NotSent("no node of the cluster has this key's slot")] * len(group)
-    await nodes.settled(node, deadline)
     sent = [errand.sent() for errand in group]
     try:
         replies = await nodes.pool(node).exchange(

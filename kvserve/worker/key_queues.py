@@ -70,14 +70,15 @@ class KeyQueues:
             shared = self._reads[name] = self._submit(name, job, is_read=True)
         return shared.result
 
-    def adopt(self, name: bytes, result: asyncio.Future[Any]) -> None:
-        """Takes in a read that runs already, of a key that is not busy; others wait for it, or
-        share it, as if it had been submitted."""
+    def adopt(self, name: bytes, result: asyncio.Future[Any], *, is_read: bool) -> None:
+        """Takes in a job that runs already, of a key that is not busy; others wait for it, or
+        share it if it is a read, as if it had been submitted."""
         self._jobs += 1
-        entry = _Entry(None, result, is_read=True)
+        entry = _Entry(None, result, is_read=is_read)
         entry.began = self._loop.time()
         queue = self._queues[name] = deque([entry])
-        self._reads[name] = entry
+        if is_read:
+            self._reads[name] = entry
         result.add_done_callback(lambda _: self._end(name, queue, entry))
 
     def _end(self, name: bytes, queue: deque[_Entry], entry: _Entry) -> None:

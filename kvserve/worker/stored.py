@@ -15,19 +15,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from kvserve import limits
-from kvserve.errors import (
-    KvserveError,
-    RequestTimeout,
-    WrongWorker,
-)
+from kvserve.errors import RequestTimeout, WrongWorker
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.absences import Absences
-from kvserve.store.base import Key, Record
 from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
 from kvserve.table.table import Table
 from kvserve.worker import many
+from kvserve.worker.at_once import AtOnce
 from kvserve.worker.budget import Allowance
 from kvserve.worker.changes import OwnChanges, SharedChanges
 from kvserve.worker.coherence import Coherence
@@ -82,6 +78,9 @@ class StoredExecutor:
         self._queues = KeyQueues(loop)
         coherence.detach = self._queues.detach
         self._batches: set[asyncio.Task[None]] = set()
+        self._at_once = (
+            AtOnce(self._stored, store, self._queues, coherence, loop) if behind is None else None
+        )
         changes = (SharedChanges if store.is_shared else OwnChanges)(self._stored)
         self._changes: dict[int, Callable[..., Coroutine[Any, Any, Any]]] = {
             commands.SET.code: self._stored.set,
@@ -144,6 +143,10 @@ class StoredExecutor:
                 self._table.shard_of(arguments[0])  # raises InvalidKey
                 self._table.check_own((arguments[0],))
                 name = name_of(arguments[0])
+                if alone and code == commands.SET.code and self._at_once is not None:
+                    result = self._at_once.set(*arguments)
+                    if result is not None:
+                        return result
                 return self._queues.submit(name, lambda: change(*arguments))
         except Exception as error:  # said in the reply, as the executor does
             return refusal(code, error)
@@ -166,34 +169,11 @@ class StoredExecutor:
                 return status, answer
         if code == commands.TTL.code:
             return self._queues.submit(name, lambda: self._stored.ttl(key))
-        if not is_busy and alone and (result := self._read_at_once(key, name)) is not None:
-            return result
+        if alone and not is_busy and self._at_once is not None:
+            result = self._at_once.read(key, name)
+            if result is not None:
+                return result
         return self._queues.read(name, lambda: self._stored.held(key))
-
-    def _read_at_once(self, key: Key, name: bytes) -> asyncio.Future[Any] | None:
-        """What the store has of a key that nobody else asks for, by the shortest way; None: there
-        is none just now."""
-        if self._behind is not None or self._queues.is_full:
-            return None
-        result: asyncio.Future[Any] = self._loop.create_future()
-        call = self._coherence.begin(name)
-
-        def done(outcome: Record | KvserveError | None) -> None:
-            try:
-                if isinstance(outcome, KvserveError):
-                    raise outcome
-                record = self._stored.loaded(outcome, call)
-                result.set_result(None if record is None else self._stored.fill(record, call))
-            except Exception as error:  # it is raised where the result is awaited
-                result.set_exception(error)
-            finally:
-                self._coherence.end(call)
-
-        if not self._store.load_at_once(key, done):
-            self._coherence.end(call)
-            return None
-        self._queues.adopt(name, result)
-        return result
 
     async def _batch(
         self, request: Request, reply: Callable[[Reply], None], allowance: Allowance

@@ -156,6 +156,10 @@ class StoredTable:
         """When what is written now expires: Unix time in milliseconds, 0: never."""
         return expiry_of(self._executor.life_ms(ttl_ms))
 
+    def forget_absence(self, name: bytes) -> None:
+        """The store may have this key from now on."""
+        self._absences.forget(name)
+
     async def write(self, record: Record) -> int:
         """Writes a record through or behind; returns its version."""
         name = name_of(record.key)

@@ -82,9 +82,11 @@ async def tells_of_changes(cluster: Cluster, heard: Heard) -> None:
 
 
 def is_anew(events: Sequence[object]) -> bool:
-    """Whether something is fresh, and all was declared invalid before."""
-    first = next((index for index, each in enumerate(events) if isinstance(each, int)), 0)
-    return None in events[:first]
+    """Whether all was declared invalid, and something is fresh since then."""
+    if None not in events:
+        return False
+    last = len(events) - 1 - events[::-1].index(None)
+    return any(isinstance(each, int) for each in events[last:])
 
 
 def test_all_primaries_are_followed(shared_cluster: Cluster) -> None:

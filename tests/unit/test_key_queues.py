@@ -146,3 +146,32 @@ def test_how_long_a_read_runs_is_known() -> None:
         await read
 
     run(test)
+
+
+def test_what_runs_elsewhere_is_waited_for_and_shared_like_a_job() -> None:
+    async def test(queues: KeyQueues, log: Log) -> None:
+        result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        queues.adopt(b"a", result, is_read=True)
+        assert queues.read(b"a", job(log, "never")) is result
+        change = queues.submit(b"a", job(log, "change"))
+        await asyncio.sleep(0.01)
+        assert log == []
+        result.set_result("read")
+        assert await change == "change"
+        write: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        queues.adopt(b"b", write, is_read=False)
+        queues.detach(b"b")
+        after = queues.read(b"b", job(log, "after"))
+        await asyncio.sleep(0.01)
+        assert "begin after" not in log
+        write.set_exception(ValueError("x"))
+        assert await after == "after"
+        assert isinstance(write.exception(), ValueError)
+        late: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        queues.adopt(b"c", late, is_read=True)
+        queues.detach(b"c")
+        assert not queues.is_busy(b"c")
+        assert await queues.read(b"c", job(log, "new")) == "new"
+        late.set_result("old")
+
+    run(test)
