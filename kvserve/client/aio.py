@@ -26,11 +26,16 @@ from kvserve.client.operations import (
     to_ttl_ms,
 )
 from kvserve.client.pipeline import AsyncPipeline
-from kvserve.client.questions import LOOKS_MAX, Question, raise_for_all
+from kvserve.client.questions import (
+    LOOKS_MAX,
+    Question,
+    instead_of_misrouted,
+    raise_for_all,
+)
 from kvserve.client.recipes.aio import port_of
 from kvserve.client.recipes.aio_namespaces import AsyncNamespaces
 from kvserve.client.recipes.generations import are_in_namespaces, living
-from kvserve.errors import InvalidArgument, WrongWorker
+from kvserve.errors import InvalidArgument, KvserveError, WrongWorker
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -152,7 +157,10 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
                 looks += 1
                 if looks > LOOKS_MAX:
                     raise_for_all(questions, outcomes, begun=True)
-                await self._workers.look_again()
+                try:
+                    await self._workers.look_again()
+                except KvserveError as error:  # which may promise more than is true of a part
+                    raise_for_all(questions, instead_of_misrouted(outcomes, error), begun=True)
                 call.split(self._reader._shard_of, self._workers.manifest.workers)
 
     async def get(self, key: Key, default: Any = None) -> Any:

@@ -16,7 +16,7 @@ from kvserve.client import forks
 from kvserve.client.aio_channel import AioChannel, NotBegun
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.questions import LOOK_AGAIN_SECONDS, Deaths, Question, what_busy_means
-from kvserve.client.session import Session, WorkerGone
+from kvserve.client.session import NOT_TAKEN, Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
     InvalidArgument,
@@ -120,7 +120,16 @@ class AioWorkers:
     async def _channel(self, shard: int, deadline: float) -> AioChannel:
         self._check_loop()
         worker = shard % self.manifest.workers
-        async with self._opening.setdefault(worker, asyncio.Lock()):
+        channel = self._channels.get(worker)
+        opening = self._opening.setdefault(worker, asyncio.Lock())
+        if channel is not None and channel.is_open and not opening.locked():
+            return channel
+        try:  # not longer than this request may take: another one's may take longer
+            async with asyncio.timeout_at(deadline):
+                await opening.acquire()
+        except TimeoutError:
+            raise ServerBusy(NOT_TAKEN) from None
+        try:
             channel = self._channels.get(worker)
             if channel is not None and channel.is_open:
                 return channel
@@ -131,6 +140,8 @@ class AioWorkers:
                 self._on_manifest(self.manifest)
                 if shard % self.manifest.workers == worker:
                     return await self._open(worker, deadline)
+        finally:
+            opening.release()
         # The server was started anew with another number of workers.
         return await self._channel(shard, deadline)
 

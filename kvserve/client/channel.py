@@ -23,7 +23,7 @@ from kvserve.protocol.messages import Reply
 from kvserve.transport.base import FrameSender
 from kvserve.transport.spinning import Spin
 
-_FRESH_SECONDS = 0.001  # after a request was begun, none looks whether the worker is still there
+_FRESH_SECONDS = 0.001  # after a look, none looks again whether the worker is still there
 
 
 class Channel:
@@ -45,7 +45,7 @@ class Channel:
     def __init__(self, names: Names, session: Session, spin: Spin, deadline: float) -> None:
         self.session = session
         self._spin = Spin(0)  # until the worker has opened its end, a mere look finds it gone
-        self._looked = 0.0  # the deadline of the last request: all have the same time
+        self._looked = 0.0  # when, on the monotonic clock
         self._poll = select.poll()
         self._poll.register(session.reply_descriptor, select.POLLIN)
         try:
@@ -81,17 +81,18 @@ class Channel:
             ServerBusy: it was not taken before the deadline.
             WorkerGone: the worker is no more. It never began with this request.
         """
-        self.look(deadline)
+        self.look()
         request_id, frame, sender = self.session.request(command, arguments, deadline)
         self._send(frame, sender, command.priority, deadline)
         return request_id
 
-    def look(self, deadline: float) -> None:
-        """Drops late replies, for a request with this deadline. Raises WorkerGone if it is."""
-        if deadline > self._looked + _FRESH_SECONDS:
+    def look(self) -> None:
+        """Drops late replies, unless that was done just now. Raises WorkerGone if it is."""
+        now = time.monotonic()
+        if now > self._looked + _FRESH_SECONDS:
             while self._poll.poll(0):
                 self.session.replies()
-        self._looked = deadline
+        self._looked = now
 
     def _send(self, frame: bytes, sender: FrameSender, priority: int, deadline: float) -> None:
         while not self._offer(frame, sender, priority):

@@ -8,9 +8,14 @@ from kvserve.client.batches import Batch
 from kvserve.client.direct import Read, TableFollower
 from kvserve.client.many import GetMany, Many
 from kvserve.client.operations import Key, Operation, Operations, check_timeout, value_of
-from kvserve.client.questions import LOOKS_MAX, Question, raise_for_all
+from kvserve.client.questions import (
+    LOOKS_MAX,
+    Question,
+    instead_of_misrouted,
+    raise_for_all,
+)
 from kvserve.client.workers import Workers
-from kvserve.errors import WrongWorker
+from kvserve.errors import KvserveError, WrongWorker
 from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.protocol import commands
@@ -80,7 +85,10 @@ class Dispatcher(TableFollower):
                 looks += 1
                 if looks > LOOKS_MAX:
                     raise_for_all(questions, outcomes, begun=True)
-                self._workers.look_again()
+                try:
+                    self._workers.look_again()
+                except KvserveError as error:  # which may promise more than is true of a part
+                    raise_for_all(questions, instead_of_misrouted(outcomes, error), begun=True)
                 call.split(self._shard_of, self._workers.manifest.workers)
 
     def _ask_all_workers(self, command: Command) -> list[Any]:

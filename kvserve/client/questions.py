@@ -57,6 +57,11 @@ def split_off_misrouted(
     return [each[0] for each in right], [each[1] for each in right], len(right) < len(questions)
 
 
+def instead_of_misrouted(outcomes: list[Any], error: KvserveError) -> list[Any]:
+    """The outcomes of questions, those that came to a wrong worker ended by another error."""
+    return [error if isinstance(each, WrongWorker) else each for each in outcomes]
+
+
 class Deaths:
     """Over how many workers' deaths one request is, so that it does not end one after the other.
 
@@ -98,7 +103,7 @@ def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool
     if not errors:
         return
     for error in errors:
-        if isinstance(error, OutcomeUnknown):
+        if isinstance(error, (OutcomeUnknown, WorkerCrashed)):
             raise error
     first: KvserveError = errors[0]
     if isinstance(first, (ServerBusy, ServerUnavailable, RequestTimeout)):

@@ -88,7 +88,7 @@ class Workers:
         while True:
             worker, channel = self._borrow(0, deadline)
             try:
-                channel.look(deadline)
+                channel.look()
             except WorkerGone:
                 channel.close()
                 continue

@@ -49,7 +49,7 @@ class WriteBehind:
         self._bytes = 0  # of both: what is on its way is still held
         self.bytes_max = bytes_max
         self._timer: asyncio.TimerHandle | None = None
-        self._sending: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[bool] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._leaving)
@@ -79,10 +79,7 @@ class WriteBehind:
             self._timer = self._loop.call_later(self._seconds, self._send)
 
     async def _make_room(self) -> None:
-        self._send()
-        if self._sending is not None:
-            await asyncio.shield(self._sending)
-        if self._is_full:
+        if not await self._sent() and self._is_full:
             raise StoreUnavailable("too many writes wait for the store, which does not take them")
 
     @property
@@ -100,22 +97,25 @@ class WriteBehind:
         if self._sending is None:
             self._sending = self._loop.create_task(self._send_all())
 
-    async def _send_all(self) -> None:
+    async def _send_all(self) -> bool:
+        """Sends what waits now, and not what comes meanwhile; whether the store took all of it.
+
+        All are tried, though some fail: those of a node that is away must not keep the others
+        waiting.
+        """
+        failure: KvserveError | None = None
         try:
-            while self._waiting:
-                # All are tried, though some fail: those of a node that is away must not keep the
-                # others waiting.
-                failure: KvserveError | None = None
-                names = deque(self._waiting)
-                while names:
-                    failure = await self._send_some(names) or failure
-                if failure is not None:
-                    _log.warning("%d writes wait for the store: %s", len(self), failure)
-                    break
+            names = deque(self._waiting)
+            while names:
+                failure = await self._send_some(names) or failure
+            if failure is not None:
+                _log.warning("%d writes wait for the store: %s", len(self), failure)
+            return failure is None
         finally:
             self._sending = None
             if self._waiting and self._timer is None:
-                self._timer = self._loop.call_later(_RETRY_SECONDS, self._send)
+                pause = self._seconds if failure is None else _RETRY_SECONDS
+                self._timer = self._loop.call_later(pause, self._send)
 
     async def _send_some(self, names: deque[bytes]) -> KvserveError | None:
         """Sends the first of these writes; those that fail wait again. Returns why one did."""
@@ -149,11 +149,18 @@ class WriteBehind:
             self._bytes -= sum(_size_bytes(*write) for write in self._leaving.values())
             self._leaving = {}
 
-    async def flush(self) -> None:
-        """Sends everything out now; what the store does not take stays, and the log says so."""
+    async def flush(self, name: bytes | None = None) -> None:
+        """Sends everything out now, or until this key's write is out; what the store does not take
+        stays, and the log says so."""
+        while len(self) if name is None else self.find(name)[0]:
+            if not await self._sent():
+                return
+
+    async def _sent(self) -> bool:
+        """Whether the store took what waited; sends it now."""
         self._send()
-        while self._sending is not None:
-            await asyncio.shield(self._sending)
+        assert self._sending is not None
+        return await asyncio.shield(self._sending)
 
 
 def _size_bytes(key: Key, record: Record | None) -> int:

@@ -67,10 +67,10 @@ class GuardedStore:
         self._loads, self._saves = loads, saves
         self._windows = (loads, saves, deletes)
         part = store.part
-        self.load: Callable[[Key], asyncio.Future[Record | None]] = Turn(
+        self.load: Turn[Key, Record | None] = Turn(
             loop, part, self._load, loads, self._patience_seconds
         )
-        self.save: Callable[[Record], asyncio.Future[None]] = Turn(
+        self.save: Turn[Record, None] = Turn(
             loop, lambda record: part(record.key), self._save, saves, self._patience_seconds
         )
         self.delete: Callable[[Key], asyncio.Future[bool]] = Turn(
@@ -134,6 +134,7 @@ class GuardedStore:
 
         def received(outcome: Record | KvserveError | None) -> None:
             self._loads.give_back(part, size_bytes)
+            self.load.go_on()
             if isinstance(outcome, CallAgain):
                 self.load(key).add_done_callback(lambda loaded: done(_outcome_of(loaded)))
                 return
@@ -162,6 +163,7 @@ class GuardedStore:
 
         def received(outcome: KvserveError | None) -> None:
             self._saves.give_back(part, size_bytes)
+            self.save.go_on()
             if isinstance(outcome, CallAgain):
                 self.save(record).add_done_callback(lambda saved: done(_error_of(saved)))
                 return
@@ -264,8 +266,10 @@ class GuardedStore:
         if breaker is None:
             if len(self._breakers) >= _BREAKERS_MAX:
                 known = self._store.parts()
-                self._breakers = {
-                    each: kept for each, kept in self._breakers.items() if each in known
+                self._breakers = {  # one that is not closed has a probing, which will close it
+                    each: kept
+                    for each, kept in self._breakers.items()
+                    if each in known or kept.state is not State.CLOSED
                 }
             breaker = self._breakers[part] = Breaker(time.monotonic)
         return breaker

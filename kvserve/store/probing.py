@@ -66,6 +66,9 @@ class Probing:
                 await self._store.probe(part)
         except (StoreUnavailable, TimeoutError):
             return False
+        except Exception:  # without the next probe this part would be left alone for ever
+            _log.exception("the store%s cannot be probed", _at(part))
+            return False
         return True
 
     def close(self) -> None:

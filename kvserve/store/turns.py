@@ -69,6 +69,12 @@ class Turn(Generic[Item, Answer]):
             self._begin(part)
         return answer
 
+    def go_on(self) -> None:
+        """Begins with what waits, there being more room in the window."""
+        for part in self._waiting:
+            if part not in self._due:
+                self._begin(part)
+
     def _begin(self, part: Hashable) -> None:
         """Begins a call about a part. Its task runs in the next turn, and collects until then."""
         self._due.add(part)
@@ -85,9 +91,7 @@ class Turn(Generic[Item, Answer]):
                 await self._ask_for(part, sent)
             finally:
                 self._window.give_back(part, size_bytes)
-                for other in self._waiting:
-                    if other not in self._due:
-                        self._begin(other)
+                self.go_on()
         del self._calls[number]
 
     def _take(self, part: Hashable) -> tuple[list[_Waiting[Item, Answer]], int]:

@@ -105,6 +105,10 @@ class ValkeyStore(SharedStore):
             (reply,) = await self._nodes.pool(part).exchange([words], self._nodes.deadline())
         except (NotSent, NoAnswer) as error:
             raise StoreUnavailable(str(error)) from None
+        if isinstance(reply, Refused):
+            if reply.code in _NOT_SERVING:
+                raise StoreUnavailable(_NOT_SERVING[reply.code])
+            return  # it answers
         if self._nodes.is_cluster and b"cluster_state:fail" in bytes(reply):
             raise StoreUnavailable(f"{part} says that its cluster is down")
 

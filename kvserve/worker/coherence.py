@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from kvserve.errors import InvalidKey
 from kvserve.store.absences import Absences
 from kvserve.store.base import Key
 from kvserve.table.table import Table
@@ -105,7 +106,11 @@ class Coherence:
             name = key.encode() if isinstance(key, str) else key
             if name in self._under_way:
                 self.outdate(name)
-            if self._table.shard_of(key) % self._shards.step == self._index:
+            try:
+                shard = self._table.shard_of(key)
+            except InvalidKey:  # another program's, such as none of ours can be
+                continue
+            if shard % self._shards.step == self._index:
                 self._absences.forget(name)
                 self.invalidations += self._table.delete(key)
 

@@ -89,11 +89,17 @@ class NotesOfOthers:
                 yield reader if is_ours else None
 
     def _look(self, reader: int) -> None:
-        descriptor = os.open(self._names.notes_file(reader), _FLAGS)
+        # By a descriptor that can do nothing: to open and close what a hard link may be, our own
+        # lease file, would drop this worker's record lock.
+        found = os.open(self._names.notes_file(reader), os.O_PATH | _FLAGS)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+            status = os.fstat(found)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
                 return
+            descriptor = os.open(f"/proc/self/fd/{found}", _FLAGS & ~os.O_NOFOLLOW)
+        finally:
+            os.close(found)
+        try:
             is_alive = _is_alive(descriptor)
             if status.st_size == _NOTES_BYTES:
                 self._heed(reader, descriptor)

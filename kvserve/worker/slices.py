@@ -125,7 +125,9 @@ class Slices(Generic[Session]):
         """One slice for the session whose turn it is."""
         self._next = None
         session = next(iter(self._running), None)
-        if session is not None and self._is_alive(session):
+        if session is not None and not self._is_alive(session):
+            self.leave(session)  # it began when its session had ended, which nobody will tell
+        elif session is not None:
             long = self._running.pop(session)
             if not self._advance(long):
                 self._running[session] = long  # behind the others
@@ -160,7 +162,8 @@ class Slices(Generic[Session]):
     def _begin_waiting(self, session: Session) -> None:
         """Begins what waits behind a long request, up to the next long one."""
         waiting = self._waiting.get(session)
-        while waiting and session not in self._running:
+        # A reply may end the session: then `leave` has forgotten the rest.
+        while waiting and self._waiting.get(session) is waiting and session not in self._running:
             waiting.popleft()[0]()
         if session not in self._running:
             self._waiting.pop(session, None)

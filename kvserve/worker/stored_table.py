@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from kvserve.errors import UnreadableValue, ValueTooLarge
+from kvserve.errors import StoreUnavailable, UnreadableValue, ValueTooLarge
 from kvserve.protocol import codec
 from kvserve.store.absences import Absences
 from kvserve.store.base import Key, Record, SharedStore
@@ -197,12 +197,16 @@ class StoredTable:
             The answer, and the version of what is kept; 0: nothing is.
         """
         if self._behind is not None and self._behind.find(name)[0]:
-            await self._behind.flush()
+            await self._behind.flush(name)
+            if self._behind.find(name)[0]:
+                raise StoreUnavailable("an earlier write of this key has not reached the store yet")
         self._absences.forget(name)
         call = self._coherence.begin(name)
         try:
             answer = await self._store.change(name, change)
             record = kept(answer)
+            if record is None and answer:  # it was changed, and what it holds now is not known
+                self._table.delete(name)
             return answer, 0 if record is None else self.fill(record, call).version
         finally:
             self._coherence.end(call)

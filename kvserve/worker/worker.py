@@ -154,12 +154,13 @@ class Worker:
         self._next_tick.cancel()
         self._sweeper.stop()
         self._slices.stop()
-        if self._backing is not None:
-            await self._backing.close()
-        self._follower.close()
+        # Nothing is taken any more: what came while the store closes would be lost.
         self._sessions.close_all()
         self._loop.remove_reader(self._queue.descriptor)
         self._next_turn.cancel()
+        if self._backing is not None:
+            await self._backing.close()
+        self._follower.close()
         self._queue.close()
 
     def _receive(self) -> None:

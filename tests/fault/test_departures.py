@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -209,7 +210,7 @@ def test_a_second_hello_is_taken_for_the_first(make_server: StartServer) -> None
         ((channel,),) = cache._workers._idle.values()
         sessions = cache.stats()["workers"][0]["sessions"]
         for _ in range(3):
-            _, frame, sender = channel.session.hello(channel._looked)
+            _, frame, sender = channel.session.hello(time.monotonic() + LONG)
             assert sender.offer(frame, 1)
             assert cache.get("key") == 1
         assert cache.stats()["workers"][0]["sessions"] == sessions

@@ -154,6 +154,20 @@ def test_child_of_a_child(served: Server, first: Fork, second: Fork) -> None:
             assert cache.incr("all") == grandchild + 2 == 3 + between_asks
 
 
+@pytest.fixture
+def no_forced_switches() -> Iterator[None]:
+    """Threads give the interpreter up where they wait, and only there.
+
+    CPython itself does not survive a fork of C while another thread asks for its lock: the child
+    waits for that thread to take it, which it has not got.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("no_forced_switches")
 @both
 def test_fork_under_another_threads_request(own: tuple[Server, kvserve.Client], fork: Fork) -> None:
     """While it waits for its reply, and while a session is opened, whose worker takes no hello."""

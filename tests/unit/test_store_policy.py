@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any
 
 import pytest
 from unit.memory_store import MemoryStore
@@ -12,7 +15,7 @@ from kvserve import limits
 from kvserve.errors import OutcomeUnknown, StoreUnavailable
 from kvserve.store import absences, behind
 from kvserve.store.absences import Absences
-from kvserve.store.base import Record
+from kvserve.store.base import Key, Record
 from kvserve.store.behind import WriteBehind
 from kvserve.store.breaker import FAILURES_MAX
 from kvserve.store.guard import GuardedStore
@@ -267,3 +270,94 @@ def test_writes_behind_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(behind, "KEYS_MAX", 10)
     run(test)
+
+
+def test_what_waits_for_the_room_of_calls_at_once_follows_them() -> None:
+    """A call that goes by the shortest way takes room, too, and wakes what waits for it."""
+
+    class AtOnce(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ends: list[Callable[[], None]] = []
+
+        def load_at_once(self, key: Key, done: Callable[[Any], None]) -> bool:
+            del key
+            self.ends.append(lambda: done(None))
+            return True
+
+        def save_at_once(self, record: Record, done: Callable[[Any], None]) -> bool:
+            del record
+            self.ends.append(lambda: done(None))
+            return True
+
+    async def main() -> None:
+        store = AtOnce()
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 20.0, 100, call_bytes_max=100)
+        await guarded.open()
+        assert guarded.load_at_once("a", lambda _: None)
+        assert guarded.save_at_once(record("a"), lambda _: None)
+        assert not guarded.load_at_once("b", lambda _: None)
+        assert not guarded.save_at_once(record("b"), lambda _: None)
+        waiting = [guarded.load("b"), guarded.save(record("b"))]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not any(each.done() for each in waiting)
+        for end in store.ends:
+            end()
+        await asyncio.wait_for(asyncio.gather(*waiting), 20)
+        assert guarded.call_bytes == 0
+
+    asyncio.run(main())
+
+
+def test_flush_ends_though_writes_go_on() -> None:
+    async def main() -> None:
+        store = MemoryStore(pause_seconds=0.005)
+        loop = asyncio.get_running_loop()
+        guarded = GuardedStore(store, loop, 20.0)
+        await guarded.open()
+        behind = WriteBehind(guarded, loop, 60.0)
+        await behind.put(b"first", "first", record("first"))
+
+        async def write_on() -> None:
+            for number in itertools.count():
+                await behind.put(b"%d" % number, str(number), record(str(number)))
+                await asyncio.sleep(0.001)
+
+        writing = loop.create_task(write_on())
+        await asyncio.wait_for(behind.flush(b"first"), 20)
+        assert store.records[b"first"]
+        writing.cancel()
+        await behind.flush()
+        assert len(behind) == 0
+
+    asyncio.run(main())
+
+
+def test_a_probe_that_fails_in_an_unknown_way_is_followed_by_others() -> None:
+    class Odd(MemoryStore):
+        can_probe = True
+        probes = 0
+
+        async def probe(self, part: Hashable) -> None:
+            del part
+            self.probes += 1
+            if self.probes < 3:
+                raise TypeError("no answer that a probe knows")
+
+    async def main() -> None:
+        store = Odd()
+        guarded = GuardedStore(store, asyncio.get_running_loop(), 20.0)
+        await guarded.open()
+        store.is_broken = True
+        for _ in range(50):
+            with contextlib.suppress(StoreUnavailable):
+                await guarded.load("a")
+        assert guarded.stats()["breaker"] == "open"
+        store.is_broken = False
+        while guarded.stats()["breaker"] != "closed":
+            await asyncio.sleep(0.01)
+        await guarded.load("a")
+        await guarded.close()
+
+    asyncio.run(main())

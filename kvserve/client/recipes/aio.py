@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import weakref
@@ -41,7 +42,9 @@ def keep_in_task(claim: Claim, port: Port, until_ms: float) -> asyncio.Task[None
     wake = _waker(loop, over)
     claim.when_over(wake)
     reference = weakref.ref(claim, wake)
-    return loop.create_task(_keep_async(reference, port, over, claim.ttl_ms / 1000, until_ms))
+    keeping = _keep_async(reference, port, over, claim.ttl_ms / 1000, until_ms)
+    # In a context of its own: that of an acquisition has a deadline, which the hold outlives.
+    return contextvars.Context().run(loop.create_task, keeping)
 
 
 def _waker(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> Callable[[object], None]:

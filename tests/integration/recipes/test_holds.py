@@ -125,6 +125,30 @@ def test_max_hold_ends_renewal(
     assert now_ms() - began > 1.2 * TTL * 1000  # it was renewed before
 
 
+@pytest.mark.parametrize("timeout", [None, 0.1], ids=["client's", "own"])
+def test_an_asyncio_lock_is_renewed_beyond_the_time_that_its_acquisition_had(
+    served: Server, timeout: float | None
+) -> None:
+    """What renews it is begun within that call, and has no deadline of it."""
+
+    async def main() -> None:
+        async with await kvserve.connect_async(served.name, timeout=0.3) as cache:
+            lock = cache.lock("outlives", ttl=0.4)
+            await lock.acquire(timeout)
+            key = "kvserve:lock:outlives"
+            _, first = await cache.gets(key)
+            seen = {first}
+            while len(seen) < 6:  # each renewal is another version, the first come within 0.3 s
+                assert lock.held
+                _, version = await cache.gets(key)
+                assert version is not None
+                seen.add(version)
+                await asyncio.sleep(0.02)
+            await lock.release()
+
+    asyncio.run(main())
+
+
 def test_threads_that_share_an_object_take_turns(cache: kvserve.Client) -> None:
     lock = cache.lock("job", ttl=60)
     inside: list[int] = []
