@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import secrets
 from contextlib import suppress
 
 from kvserve.names import Names
@@ -66,6 +65,8 @@ class Notes:
         return status if (status.st_dev, status.st_ino) == self._identity else None
 
     def _make(self) -> mmap.mmap:
+        import secrets  # not above: few need it, and `kvserve get` has no time for it
+
         path = self._names.notes_file(secrets.randbits(64))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with suppress(OSError):

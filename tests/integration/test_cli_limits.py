@@ -207,13 +207,13 @@ def test_few_descriptors(shared: Server, names: Names, tmp_path: Path) -> None:
         (*SERVE, "--name", names.name),
         (*SERVE, "--name", names.name, "--daemon"),
     ):
-        for limit in (8, 10):
+        refused = 0
+        for limit in (5, 6, 7, 8, 10):  # some may be just enough
             status, text = run(*words, first=limited(resource.RLIMIT_NOFILE, limit))
-            if limit == 10 and words[0] in ("set", "bench"):  # it may be just enough
-                assert status in (0, 3)
-            else:
-                assert status == 3, (words, text)
-            assert status == 0 or "ulimit -n" in text or "ulimit -Hn" in text
+            assert status in (0, 3), (words, limit, text)
+            assert status == 0 or "ulimit -n" in text or "ulimit -Hn" in text, (words, limit, text)
+            refused += status == 3
+        assert refused > 0, words
 
 
 def test_under_an_ascii_locale_clean_prints_a_directory_beyond_ascii(

@@ -88,7 +88,7 @@ def test_every_page_is_tried() -> None:
         if commands(page.name) or any(blocks(page.name, kind) for kind in ("python", "sh", "sql"))
     }
     assert pages == {
-        "bench.md", "dump-format.md", "recipes.md", "stores.md", "webshop.md",
+        "bench.md", "dump-format.md", "recipes.md", "stores.md", "values.md", "webshop.md",
     }  # fmt: skip
 
 
@@ -106,6 +106,20 @@ def test_recipes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
             exec(compile("\n" * line + source, "recipes.md", "exec"), found)
     found["cache"].close()
     assert runner.tries > 10
+    assert runner.failures == 0
+
+
+def test_values(server: Server) -> None:
+    """Its table of values is tried by tests/unit/test_values.py; here its example."""
+    found: dict[str, Any] = {}
+    definitions, *examples = blocks("values.md", "python")
+    exec(definitions[1], found)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    with server.connect() as found["cache"]:
+        for line, source in examples:
+            parsed = doctest.DocTestParser().get_doctest(source, found, "values.md", "", line)
+            runner.run(parsed)
+    assert runner.tries > 0
     assert runner.failures == 0
 
 

@@ -150,7 +150,7 @@ def test_a_second_server_from_another_directory_is_refused_and_touches_nothing(
 ) -> None:
     refused = kvserve("serve", "--name", server.name, KVSERVE_RUNTIME_DIR=str(tmp_path))
     assert refused.returncode == 3
-    assert "is already served from another runtime directory" in refused.stderr.decode()
+    assert f"is already served by pid {server.pid} from another" in refused.stderr.decode()
     cleaning = kvserve("clean", "--name", server.name, KVSERVE_RUNTIME_DIR=str(tmp_path))
     assert cleaning.returncode == 3
     with server.connect() as cache:  # a new client needs the queues and the semaphores by name

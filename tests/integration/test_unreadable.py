@@ -142,7 +142,7 @@ def test_dump_whose_header_is_another_is_refused_in_a_sentence(
     stream = DumpWriter(7)._frame(0, "kvserve dump", 1, *fields)
     done = kvserve("load", "--name", served.name, stdin=stream)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"kvserve: the header of this dump is not as version 1 has it")
+    assert done.stderr.startswith(b"kvserve: record 1 at byte 0 is a header of version 1 with ")
 
 
 @pytest.mark.parametrize(
