@@ -29,6 +29,8 @@ from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.runtime import named_errors
 
+_GRACE_SECONDS = 0.05
+
 
 class AioWorkers:
     """The workers of an instance, for one event loop. Arguments as of `workers.Workers`."""
@@ -124,24 +126,24 @@ class AioWorkers:
         opening = self._opening.setdefault(worker, asyncio.Lock())
         if channel is not None and channel.is_open and not opening.locked():
             return channel
-        try:  # not longer than this request may take: another one's may take longer
-            async with asyncio.timeout_at(deadline):
-                await opening.acquire()
-        except TimeoutError:
-            raise ServerBusy(NOT_TAKEN) from None
+        # Another's greeting may take longer than this request may; one's own ends itself.
+        patience = asyncio.timeout_at(deadline + _GRACE_SECONDS)
         try:
-            channel = self._channels.get(worker)
-            if channel is not None and channel.is_open:
-                return channel
-            if channel is not None:
-                channel.close()  # what interrupted its greeting may have interrupted its end, too
-            with named_errors():
-                self.manifest = Manifest.read(self._names)
-                self._on_manifest(self.manifest)
-                if shard % self.manifest.workers == worker:
-                    return await self._open(worker, deadline)
-        finally:
-            opening.release()
+            async with patience, opening:
+                channel = self._channels.get(worker)
+                if channel is not None and channel.is_open:
+                    return channel
+                if channel is not None:
+                    channel.close()  # what interrupted its greeting may have interrupted its end
+                with named_errors():
+                    self.manifest = Manifest.read(self._names)
+                    self._on_manifest(self.manifest)
+                    if shard % self.manifest.workers == worker:
+                        return await self._open(worker, deadline)
+        except TimeoutError:
+            if not patience.expired():  # it is an error of ours, or of a signal's handler
+                raise
+            raise ServerBusy(NOT_TAKEN) from None
         # The server was started anew with another number of workers.
         return await self._channel(shard, deadline)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from threading import Lock
+from threading import TIMEOUT_MAX, Lock
 from typing import Literal
 
 from kvserve import runtime
 from kvserve.client import forks
 from kvserve.client.notes import Notes
+from kvserve.descriptors import Turn
 from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable
 from kvserve.manifest import Manifest
 from kvserve.names import Names
@@ -106,11 +107,9 @@ class TableFollower(Reader):
 
     def _on_full_notes(self) -> None:
         """Looks whether what is noted is still read. Called inside a read: it waits for nobody."""
-        if self._attaching.acquire(blocking=False):
-            try:
+        with Turn(self._attaching, 0) as is_ours:
+            if is_ours:
                 self._replace_lost_notes()
-            finally:
-                self._attaching.release()
 
     def _replace_lost_notes(self) -> None:
         if self._notes is not None and self._notes.is_lost:
@@ -142,7 +141,7 @@ class TableFollower(Reader):
     def _on_manifest(self, manifest: Manifest) -> None:
         """A new session was opened: is it still the table that we are attached to?"""
         forks.notice()
-        with self._attaching:
+        with Turn(self._attaching, TIMEOUT_MAX):
             if not self._closed and (
                 self._retired or manifest.instance_id != self._manifest.instance_id
             ):
@@ -160,7 +159,7 @@ class TableFollower(Reader):
         """Lets go of the table."""
         forks.notice()
         self._ending.has_come = True  # without the lock: whoever has it looks again
-        with self._attaching:
+        with Turn(self._attaching, TIMEOUT_MAX):
             self._detach()
             for memory in self._maps:
                 memory.close()

@@ -6,6 +6,7 @@ import math
 import mmap
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from kvserve import runtime
 from kvserve.client.direct import Ending, TableFollower
@@ -71,7 +72,8 @@ def open_watcher(names: Names, prefix: Key = "", since: Since = "now") -> Watche
         try:
             return Watcher(memory, lambda: _find_feed(names), prefix, since)
         except BaseException:
-            memory.close()
+            with suppress(BufferError):  # readers that were begun have it until they are gone
+                memory.close()
             raise
 
 
