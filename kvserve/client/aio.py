@@ -326,6 +326,9 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
 
     async def close(self) -> None:
         """See `Client.close`."""
+        self._close()
+
+    def _close(self) -> None:
         self._workers.close()
         self._reader.close()
 
@@ -333,4 +336,4 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        self._close()

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from kvserve import native
 from kvserve.errors import InvalidValue, UnreadableValue
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
-from kvserve.protocol import _values
+
+native.load("kvserve.protocol._values")
+
+from kvserve.protocol import _values  # noqa: E402 - only now is it known to be there
 
 # The codecs' numbers, which are part of the table's layout.
 BYTES: Final = 0

@@ -7,6 +7,7 @@ import os
 import random
 import secrets
 import time
+from contextlib import suppress
 from typing import Any
 
 from kvserve import limits
@@ -140,7 +141,8 @@ def attach_maps(
         writer._attach(maps[0], maps[1], segment.boot_id())
     except BaseException:
         for memory in maps:
-            memory.close()
+            with suppress(BufferError):  # the writer has it until it is gone
+                memory.close()
         raise
     return tuple(maps)
 

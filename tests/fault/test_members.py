@@ -14,7 +14,7 @@ import pytest
 from conftest import Eventually, NewNames
 from servers import Server, StartServer, clean_up
 
-import kvserve
+from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.parent.housekeeping import memory_path
 from kvserve.table._core import LAYOUT
@@ -245,7 +245,7 @@ def make_noise(path: Path) -> None:
 
 def make_wrong_places(path: Path) -> None:
     """Of this table, by its looks: 2^64 - 1 notes of places far outside, and as many hits."""
-    instance = bytes.fromhex(kvserve.Manifest.read(path_names(path)).instance_id)
+    instance = bytes.fromhex(Manifest.read(path_names(path)).instance_id)
     ones = b"\xff" * NOTES_BYTES
     path.write_bytes(ones[:8] + instance + ones[24:])
 

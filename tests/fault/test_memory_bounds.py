@@ -108,7 +108,7 @@ def watch(make_server: StartServer) -> Iterator[Watch]:
 def press(attacker: Attacker, stream: memoryview) -> memoryview:
     """Writes what the FIFO takes now; returns the rest."""
     try:
-        return stream[os.write(attacker._request, stream) :]
+        return stream[os.write(attacker._request.number, stream) :]
     except BlockingIOError:
         return stream
 

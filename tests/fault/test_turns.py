@@ -116,12 +116,14 @@ def test_a_batch_whose_client_has_gone_stops(
 
 
 def test_a_batch_stops_at_its_deadline(server: Server) -> None:
-    with server.connect(timeout=0.3) as impatient, server.connect() as cache:
+    with server.connect() as impatient, server.connect() as cache:
+        impatient.ping()
+        impatient._workers._timeout = 0.05  # now that it has a session; the batch takes longer
         rest = impatient._operations.limit("limit", limits.SLIDING_HITS_MAX, 10**7, 1, True)
-        first = impatient._operations.limit("limit", limits.SLIDING_HITS_MAX, 10**7, 1000, True)
+        first = impatient._operations.limit("limit", limits.SLIDING_HITS_MAX, 10**7, 9000, True)
         late = impatient._operations.set("key", "late")
         with pytest.raises(OutcomeUnknown):
-            impatient._run_batch([first, *[rest] * (HITS - 1), late])
+            impatient._run_batch([first, *[rest] * (limits.BATCH_OPERATIONS_MAX - 2), late])
         cache.set("key", "mine")
         done = len(cache.get("limit"))
         for _ in range(50):
@@ -138,14 +140,14 @@ def test_many_senders_that_stall_hold_up_nobody(
     """Two hundred, each with half a frame."""
     stalled = attackers(server, stack, 200)
     for each in stalled:
-        os.write(each._request, size.to_bytes(LENGTH_BYTES, "little") + bytes(60_000))
+        os.write(each._request.number, size.to_bytes(LENGTH_BYTES, "little") + bytes(60_000))
     stop = threading.Event()
 
     def drop() -> None:
         while not stop.wait(0.05):
             for each in stalled:
                 try:
-                    os.write(each._request, b"x")
+                    os.write(each._request.number, b"x")
                 except OSError:
                     continue
 

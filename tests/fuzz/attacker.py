@@ -36,6 +36,7 @@ class Attacker:
         self._request: Descriptor | None = None
         self._reply: Descriptor | None = None
         self._frames = FrameReader(REPLY_BYTES_MAX)
+        self._early: list[Reply] = []  # read before anybody asked for them
 
     def __enter__(self) -> Self:
         return self
@@ -83,8 +84,10 @@ class Attacker:
         give_up = time.monotonic() + PATIENCE_SECONDS
         while rest:
             assert time.monotonic() < give_up, "the worker does not empty the FIFO"
-            if self.replies() is None:
+            found = self._read()
+            if found is None:
                 return False
+            self._early += found
             try:
                 rest = rest[os.write(self._request.number, rest) :]
             except BlockingIOError:
@@ -92,7 +95,12 @@ class Attacker:
         return True
 
     def replies(self) -> list[Reply] | None:
-        """The replies so far; each must be one. None: the worker has ended our session."""
+        """The replies so far, those that came during a `write` too; each must be one. None: the
+        worker has ended our session."""
+        early, self._early = self._early, []
+        return early or self._read()
+
+    def _read(self) -> list[Reply] | None:
         if self._reply is None or not self._wait(0):
             return []  # before a first writer came, read gives b"" too
         data = os.read(self._reply.number, READ_BYTES)

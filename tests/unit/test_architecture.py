@@ -26,7 +26,7 @@ ROOMS = ["client", "worker", "table", "store"]  # in the order that data walks
 BELOW_ALL = {"protocol", "transport"}  # both sides of the kernel speak and carry alike
 HOUSEKEEPERS = {"parent", "cli"}  # off the data's path
 # The language knows no clock and no kernel, neither itself nor by way of names or runtime.
-PROTOCOL_MAY_IMPORT = {"protocol", "errors", "limits"}
+PROTOCOL_MAY_IMPORT = {"protocol", "errors", "limits", "native"}
 PROTOCOL_NEVER_IMPORTS = {
     "os", "socket", "asyncio", "time", "select", "selectors", "threading", "mmap", "fcntl",
     "posix_ipc", "uvloop", "subprocess", "pathlib", "random", "logging",
