@@ -134,8 +134,7 @@ class AsyncDirectClient(AsyncClient):
                     raise
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def close(self) -> None:
-        """See `Client.close`."""
-        await super().close()
+    def _close(self) -> None:
+        super()._close()
         self._closed = True
         self._table.leave()
