@@ -69,7 +69,7 @@ def _median_us(call: Callable[[str], Any], keys: list[str]) -> float:
 def _near_cache(cluster: Cluster, spin: int) -> Iterator[kvserve.Client]:
     name = f"bench-{secrets.token_hex(4)}"
     command = [sys.executable, "-m", "kvserve", "serve", "--name", name, "--store", cluster.url]
-    command += ["--workers", "1", "--spin", str(spin)]
+    command += ["--workers", "1", "--no-keep", "--spin", str(spin)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
 
