@@ -27,7 +27,7 @@ from kvserve.client.operations import (
 )
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.questions import (
-    LOOKS_MAX,
+    Looks,
     Question,
     instead_of_misrouted,
     raise_for_all,
@@ -131,37 +131,42 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         self._reader._on_manifest(manifest)
 
     async def _run(self, operation: Operation) -> Any:
-        looks = 0
+        deadline = self._workers.deadline()
+        looks = Looks()
         while True:
             question = operation.question(self._reader._shard_of)
             try:
-                return operation.interpret(await self._workers.ask(question))
+                return operation.interpret(await self._workers.ask(question, deadline))
             except WrongWorker:
-                looks += 1
-                if looks > LOOKS_MAX:
+                if not looks.may_look(time.monotonic(), deadline):
                     raise
                 await self._workers.look_again()
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         workers = self._workers
-        count = await workers.count()
+        deadline = workers.deadline()
+        count = await workers.count(deadline)
         batch = Batch(operations, self._reader._shard_of, count, workers.frame_bytes_max)
-        await self._run_questions(batch)
+        await self._run_questions(batch, deadline)
         return batch.results
 
-    async def _run_questions(self, call: Batch | Many) -> None:
-        looks = 0
+    async def _run_questions(self, call: Batch | Many, deadline: float) -> None:
+        """See `dispatch.Dispatcher._run_questions`."""
+        looks = Looks()
         while questions := call.questions():
-            outcomes = await self._workers.ask_each(questions)
+            outcomes = await self._workers.ask_each(questions, deadline)
             if call.take(outcomes):
-                looks += 1
-                if looks > LOOKS_MAX:
-                    raise_for_all(questions, outcomes, begun=True)
+                if not looks.may_look(time.monotonic(), deadline):
+                    raise_for_all(questions, outcomes, begun=call.begun)
                 try:
                     await self._workers.look_again()
                 except KvserveError as error:  # which may promise more than is true of a part
-                    raise_for_all(questions, instead_of_misrouted(outcomes, error), begun=True)
+                    raise_for_all(
+                        questions, instead_of_misrouted(outcomes, error), begun=call.begun
+                    )
                 call.split(self._reader._shard_of, self._workers.manifest.workers)
+            else:
+                deadline = self._workers.deadline()
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
@@ -235,8 +240,9 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         found, rest = self._reader._get_many_here(keys)
         if rest:
             self._reader._follow_table()
-            gets = GetMany(self._reader._split(rest, await self._workers.count()))
-            await self._run_questions(gets)
+            deadline = self._workers.deadline()
+            gets = GetMany(self._reader._split(rest, await self._workers.count(deadline)))
+            await self._run_questions(gets, deadline)
             found |= gets.found
         return found
 
@@ -244,16 +250,18 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         """See `Client.set_many`."""
         workers = self._workers
         items = check_mapping(values)
-        by_worker = self._reader._split(items, await workers.count())
+        deadline = workers.deadline()
+        by_worker = self._reader._split(items, await workers.count(deadline))
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        await self._run_questions(sets)
+        await self._run_questions(sets, deadline)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
         keys = check_keys(keys)
-        deletes = DeleteMany(self._reader._split(keys, await self._workers.count()))
-        await self._run_questions(deletes)
+        deadline = self._workers.deadline()
+        deletes = DeleteMany(self._reader._split(keys, await self._workers.count(deadline)))
+        await self._run_questions(deletes, deadline)
         return deletes.count
 
     def pipeline(self) -> AsyncPipeline:
@@ -275,7 +283,7 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
                 if self._reader._usable:
                     found = self._reader._scan(cursor.shard, cursor.bucket, cursor.prefix)
                 else:
-                    found = await self._workers.ask(cursor.question())
+                    found = await self._workers.ask(cursor.question(), self._workers.deadline())
             except (IndexError, InvalidArgument):
                 if cursor.is_in_another(self._reader._manifest):
                     continue  # there is no such shard in the table that was found meanwhile
@@ -311,15 +319,16 @@ class AsyncClient(AsyncNamespaces, AsyncWatching):
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
             question = Question(commands.VERIFY, (shard,), shard, idempotent=True)
-            violations += await self._workers.ask(question)
+            violations += await self._workers.ask(question, self._workers.deadline())
         return violations
 
     async def _ask_all_workers(self, command: commands.Command) -> list[Any]:
         self._reader._follow_table()
+        deadline = self._workers.deadline()
         while True:
             workers = self._workers.manifest.workers
             questions = [Question(command, (), n, idempotent=True) for n in range(workers)]
-            answers = await self._workers.ask_each(questions)
+            answers = await self._workers.ask_each(questions, deadline)
             raise_for_all(questions, answers)
             if self._workers.manifest.workers == workers:
                 return answers

@@ -61,9 +61,12 @@ class AioWorkers:
         """The longest frame that the workers take."""
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
-    async def count(self) -> int:
+    def deadline(self) -> float:
+        """See `workers.Workers.deadline`."""
+        return deadline_of(asyncio.get_running_loop().time(), self._timeout)
+
+    async def count(self, deadline: float) -> int:
         """How many there are now. See `workers.Workers.count`."""
-        deadline = deadline_of(asyncio.get_running_loop().time(), self._timeout)
         while True:
             with suppress(WorkerGone):
                 channel = await self._channel(0, deadline)
@@ -77,9 +80,8 @@ class AioWorkers:
             self.manifest = Manifest.read(self._names)
             self._on_manifest(self.manifest)
 
-    async def ask(self, question: Question) -> Any:
+    async def ask(self, question: Question, deadline: float) -> Any:
         """The answer to one request. Raises as `workers.Workers.ask` does."""
-        deadline = deadline_of(asyncio.get_running_loop().time(), self._timeout)
         sent = False  # to a worker that died
         deaths = Deaths(self._died_over)
         while True:
@@ -111,9 +113,10 @@ class AioWorkers:
                 raise what_busy_means(error, sent=sent) from None
             return reply.result()
 
-    async def ask_each(self, questions: list[Question]) -> list[Any]:
+    async def ask_each(self, questions: list[Question], deadline: float) -> list[Any]:
         """What became of several requests at the same time: answers, and errors as objects."""
-        outcomes = await asyncio.gather(*map(self.ask, questions), return_exceptions=True)
+        asked = [self.ask(question, deadline) for question in questions]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, KvserveError):
                 raise outcome

@@ -18,6 +18,7 @@ class Batch:
     """The operations of one call, on their way to several workers.
 
     Ask its questions, let it take the answers, until it has no more questions.
+    `begun` is whether any of them was answered.
 
     Args:
         operations: in the caller's order.
@@ -40,7 +41,7 @@ class Batch:
         self._frame_bytes_max = frame_bytes_max
         self._parts: list[_Part] = []
         self._asked: list[Question] = []
-        self._begun = False
+        self.begun = False
         self._distribute(list(enumerate(operations)), shard_of, workers)
 
     def _distribute(
@@ -80,8 +81,8 @@ class Batch:
             for outcome in outcomes
         ]
         asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
-        raise_for_all(asked, answered, begun=self._begun)
-        self._begun = self._begun or bool(asked)
+        raise_for_all(asked, answered, begun=self.begun)
+        self.begun = self.begun or bool(asked)
         for part, answers in zip(self._parts, outcomes, strict=True):
             if not isinstance(answers, WrongWorker):
                 part.take(answers, self.results)

@@ -263,10 +263,11 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
         """
         workers = self._workers
         items = check_mapping(values)
-        by_worker = self._split(items, workers.count())
+        deadline = workers.deadline()
+        by_worker = self._split(items, workers.count(deadline))
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        self._run_questions(sets)
+        self._run_questions(sets, deadline)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """Removes many keys; returns how many were there.
@@ -276,8 +277,10 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
             >>> cache.delete_many(["a", "b", "nobody"])
             2
         """
-        deletes = DeleteMany(self._split(check_keys(keys), self._workers.count()))
-        self._run_questions(deletes)
+        deadline = self._workers.deadline()
+        by_worker = self._split(check_keys(keys), self._workers.count(deadline))
+        deletes = DeleteMany(by_worker)
+        self._run_questions(deletes, deadline)
         return deletes.count
 
     def pipeline(self) -> Pipeline:
@@ -320,7 +323,7 @@ class Client(Namespaces, Brackets, Watching, Upkeep):
                 if self._usable:
                     found = self._scan(cursor.shard, cursor.bucket, cursor.prefix)
                 else:
-                    found = self._workers.ask(*cursor.question()[:3])
+                    found = self._workers.ask(*cursor.question()[:3], self._workers.deadline())
             except (IndexError, InvalidArgument):
                 if cursor.is_in_another(self._manifest):
                     continue  # there is no such shard in the table that was found meanwhile

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import time
 from typing import Any, NamedTuple
 
 from kvserve.client.operations import Operation
 from kvserve.client.seats import Seat, enter, leave_unused
-from kvserve.errors import KvserveError, ServerBusy
 from kvserve.live.applying import from_page
 from kvserve.live.settings import VERSION_AT
 from kvserve.names import Names
@@ -89,7 +87,7 @@ class DirectTable:
         """The result of an operation.
 
         Raises:
-            ServerBusy: a lock was not got in time.
+            ServerBusy: a lock was not got in time, or (LeaseLost) the seat is lost: take another.
             MisuseError: as the operation's command says.
         """
         return operation.interpret(self.answer(operation.command, operation.arguments))
@@ -100,19 +98,3 @@ class DirectTable:
             return self._executor.execute(command.code, arguments)
         except (OverflowError, IndexError) as error:
             raise out_of_range(error) from None
-
-    def execute_each(self, operations: list[Operation], deadline: float) -> list[Any]:
-        """The result of each operation; errors are among them as objects.
-
-        Args:
-            deadline: on the monotonic clock; those that were not begun by then are not.
-        """
-        results: list[Any] = []
-        for operation in operations:
-            is_late = bool(results) and time.monotonic() > deadline
-            late = ServerBusy("the time of this batch was over before this was begun")
-            try:
-                results.append(late if is_late else self.execute(operation))
-            except KvserveError as error:
-                results.append(error)
-        return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from kvserve.client.batches import Batch
@@ -9,7 +10,7 @@ from kvserve.client.direct import Read, TableFollower
 from kvserve.client.many import GetMany, Many
 from kvserve.client.operations import Key, Operation, Operations, check_timeout, value_of
 from kvserve.client.questions import (
-    LOOKS_MAX,
+    Looks,
     Question,
     instead_of_misrouted,
     raise_for_all,
@@ -50,8 +51,9 @@ class Dispatcher(TableFollower):
 
     def _get_many_elsewhere(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         self._follow_table()
-        gets = GetMany(self._split(rest, self._workers.count()))
-        self._run_questions(gets)
+        deadline = self._workers.deadline()
+        gets = GetMany(self._split(rest, self._workers.count(deadline)))
+        self._run_questions(gets, deadline)
         return found | gets.found
 
     def _run(self, operation: Operation) -> Any:
@@ -60,43 +62,50 @@ class Dispatcher(TableFollower):
 
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
         """The answer to a request about the key that is the first of its arguments."""
-        looks = 0
+        deadline = self._workers.deadline()
+        looks = Looks()
         while True:
             try:
-                return self._workers.ask(command, arguments, self._shard_of(arguments[0]))
+                return self._workers.ask(command, arguments, self._shard_of(arguments[0]), deadline)
             except WrongWorker:
-                looks += 1
-                if looks > LOOKS_MAX:
+                if not looks.may_look(time.monotonic(), deadline):
                     raise
                 self._workers.look_again()
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         """The result of each operation; errors are among them as objects."""
         workers = self._workers
-        batch = Batch(operations, self._shard_of, workers.count(), workers.frame_bytes_max)
-        self._run_questions(batch)
+        deadline = workers.deadline()
+        batch = Batch(operations, self._shard_of, workers.count(deadline), workers.frame_bytes_max)
+        self._run_questions(batch, deadline)
         return batch.results
 
-    def _run_questions(self, call: Batch | Many) -> None:
-        looks = 0
+    def _run_questions(self, call: Batch | Many, deadline: float) -> None:
+        """Asks until nothing is left. Each request has the client's timeout, the first ones and
+        those that came to a wrong worker until the deadline that they have already."""
+        looks = Looks()
         while questions := call.questions():
-            outcomes = self._workers.ask_each(questions)
+            outcomes = self._workers.ask_each(questions, deadline)
             if call.take(outcomes):
-                looks += 1
-                if looks > LOOKS_MAX:
-                    raise_for_all(questions, outcomes, begun=True)
+                if not looks.may_look(time.monotonic(), deadline):
+                    raise_for_all(questions, outcomes, begun=call.begun)
                 try:
                     self._workers.look_again()
                 except KvserveError as error:  # which may promise more than is true of a part
-                    raise_for_all(questions, instead_of_misrouted(outcomes, error), begun=True)
+                    raise_for_all(
+                        questions, instead_of_misrouted(outcomes, error), begun=call.begun
+                    )
                 call.split(self._shard_of, self._workers.manifest.workers)
+            else:
+                deadline = self._workers.deadline()
 
     def _ask_all_workers(self, command: Command) -> list[Any]:
         self._follow_table()
+        deadline = self._workers.deadline()
         while True:
             workers = self._workers.manifest.workers
             questions = [Question(command, (), n, idempotent=True) for n in range(workers)]
-            answers = self._workers.ask_each(questions)
+            answers = self._workers.ask_each(questions, deadline)
             raise_for_all(questions, answers)
             if self._workers.manifest.workers == workers:
                 return answers

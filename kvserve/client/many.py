@@ -21,6 +21,8 @@ from kvserve.protocol.commands import Command
 class Many:
     """The keys of one call. Ask its questions, let it take the answers, until it has no more.
 
+    `begun` is whether any of its questions was answered.
+
     Args:
         command: what to do with each key.
         frames: for each frame the worker that it is for, and its arguments.
@@ -32,7 +34,7 @@ class Many:
         for worker, arguments in frames:
             self._waiting.setdefault(worker, deque()).append(arguments)
         self._asked: list[Question] = []
-        self._begun = False
+        self.begun = False
 
     def questions(self) -> list[Question]:
         """One for each worker that has something left to do; an empty list at the end."""
@@ -50,8 +52,8 @@ class Many:
             Whether there were some that came to a wrong worker, so that `split` is needed.
         """
         asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
-        raise_for_all(asked, answered, begun=self._begun)
-        self._begun = self._begun or bool(asked)
+        raise_for_all(asked, answered, begun=self.begun)
+        self.begun = self.begun or bool(asked)
         for question, answer in zip(self._asked, outcomes, strict=True):
             if isinstance(answer, WrongWorker):
                 self._waiting[question.shard].appendleft(question.arguments)

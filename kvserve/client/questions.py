@@ -16,8 +16,8 @@ from kvserve.errors import (
 )
 from kvserve.protocol.commands import Command
 
-LOOKS_MAX = 20  # at a manifest that does not fit the workers yet
 LOOK_AGAIN_SECONDS = 0.02
+_LOOKS_MAX = 20  # at a manifest that does not fit the workers yet
 _DEATHS_MAX = 2  # one may be chance
 
 
@@ -60,6 +60,18 @@ def split_off_misrouted(
 def instead_of_misrouted(outcomes: list[Any], error: KvserveError) -> list[Any]:
     """The outcomes of questions, those that came to a wrong worker ended by another error."""
     return [error if isinstance(each, WrongWorker) else each for each in outcomes]
+
+
+class Looks:
+    """How often one call has looked for the right workers of its keys."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def may_look(self, now: float, deadline: float) -> bool:
+        """Whether there is time to look again and to ask again, both by the call's deadline."""
+        self._count += 1
+        return self._count <= _LOOKS_MAX and now + LOOK_AGAIN_SECONDS < deadline
 
 
 class Deaths:

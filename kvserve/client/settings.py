@@ -109,7 +109,7 @@ def lagging(names: Names, version: int, seconds: float = APPLY_SECONDS) -> list[
 def _has_applied(workers: Workers, index: int, version: int) -> bool:
     """Whether a worker says that it runs these settings, or later ones."""
     try:
-        figures = workers.ask(commands.STATS, (), index)
+        figures = workers.ask(commands.STATS, (), index, workers.deadline())
     except KvserveError:
         return False
     return bool(figures["settings_version"] >= version)

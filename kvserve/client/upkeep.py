@@ -56,5 +56,7 @@ class Upkeep(Dispatcher):
         """
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
-            violations += self._workers.ask(commands.VERIFY, (shard,), shard)
+            violations += self._workers.ask(
+                commands.VERIFY, (shard,), shard, self._workers.deadline()
+            )
         return violations

@@ -77,14 +77,21 @@ class Workers:
         """The longest frame that the workers take."""
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
-    def count(self) -> int:
+    def deadline(self) -> float:
+        """Until when a request that begins now may last, however often it has to be sent.
+
+        Raises:
+            ServerBusy: the call that it is a part of has no time left.
+        """
+        return deadline_of(time.monotonic(), self._timeout)
+
+    def count(self, deadline: float) -> int:
         """How many there are now. To be asked before keys are split among them: a server that was
         started anew may have more, and each of them must get the keys of its shards alone.
 
         Raises:
             ServerUnavailable, ServerBusy, RequestTimeout: there is no session with any.
         """
-        deadline = deadline_of(time.monotonic(), self._timeout)
         while True:
             worker, channel = self._borrow(0, deadline)
             try:
@@ -105,7 +112,7 @@ class Workers:
             self.manifest = Manifest.read(self._names)
             self._on_manifest(self.manifest)
 
-    def ask(self, command: Command, arguments: tuple[Any, ...], shard: int) -> Any:
+    def ask(self, command: Command, arguments: tuple[Any, ...], shard: int, deadline: float) -> Any:
         """The answer to one request, from the worker that serves its shard.
 
         Raises:
@@ -113,7 +120,6 @@ class Workers:
             OutcomeUnknown: it may have been executed, and must not be sent again.
             KvserveError: whatever the worker answered.
         """
-        deadline = deadline_of(time.monotonic(), self._timeout)
         return self._ask(command, arguments, shard, command.idempotent, deadline)
 
     def _ask(
@@ -167,13 +173,12 @@ class Workers:
             self._give_back(worker, channel)
             return reply.result()
 
-    def ask_each(self, requests: list[Question]) -> list[Any]:
+    def ask_each(self, requests: list[Question], deadline: float) -> list[Any]:
         """What became of requests to several workers, who work on them at the same time.
 
         Returns:
             For each its answer, or the error that `ask` would have raised, as an object.
         """
-        deadline = deadline_of(time.monotonic(), self._timeout)
         begun = [self._begin(question, deadline) for question in requests]
         return [
             self._finish(question, each, deadline)

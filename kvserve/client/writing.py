@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kvserve.client import operations as checks
@@ -27,12 +28,18 @@ from kvserve.client.operations import (
     check_mapping,
     to_ttl_ms,
 )
-from kvserve.errors import ClientClosed, InvalidArgument, RequestTimeout
+from kvserve.errors import (
+    ClientClosed,
+    InvalidArgument,
+    KvserveError,
+    RequestTimeout,
+    ServerBusy,
+)
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
-from kvserve.table._core import TrustedWriter, check_key, check_keys
+from kvserve.table._core import LeaseLost, TrustedWriter, check_key, check_keys
 from kvserve.worker import many, slices
 from kvserve.worker.executor import life_ms_of
 
@@ -86,18 +93,31 @@ class DirectClient(TrustedWriter, Client):
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
         if command is commands.LIMIT:
             return super()._ask(command, arguments)
-        self._require_seat()
-        return self._table.answer(command, arguments)
+        while True:
+            self._require_seat()
+            with suppress(LeaseLost):  # meanwhile
+                return self._table.answer(command, arguments)
 
-    def _run_questions(self, call: Batch | Many) -> None:
+    def _run_questions(self, call: Batch | Many, deadline: float) -> None:  # noqa: ARG002
         while questions := call.questions():
             call.take([self._ask(each.command, each.arguments) for each in questions])
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         for operation in operations:
             check_key(operation.key)  # of all, before anything is done
+        deadline = deadline_of(time.monotonic(), self._timeout)
         self._require_seat()
-        return self._table.execute_each(operations, deadline_of(time.monotonic(), self._timeout))
+        results: list[Any] = []
+        for operation in operations:
+            try:
+                if results and time.monotonic() > deadline:
+                    raise ServerBusy("the time of this batch was over before this was begun")
+                results.append(self._run(operation))
+            except ClientClosed:
+                raise
+            except KvserveError as error:
+                results.append(error)
+        return results
 
     def _require_seat(self) -> None:
         if not self._table.is_current:

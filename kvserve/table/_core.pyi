@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kvserve.descriptors import Descriptor
+from kvserve.errors import ServerBusy
 
 Key = str | bytes
 
@@ -111,6 +112,8 @@ class Writer(Owner):
         self, notes: bytes, before: tuple[int, int, int] = (0, 0, 0), only_look: bool = False
     ) -> tuple[int, int, int]: ...
     def retire(self) -> None: ...
+
+class LeaseLost(ServerBusy): ...
 
 class TrustedWriter(Reader):
     def _take_hand(

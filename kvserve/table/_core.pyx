@@ -80,6 +80,11 @@ LAYOUT = {
 }
 
 
+class LeaseLost(ServerBusy):
+    """The lease that a writer borrowed is not there any more. Nothing was changed: its client takes
+    another, or says why there is none."""
+
+
 class Elsewhere:
     """What a read answers that only a worker can answer. There is one: `ELSEWHERE`."""
 

@@ -204,7 +204,7 @@ cdef class Owner(Reader):
 
     cdef object _has_no_lease(self):
         if self.borrows:
-            return ServerBusy("the server went, or this client was closed, while this waited")
+            return LeaseLost("the place among the writers was lost while this waited")
         return InternalError("this table is closed")
 
     cdef inline void unlock(self, uint32_t shard) noexcept:

@@ -110,7 +110,10 @@ cdef class TrustedWriter(Reader):
         cdef object holder = self.as_value(value, &v, &cell)
         cdef uint64_t ttl_ms = self.life_ms(ttl)
         as_key(&hand.t, key, &k)
-        return hand.put(&k, &v, ttl_ms, condition, expected)
+        try:
+            return hand.put(&k, &v, ttl_ms, condition, expected)
+        except LeaseLost:  # `ready` gets another one, or says why there is none
+            return self.store(key, value, ttl, condition, expected)
 
     def set(self, key, value, ttl=None):
         """See `Client.set`."""
@@ -131,17 +134,22 @@ cdef class TrustedWriter(Reader):
     def delete(self, key, version=None):
         """See `Client.delete`."""
         cdef Writer hand
-        if version is None:
-            hand = self.ready()
-            return hand.delete(key)
-        version = self._check_version(version)
+        if version is not None:
+            version = self._check_version(version)
         hand = self.ready()
-        return hand.delete_version(key, version)
+        try:
+            return hand.delete(key) if version is None else hand.delete_version(key, version)
+        except LeaseLost:
+            return self.delete(key, version)
 
     def touch(self, key, ttl=None):
         """See `Client.touch`."""
         cdef Writer hand = self.ready()
-        return hand.touch(key, 0 if ttl is None else self.life_ms(ttl))
+        cdef uint64_t ttl_ms = 0 if ttl is None else self.life_ms(ttl)
+        try:
+            return hand.touch(key, ttl_ms)
+        except LeaseLost:
+            return self.touch(key, ttl)
 
     cdef int64_t counter(self, name, number) except? -1:
         cdef int overflow = 0
@@ -159,7 +167,11 @@ cdef class TrustedWriter(Reader):
         cdef int64_t by = self.counter("delta", delta)
         if initial is not None:
             self.counter("initial", initial)
-        return hand.incr(key, by, initial, self.life_ms(ttl))
+        cdef uint64_t ttl_ms = self.life_ms(ttl)
+        try:
+            return hand.incr(key, by, initial, ttl_ms)
+        except LeaseLost:
+            return self.incr(key, delta, initial, ttl)
 
     def decr(self, key, delta=1, initial=0, ttl=None):
         """See `Client.decr`."""
@@ -171,7 +183,8 @@ cdef class TrustedWriter(Reader):
         room for, as its key is long, does not stop the others.
 
         Returns:
-            None, or after a ServerBusy the error and how many had been stored before it.
+            None, or after an error that the server's state is to blame for, this error and how many
+            had been stored before it.
         """
         cdef kv_key k
         cdef kv_value v
@@ -188,7 +201,6 @@ cdef class TrustedWriter(Reader):
         for key in values:
             as_key(&hand.t, key, &k)
         for key in values:
-            as_key(&hand.t, key, &k)
             holder = holders[done]
             v.codec = codecs[done]
             if PyBytes_CheckExact(holder):
@@ -197,8 +209,14 @@ cdef class TrustedWriter(Reader):
             else:
                 self.as_value(holder, &v, &cell)
             try:
-                hand.put(&k, &v, ttl_ms, KV_SET, 0)
-            except ServerBusy as error:
+                while True:
+                    as_key(&hand.t, key, &k)
+                    try:
+                        hand.put(&k, &v, ttl_ms, KV_SET, 0)
+                        break
+                    except LeaseLost:
+                        hand = self.ready()
+            except (ServerBusy, ServerUnavailable) as error:
                 return error, done
             except ValueTooLarge as error:
                 refused = refused or error

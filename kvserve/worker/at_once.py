@@ -15,6 +15,7 @@ from kvserve.store.guard import GuardedStore
 from kvserve.worker.coherence import Coherence
 from kvserve.worker.held import name_of
 from kvserve.worker.key_queues import KeyQueues
+from kvserve.worker.running import Running
 from kvserve.worker.stored_table import StoredTable
 
 
@@ -43,7 +44,7 @@ class AtOnce:
         self._coherence = coherence
         self._loop = loop
 
-    def read(self, key: Key, name: bytes) -> asyncio.Future[Any] | None:
+    def read(self, running: Running, key: Key, name: bytes) -> asyncio.Future[Any] | None:
         """What the store has of a key that nobody else asks for, by the shortest way; None: there
         is none just now."""
         if self._queues.is_full:
@@ -55,8 +56,9 @@ class AtOnce:
             try:
                 if isinstance(outcome, KvserveError):
                     raise outcome
-                record = self._stored.loaded(outcome, call)
-                result.set_result(None if record is None else self._stored.fill(record, call))
+                with running:
+                    record = self._stored.loaded(outcome, call)
+                    result.set_result(None if record is None else self._stored.fill(record, call))
             except Exception as error:  # it is raised where the result is awaited
                 result.set_exception(error)
             finally:
@@ -68,7 +70,9 @@ class AtOnce:
         self._queues.adopt(name, result, is_read=True)
         return result
 
-    def set(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> asyncio.Future[Any] | None:
+    def set(
+        self, running: Running, key: Key, number: int, payload: bytes, ttl_ms: int
+    ) -> asyncio.Future[Any] | None:
         """The version of a value that is being stored by the shortest way; None: there is none
         just now. See `write`."""
         name = name_of(key)
@@ -82,8 +86,9 @@ class AtOnce:
             try:
                 if outcome is not None:
                     raise outcome
-                self._stored.forget_absence(name)
-                result.set_result(self._stored.fill(record, call).version)
+                with running:
+                    self._stored.forget_absence(name)
+                    result.set_result(self._stored.fill(record, call).version)
             except Exception as error:  # it is raised where the result is awaited
                 result.set_exception(error)
             finally:

@@ -151,6 +151,6 @@ def backing(
     coherence = Coherence(table, shards, index, absences, is_shared=store.is_shared)
     behind = WriteBehind(store, loop, config.write_behind) if config.write_behind else None
     stored = StoredExecutor(
-        table, executor, store, behind, absences, coherence, loop, config.max_value
+        table, index, executor, store, behind, absences, coherence, loop, config.max_value
     )
     return Backing(store, behind, absences, coherence, stored, loop)

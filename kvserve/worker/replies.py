@@ -2,7 +2,8 @@
 
 What a session's FIFO does not take is held here. A long reply is not even packed while its session,
 or all of them together, have much to read: a value that a hundred clients wait for is held once,
-and packed for each when its turn comes. Who reads nothing while others need the memory is cut off.
+also where each has read it for itself, and packed for each when its turn comes. Who reads nothing
+while others need the memory is cut off.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Replies:
         self._holding: dict[Session, None] = {}  # those that have something to read
         self._delayed: dict[Session, None] = {}  # those with replies that are not packed yet
         self._values: dict[int, int] = {}  # of delayed replies: how many share each
+        self._alike: dict[tuple[int, int], Any] = {}  # the same, by version and length
         self._shared = _Shared()  # by sessions: whose their values are
         self._held_bytes = 0  # of all, packed or not
         self._packed_bytes = 0
@@ -97,7 +99,8 @@ class Replies:
         self._pack(session, reply)
 
     def _delay(self, session: Session, reply: Reply, size_bytes: int) -> None:
-        """Keeps a reply for later. A value that several wait for is counted once."""
+        """Keeps a reply for later. A value that several wait for is held and counted once."""
+        reply = self._with_held_value(reply)
         session.delayed.append((reply, size_bytes))
         self._delayed[session] = None
         value = _value_of(reply.answer)
@@ -107,6 +110,15 @@ class Replies:
         self._hold(session, limits.ABSENCE_OVERHEAD_BYTES)
         if not shares:
             self._hold_value(size_bytes)
+
+    def _with_held_value(self, reply: Reply) -> Reply:
+        """The reply, with the value of another one that waits if it is the same."""
+        if alike := _alike(reply.answer):
+            codec, payload, version = reply.answer
+            held = self._alike.setdefault(alike, payload)
+            if held is not payload and held == payload:  # shards count versions each for itself
+                return reply._replace(answer=(codec, held, version))
+        return reply
 
     def _take_delayed(self, session: Session) -> Reply:
         """The next of a session's delayed replies, not kept any more."""
@@ -118,6 +130,8 @@ class Replies:
         if shares:
             self._values[id(value)] = shares
         else:
+            if (alike := _alike(reply.answer)) and self._alike.get(alike) is value:
+                del self._alike[alike]
             self._hold_value(-size_bytes)
         return reply
 
@@ -248,6 +262,13 @@ class Replies:
 def _value_of(answer: Any) -> Any:
     """What several replies may share: the value that was read, or the whole answer."""
     return answer[1] if type(answer) is not list and isinstance(answer, tuple) else answer
+
+
+def _alike(answer: Any) -> tuple[int, int] | None:
+    """What all answers have in common that one value of one key makes: its version and length."""
+    if isinstance(answer, tuple) and len(answer) == 3 and isinstance(answer[1], bytes):
+        return answer[2], len(answer[1])
+    return None
 
 
 def _size_of(answer: Any) -> int:

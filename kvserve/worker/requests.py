@@ -158,9 +158,7 @@ class Requests:
             allowance = self._admit(session, request, frame_bytes)
             if allowance is not None:
                 finish = partial(self._answer_at_last, allowance, session, request, started_ns)
-                self._table.begin_request(self._index, client_id, request_id)
                 self._backing.submit(request, finish, allowance)
-                self._table.end_request(self._index)
         elif self._executor.is_long(code):
             steps = self._noted(request, self._executor.steps(code, arguments))
             finish_steps = partial(self._answer_steps, session, request, started_ns)

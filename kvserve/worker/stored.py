@@ -30,6 +30,7 @@ from kvserve.worker.coherence import Coherence
 from kvserve.worker.executor import Executor, answer_bytes, refusal
 from kvserve.worker.held import name_of
 from kvserve.worker.key_queues import KeyQueues
+from kvserve.worker.running import Running
 from kvserve.worker.stored_table import StoredTable
 
 Answer = TypeVar("Answer")
@@ -45,6 +46,7 @@ class StoredExecutor:
 
     Args:
         table: this process's.
+        index: which worker this is.
         executor: what needs no store goes there.
         store: the database.
         behind: where writes wait; None: they go through.
@@ -57,6 +59,7 @@ class StoredExecutor:
     def __init__(
         self,
         table: Table,
+        index: int,
         executor: Executor,
         store: GuardedStore,
         behind: WriteBehind | None,
@@ -66,6 +69,7 @@ class StoredExecutor:
         value_bytes_max: int,
     ) -> None:
         self._table = table
+        self._index = index
         self._executor = executor
         self._store = store
         self._behind = behind
@@ -108,6 +112,17 @@ class StoredExecutor:
             reply: see above.
             allowance: where what a batch reads is counted.
         """
+        running = Running(self._table, self._index, request.client_id, request.request_id)
+        with running:
+            self._submit(request, reply, allowance, running)
+
+    def _submit(
+        self,
+        request: Request,
+        reply: Callable[[Reply], None],
+        allowance: Allowance,
+        running: Running,
+    ) -> None:
         code = request.command.code
         if code == commands.BATCH.code or code in commands.SINGLE_OF:
             try:  # all of it, before anything is done
@@ -115,11 +130,13 @@ class StoredExecutor:
             except WrongWorker as error:
                 reply(Reply.failure(request.request_id, error))
                 return
-            batch = self._loop.create_task(self._batch(request, reply, allowance))
+            batch = self._loop.create_task(
+                running.noted(self._batch(request, reply, allowance, running))
+            )
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
             return
-        outcome = self._start(code, request.arguments, alone=True)
+        outcome = self._start(code, request.arguments, running, alone=True)
         if isinstance(outcome, asyncio.Future):
             outcome.add_done_callback(
                 lambda done: reply(Reply(request.request_id, *result_of(code, done)))
@@ -128,32 +145,33 @@ class StoredExecutor:
             reply(Reply(request.request_id, *outcome))
 
     def _start(
-        self, code: int, arguments: Any, *, alone: bool = False
+        self, code: int, arguments: Any, running: Running, *, alone: bool = False
     ) -> tuple[int, Any] | asyncio.Future[Any]:
         """The outcome of an operation if it needs no store, else what will be its answer.
 
         Args:
             code, arguments: of the operation.
+            running: the request that it belongs to.
             alone: others do not come with it, so that it need not wait to be sent with them.
         """
         try:
             if code in (commands.GET.code, commands.TTL.code):
-                return self._start_read(code, arguments, alone)
+                return self._start_read(code, arguments, running, alone)
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
                 self._table.check_own((arguments[0],))
                 name = name_of(arguments[0])
                 if alone and code == commands.SET.code and self._at_once is not None:
-                    result = self._at_once.set(*arguments)
+                    result = self._at_once.set(running, *arguments)
                     if result is not None:
                         return result
-                return self._queues.submit(name, lambda: change(*arguments))
+                return self._queues.submit(name, lambda: running.noted(change(*arguments)))
         except Exception as error:  # said in the reply, as the executor does
             return refusal(code, error)
         return self._executor.run(code, arguments)
 
     def _start_read(
-        self, code: int, arguments: Any, alone: bool
+        self, code: int, arguments: Any, running: Running, alone: bool
     ) -> tuple[int, Any] | asyncio.Future[Any]:
         key = arguments[0]
         self._table.shard_of(key)  # raises InvalidKey
@@ -168,25 +186,29 @@ class StoredExecutor:
             if status or answer is not None or name in self._absences:
                 return status, answer
         if code == commands.TTL.code:
-            return self._queues.submit(name, lambda: self._stored.ttl(key))
+            return self._queues.submit(name, lambda: running.noted(self._stored.ttl(key)))
         if alone and not is_busy and self._at_once is not None:
-            result = self._at_once.read(key, name)
+            result = self._at_once.read(running, key, name)
             if result is not None:
                 return result
-        return self._queues.read(name, lambda: self._stored.held(key))
+        return self._queues.read(name, lambda: running.noted(self._stored.held(key)))
 
     async def _batch(
-        self, request: Request, reply: Callable[[Reply], None], allowance: Allowance
+        self,
+        request: Request,
+        reply: Callable[[Reply], None],
+        allowance: Allowance,
+        running: Running,
     ) -> None:
         """As the executor's, but that neighbours of one kind wait for the store together."""
         code, arguments = request.command.code, request.arguments
         if code == commands.BATCH.code:
             operations = arguments[0]
-            outcomes = await self._outcomes(operations, request.deadline_ms, allowance)
+            outcomes = await self._outcomes(operations, request.deadline_ms, allowance, running)
             answer: tuple[int, Any] = STATUS_DONE, outcomes
         else:
             operations = many.as_operations(code, arguments)
-            outcomes = await self._outcomes(operations, request.deadline_ms, allowance)
+            outcomes = await self._outcomes(operations, request.deadline_ms, allowance, running)
             answer = many.as_answer(code, outcomes)
         if (operations and not outcomes) or (
             code in _NOT_IN_PARTS and len(outcomes) < len(operations)
@@ -195,7 +217,11 @@ class StoredExecutor:
         reply(Reply(request.request_id, *answer))
 
     async def _outcomes(
-        self, operations: list[list[Any]], deadline_ms: int, allowance: Allowance
+        self,
+        operations: list[list[Any]],
+        deadline_ms: int,
+        allowance: Allowance,
+        running: Running,
     ) -> list[tuple[int, Any]]:
         """Those of the first operations: fewer than all where the reply would grow too long, or
         the worker's memory is used up, or the client has given up waiting."""
@@ -207,7 +233,7 @@ class StoredExecutor:
             window, are_gets = self._window(operations, len(outcomes), allowance)
             started = []
             for place, (code, *rest) in enumerate(window, 1):
-                started.append((code, self._start(code, rest)))
+                started.append((code, self._start(code, rest, running)))
                 if not place % _STARTS_A_TURN:
                     await asyncio.sleep(0)  # others have their turn
             waiting = [each for _, each in started if isinstance(each, asyncio.Future)]

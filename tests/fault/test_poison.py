@@ -53,9 +53,13 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+@pytest.mark.parametrize("store", [False, True], ids=["table alone", "store"])
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_two_deaths_are_enough(make_server: StartServer, kind: str) -> None:
-    server = make_server("--workers", "1")
+def test_two_deaths_are_enough(
+    make_server: StartServer, tmp_path: Path, kind: str, store: bool
+) -> None:
+    flags = ("--store", f"sqlite:///{tmp_path / 'cache.db'}") if store else ()
+    server = make_server("--workers", "1", *flags)
     ended = threading.Event()
     errors: list[BaseException] = []
 

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import kvserve as run_command
@@ -226,4 +228,49 @@ def test_a_client_that_is_closed_before_another_thread_uses_its_place(
     monkeypatch.setattr(DirectClient, "_sit_down", sit_down_early)
     with pytest.raises(ClientClosed):
         cache.delete("key")
+    assert writers(server) == 0
+
+
+def lose_lease(seat: Any) -> None:
+    """Its descriptor becomes one of another file, as in a program that closes all of them."""
+    with Path(os.devnull).open() as other:
+        os.dup2(other.fileno(), seat._lease.file.number)
+
+
+def in_a_pipeline(cache: Any) -> Any:
+    with cache.pipeline() as pipeline:
+        pipeline.incr("number")
+    return pipeline.results
+
+
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "set": lambda cache: cache.set("key", 2) > 0,
+    "add": lambda cache: cache.add("new", 2),
+    "cas": lambda cache: cache.cas("key", 2, cache.gets("key")[1]),
+    "touch": lambda cache: cache.touch("key", ttl=60),
+    "incr": lambda cache: cache.incr("number") == 1,
+    "delete_many": lambda cache: cache.delete_many(["key"]) == 1,
+    "set_many": lambda cache: cache.set_many({"key": 2, "other": 3}) is None,
+    "pipeline": lambda cache: in_a_pipeline(cache) == [1],
+    "get_or_set": lambda cache: cache.get_or_set("new", lambda: 2) == 2,
+    "delete": lambda cache: cache.delete("key"),
+}
+
+
+@pytest.mark.parametrize("way", ["writer", "async-writer"])
+def test_a_lease_that_is_lost_while_a_lock_is_waited_for(server: Server, way: str) -> None:
+    """Another one is taken, and the write is done: no caller hears of it."""
+    with staying(server) as member, closing(ways.connect(way, server.name)) as cache:
+        table = (cache._client if way == "async-writer" else cache)._table
+        os.kill(member.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, member.pid, os.WEXITED | os.WNOWAIT)
+        for name, write in WRITES.items():
+            cache.set("key", 1)
+            cache.delete_many(["number", "new"])
+            seat = table._seat
+            lose_lease(seat)
+            hold_locks(server, LEASE_SLOT_WRITER_FIRST)
+            assert write(cache), name
+            assert table._seat is not seat, name
+        assert cache.verify() == []
     assert writers(server) == 0

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ from fuzz.attacker import Attacker
 from servers import StartServer
 
 import kvserve
+from kvserve.client.aio_channel import AioChannel
+from kvserve.client.channel import Channel
+from kvserve.client.questions import Question
 from kvserve.errors import WrongWorker
 from kvserve.protocol import commands
 
@@ -65,9 +70,9 @@ def after_the_next_look(cache: Any, restart: Callable[[], None]) -> None:
     """The server is started anew between a look at its workers and what is sent then."""
     count = cache._workers.count
 
-    def count_then_restart() -> Any:
+    def count_then_restart(deadline: float) -> Any:
         cache._workers.count = count
-        found = count()
+        found = count(deadline)
         if not asyncio.iscoroutine(found):
             restart()
             return found
@@ -134,3 +139,62 @@ def test_a_session_that_was_opened_by_an_old_manifest(make_server: StartServer) 
             assert [await cache.incr(key) for key in KEYS] == [2] * len(KEYS)
 
     asyncio.run(singles())
+
+
+@pytest.mark.parametrize("command", ["incr", "incr in a pipeline", "get_many"])
+def test_a_call_that_never_comes_to_the_right_worker_has_one_deadline(
+    make_server: StartServer, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """However often it looks for the right one; then nothing was done, and it says so."""
+    server = make_server("--workers", "3", "--shards", "6")
+    deadlines: list[float] = []
+
+    def ask(cache: Any, keys: list[str]) -> Any:
+        if command == "get_many":
+            return cache.get_many(keys)
+        if command == "incr":
+            return cache.incr(keys[0])
+        return cache.pipeline().incr(keys[0]).execute()
+
+    def send(channel: Any, command: Any, arguments: Any, deadline: float) -> int:
+        deadlines.append(deadline)
+        return original(channel, command, arguments, deadline)
+
+    original = Channel.send
+    with server.connect(timeout=0.3, read="worker") as cache:
+        cache.ping()
+        keys = [key for key in KEYS if cache._shard_of(key) % 3 == 0]
+        monkeypatch.setattr(cache._workers, "look_again", lambda: time.sleep(0.02))
+        monkeypatch.setattr(cache, "_shard_of", lambda _: 1)
+        monkeypatch.setattr(cache, "_split", lambda keys, workers: [[], list(keys), []][:workers])
+        monkeypatch.setattr(Channel, "send", send)
+        with pytest.raises(WrongWorker):
+            ask(cache, keys)
+    assert len(deadlines) > 2
+    assert set(deadlines) == {deadlines[0]}
+    with server.connect() as cache:
+        assert cache.get_many(keys) == {}
+
+    async def task() -> None:
+        timeouts: list[float] = []
+        async with await kvserve.connect_async(server.name, timeout=0.3) as cache:
+            await cache.ping()
+            workers = cache._workers
+            original = AioChannel.ask
+
+            async def ask_channel(
+                channel: AioChannel, command: Any, arguments: Any, deadline: float
+            ) -> Any:
+                timeouts.append(deadline)
+                return await original(channel, command, arguments, deadline)
+
+            monkeypatch.setattr(AioChannel, "ask", ask_channel)
+            monkeypatch.setattr(workers, "look_again", lambda: asyncio.sleep(0.02))
+            question = Question(commands.INCR, (keys[0], 1, 0, 0), 1, idempotent=False)
+            operation = SimpleNamespace(question=lambda _: question, interpret=print)
+            with pytest.raises(WrongWorker):
+                await cache._run(operation)  # type: ignore[arg-type]
+        assert len(timeouts) > 2
+        assert set(timeouts) == {timeouts[0]}
+
+    asyncio.run(task())

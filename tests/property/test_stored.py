@@ -81,7 +81,7 @@ class Rig:
         self.behind = WriteBehind(guarded, loop, behind_seconds) if behind_seconds else None
         self.absences = absences
         self.executor = StoredExecutor(
-            table, Executor(table, shards, dict), guarded, self.behind, absences, self.coherence,
+            table, 0, Executor(table, shards, dict), guarded, self.behind, absences, self.coherence,
             loop, 1024,
         )  # fmt: skip
 
