@@ -31,7 +31,7 @@ from benchmarks.peers import enter
 from benchmarks.replay import S3_FIFO, TRACE, load, replay
 from benchmarks.report import Goal, Report, Table
 from benchmarks.simulation import S3Fifo
-from kvserve.cli.measuring.operations import scattered, zipf_bounds
+from kvserve.bench.operations import scattered, zipf_bounds
 
 VALUE = b"v" * 4_000
 ITEM_BYTES = 8 + len(VALUE)

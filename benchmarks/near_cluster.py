@@ -26,7 +26,7 @@ import redis
 import kvserve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from valkeys import Cluster, serve_cluster, wait_until  # not a package
+from support.valkeys import Cluster, serve_cluster, wait_until  # not a package
 
 _VALUE = b"x" * 100
 _LABELS = ("redis-py get", "kvserve miss", "redis-py set", "kvserve set")

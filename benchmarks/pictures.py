@@ -11,8 +11,8 @@ import click
 from benchmarks import machine
 from benchmarks.measuring import STDERR
 from benchmarks.report import load, output_option
-from kvserve.cli.measuring.operations import YCSB
-from kvserve.cli.measuring.plot import STYLE
+from kvserve.bench.operations import YCSB
+from kvserve.bench.plot import STYLE
 
 Result = dict[str, Any]
 PANEL_INCHES = (4.2, 3.6)

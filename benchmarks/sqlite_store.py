@@ -23,7 +23,7 @@ import uvloop
 
 from kvserve.protocol import codec
 from kvserve.store.base import Record
-from kvserve.store.sqlite import SqliteStore
+from kvserve.store.sqlite.store import SqliteStore
 
 CALLERS = (1, 16, 256)
 PROCESSES = 4

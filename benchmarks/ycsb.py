@@ -26,7 +26,7 @@ from benchmarks.effort import Effort
 from benchmarks.measuring import STDERR, Figures, Rounds, Spread, latencies
 from benchmarks.peers import enter
 from benchmarks.report import Goal, Report, Table
-from kvserve.cli.measuring.operations import INSERTS_MAX, MODIFY, WRITE, YCSB, Draws
+from kvserve.bench.operations import INSERTS_MAX, MODIFY, WRITE, YCSB, Draws
 
 RECORDS = 100_000
 VALUE_BYTES = 1_000

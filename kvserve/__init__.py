@@ -1,13 +1,11 @@
 """kvserve: one cache for every process on a host.
 
-    caller -> client/ -> transport/ ==kernel==> transport/ -> worker/ -> table/ -> store/
-                 |\\____________ protocol/ (the language) ____________/      ^
-                 \\_______________ a hit goes straight there ________________|
+  caller -> client/ -> transport/ ==kernel==> transport/ -> worker/ -> execution/ -> table/, store/
+               |\\____________ protocol/ (the language) ____________/                 ^
+               \\____________________ a hit goes straight there ______________________|
 
-    live/: settings and the change feed, in shared memory; parent/ keeps house, off the path.
-
-An import goes only to a room on the right, or to the ground floor: errors, limits, names, config,
-objects, runtime.
+live/ has the settings and the change feed, in shared memory. parent/ keeps house, off the path.
+cli/ and bench/ use the client as any program does. CONTRIBUTING.md says what a room may import.
 """
 
 from __future__ import annotations
@@ -48,8 +46,9 @@ from kvserve.errors import (
 )
 
 if TYPE_CHECKING:
-    from kvserve.client.aio import AsyncClient, async_client, connect_async
-    from kvserve.client.blocking import Client, connect
+    from kvserve.client.aio.client import AsyncClient
+    from kvserve.client.blocking.client import Client
+    from kvserve.client.connect import async_client, connect, connect_async
     from kvserve.live.feed import Event
 
 __all__ = [
@@ -95,12 +94,12 @@ __all__ = [
 # Imported when first asked for: nobody needs all of it, and `kvserve get`, which reads the table
 # itself, and `kvserve serve` need none.
 _LATE = {
-    "AsyncClient": "kvserve.client.aio",
-    "Client": "kvserve.client.blocking",
+    "AsyncClient": "kvserve.client.aio.client",
+    "Client": "kvserve.client.blocking.client",
     "Event": "kvserve.live.feed",
-    "async_client": "kvserve.client.aio",
-    "connect": "kvserve.client.blocking",
-    "connect_async": "kvserve.client.aio",
+    "async_client": "kvserve.client.connect",
+    "connect": "kvserve.client.connect",
+    "connect_async": "kvserve.client.connect",
 }
 
 

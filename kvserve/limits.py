@@ -80,7 +80,7 @@ TIMEOUT_SECONDS_DEFAULT = 2.0
 TIMEOUT_SECONDS_MAX = 86_400.0
 LOCK_WAIT_MS = 1000  # a writer that waits longer answers ServerBusy
 
-# What a worker may take for requests and replies on their way, see worker/budget.py.
+# What a worker may take for requests and replies on their way, see execution/budget.py.
 BUFFER_SHARE = 4  # a quarter of the table's memory, unless another size is asked for
 BUFFER_BYTES_MIN = 4 * MIB  # one batch's reply must fit
 REQUEST_BYTES = 4 * KIB  # of a request in a worker beside its frame: its task, its futures

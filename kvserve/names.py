@@ -11,6 +11,7 @@ from typing import NamedTuple
 from kvserve.errors import ConfigError, InvalidName
 
 DEFAULT_NAME = "default"
+SHARED_MEMORY = Path("/dev/shm")  # where shm_open and sem_open of Linux keep their objects
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: it separates the parts
 _NOTES_FILE = re.compile(r"([0-9a-f]{16})\.notes")
 _CLIENT_FILE = re.compile(r"([0-9a-f]{16})\.(request|reply)")
@@ -65,12 +66,12 @@ class Names(NamedTuple):
     @property
     def lease_file(self) -> Path:
         """Beside the table, whose locks it tells of, and not where a server may clean up."""
-        return Path(f"/dev/shm/kvserve.{self.name}.lease")
+        return SHARED_MEMORY / f"kvserve.{self.name}.lease"
 
     @property
     def making_lock(self) -> Path:
         """Whose flock is held while a server makes or removes kernel objects; beside these."""
-        return Path(f"/dev/shm/kvserve.{self.name}.making")
+        return SHARED_MEMORY / f"kvserve.{self.name}.making"
 
     @property
     def settings_lock(self) -> Path:
@@ -166,3 +167,13 @@ def _temporary_directory() -> str:
     import tempfile  # not above: it takes a tenth of `kvserve get`, and most find another directory
 
     return tempfile.gettempdir()
+
+
+def memory_path(name: str) -> Path:
+    """The file of a shared memory object."""
+    return SHARED_MEMORY / name.removeprefix("/")
+
+
+def semaphore_path(name: str) -> Path:
+    """The file of a named semaphore."""
+    return SHARED_MEMORY / ("sem." + name.removeprefix("/"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 from collections.abc import Iterator
@@ -41,6 +42,28 @@ def unlink_file(path: Path) -> bool:
             raise ForeignObject(f"{path} is a directory; remove it: rm -r {path}") from None
         raise ForeignObject(f"{path} cannot be removed: {error.strerror}") from None
     return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the file's flock; False where there is no plain file.
+
+    Raises:
+        PermissionError: this user may not look.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+    try:
+        # Shared, for a moment: a server that starts just then tries again.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def is_from_system(error: OSError) -> bool:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kvserve.errors import KvserveError, LimitError
+from kvserve.names import SHARED_MEMORY
 
 FILE_SIZE_MEND = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
 ADDRESS_SPACE_MEND = "ulimit -v unlimited (of a service: LimitAS=infinity)"
@@ -64,7 +65,7 @@ def shortage(error: BaseException) -> str | None:
 
 
 def shared_memory_refusal(
-    error: OSError, size_bytes: int, directory: Path = Path("/dev/shm")
+    error: OSError, size_bytes: int, directory: Path = SHARED_MEMORY
 ) -> str | None:
     """Why shared memory of this size was not to be had, and what mends it; None: something else.
 

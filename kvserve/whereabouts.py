@@ -8,7 +8,6 @@ mean something in one pid namespace alone, so a record says of which it is.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shlex
 import stat
@@ -16,13 +15,12 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from kvserve.names import Names
-from kvserve.objects import user_name
+from kvserve.names import Names, memory_path
+from kvserve.objects import is_locked, user_name
 
 RECORD_AT = 64  # in the segment of the settings
 RECORD_BYTES = 4032
 _HEAD = struct.Struct("=QQI")  # pid, its namespace, bytes of the directory's path behind it
-_SEGMENTS = Path("/dev/shm")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -85,7 +83,7 @@ def elsewhere(names: Names) -> Whereabouts | None:
 def stranger(names: Names) -> str | None:
     """The user whose objects stand under the instance's names, if that user is not trusted."""
     with contextlib.suppress(OSError):
-        status = (_SEGMENTS / names.table.removeprefix("/")).lstat()
+        status = memory_path(names.table).lstat()
         if not _is_trusted(status):
             return user_name(status.st_uid)
     return None
@@ -131,7 +129,7 @@ def _has_open(process: Path, wanted: os.stat_result) -> bool:
 
 def _read(names: Names) -> Whereabouts | None:
     try:
-        descriptor = os.open(_SEGMENTS / names.settings.removeprefix("/"), _READ)
+        descriptor = os.open(memory_path(names.settings), _READ)
     except OSError:
         return None
     try:
@@ -167,15 +165,6 @@ def _is_served(names: Names, found: Whereabouts) -> bool:
             return False
         except PermissionError:
             pass  # another user's
-    try:
-        descriptor = os.open(_SEGMENTS / names.table.removeprefix("/"), _READ)
-    except OSError:
-        return False
-    try:
-        # Shared, for a moment: a server that starts in it tries again.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        return is_locked(memory_path(names.table))
     return False

@@ -24,9 +24,9 @@ from kvserve.names import Names
 # Tests import each other's parts by their path from here: conformance.model, for one.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from leftovers import children, end_processes, leftovers, remove_leftovers
-from seeds import derived, line
-from servers import Server, StartServer, clean_up
+from support.leftovers import children, end_processes, leftovers, remove_leftovers
+from support.seeds import derived, line
+from support.servers import Server, StartServer, clean_up
 
 TESTS = Path(__file__).parent
 WATCHDOG_SECONDS = 120.0  # far beyond any test; only a hang lasts as long

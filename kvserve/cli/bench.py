@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvserve.bench import operations, plot
 from kvserve.cli import output
-from kvserve.cli.main import INTERRUPTED
-from kvserve.cli.measuring import operations, plot
+from kvserve.cli.exits import INTERRUPTED
 from kvserve.cli.options import NumberRange, client_options, connect, json_option
 from kvserve.config import format_size, parse_size
 from kvserve.errors import ConfigError, ServerError
 from kvserve.limits import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from kvserve.cli.measuring.samples import Measured
+    from kvserve.bench.samples import Measured
 
 _WRITE_SHARE_DEFAULT = 0.1
 _ONLY_LIVE = ("workload", "write_share", "processes", "seconds", "keys", "mode")
@@ -196,8 +196,9 @@ def _measure(
     **flags: Any,
 ) -> bool:
     """Measures the live instance; whether Ctrl-C ended it."""
-    from kvserve.cli.measuring import processes, report  # not above: --help needs no processes
-    from kvserve.cli.measuring.driver import Load
+    from kvserve.bench import processes  # not above: --help needs no processes
+    from kvserve.bench.driver import Load
+    from kvserve.cli import bench_report
 
     load = Load(
         **flags,
@@ -207,21 +208,22 @@ def _measure(
     )
     with _progress("measuring", load.seconds) as show:
         measured, interrupted = processes.run(load, show)
-    found = report.of_load(load, measured, interrupted)
-    _write(found, as_json, report.print_load)
+    found = bench_report.of_load(load, measured, interrupted)
+    _write(found, as_json, bench_report.print_load)
     if picture is not None:
         _plot_latencies(picture, found, measured)
     return interrupted
 
 
 def _plot_latencies(picture: Path, found: dict[str, Any], measured: Sequence[Measured]) -> None:
-    from kvserve.cli.measuring import report, samples
+    from kvserve.bench import samples
+    from kvserve.cli import bench_report
 
     kinds = {
         kind: samples.merge([part.samples[kind] for part in measured]) for kind in samples.KINDS
     }
     drawn = {kind: latencies_ns for kind, latencies_ns in kinds.items() if latencies_ns}
-    plot.latencies(picture, report.title_of_load(found), drawn)
+    plot.latencies(picture, bench_report.title_of_load(found), drawn)
 
 
 def _replay(
@@ -236,8 +238,9 @@ def _replay(
     **_flags: Any,
 ) -> bool:
     """Replays a trace; whether Ctrl-C ended it."""
-    from kvserve.cli.measuring import replay, report, survey
-    from kvserve.cli.measuring.trace import opened
+    from kvserve.bench import replay, survey
+    from kvserve.bench.trace import opened
+    from kvserve.cli import bench_report
 
     with opened(trace) as requests:
         with _progress("reading", requests.size_bytes) as show:
@@ -251,8 +254,8 @@ def _replay(
             )
         with _progress("replaying", requests.size_bytes) as show:
             replayed = replay.replay(requests, found, sizes, show)
-    result = report.of_replay(requests.name, found, sizes, replayed)
-    _write(result, as_json, report.print_replay)
+    result = bench_report.of_replay(requests.name, found, sizes, replayed)
+    _write(result, as_json, bench_report.print_replay)
     if picture is not None and not replayed.gets:
         click.echo(f"kvserve: {picture} is not drawn: no gets, so no hit ratio", err=True)
     elif picture is not None:
@@ -276,14 +279,14 @@ def _write(
     found: dict[str, Any], as_json: bool, print_table: Callable[[dict[str, Any]], None]
 ) -> None:
     """Prints what was found, at once: it must be out even if drawing it fails."""
-    from kvserve.cli.measuring import report
+    from kvserve.cli import bench_report
 
     if as_json:
         output.write_json(found)
     elif output.on_terminal():
         print_table(found)
     else:
-        report.write_lines(found)
+        bench_report.write_lines(found)
     sys.stdout.flush()
 
 

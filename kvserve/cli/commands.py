@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from kvserve.cli.main import exit_statuses
+from kvserve.cli.exits import exit_statuses
 from kvserve.escaping import visible
 
 # Command -> module of this package. A command `x` is that module's `x_command`.

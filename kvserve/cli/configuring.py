@@ -12,10 +12,10 @@ import click
 from kvserve import config as configuration
 from kvserve import names
 from kvserve.cli import output
+from kvserve.cli.exits import NO_SERVER
 from kvserve.cli.flags import config_file_option, settings_options
-from kvserve.cli.main import NO_SERVER
 from kvserve.cli.options import KeyCommand, json_option, name_option
-from kvserve.client import settings
+from kvserve.client.admin import settings
 from kvserve.config import LIVE, Config, show
 from kvserve.toml_file import read_settings
 

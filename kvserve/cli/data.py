@@ -12,7 +12,7 @@ import click
 
 import kvserve
 from kvserve.cli import output
-from kvserve.cli.main import REFUSED
+from kvserve.cli.exits import REFUSED
 from kvserve.cli.options import (
     KeyCommand,
     client_options,

@@ -17,11 +17,11 @@ import click
 
 from kvserve import names
 from kvserve.cli import output
-from kvserve.cli.main import REFUSED, USAGE
+from kvserve.cli.exits import REFUSED, USAGE
 from kvserve.cli.options import client_options, connect, json_option
 from kvserve.cli.output import parse_key
-from kvserve.client import dumping
-from kvserve.client.dumping import Tally
+from kvserve.client.admin import dump
+from kvserve.client.admin.dump import Tally
 from kvserve.protocol.dump import DumpReader, DumpWriter, Header, Item
 
 _PIECE_BYTES = 256 * 1024
@@ -53,7 +53,7 @@ def dump_command(file: str, prefix: str | bytes, name: str | None, timeout: floa
         writer = DumpWriter(secrets.randbits(32))
         target.write(writer.header(Header(names.instance(name).name, int(time.time() * 1000))))
         with _progress("dumping", "items", count) as advance:
-            for number, item in enumerate(dumping.dump(cache, prefix), 1):
+            for number, item in enumerate(dump.dump(cache, prefix), 1):
                 target.write(writer.item(item))
                 if number % _ITEMS_A_STEP == 0:
                     advance(_ITEMS_A_STEP)
@@ -111,7 +111,7 @@ def load_command(file: str, keep: bool, as_json: bool, name: str | None, timeout
     with connect(name, timeout) as cache, _source(file) as (source, size_bytes):
         try:
             with _progress("loading", "bytes", size_bytes) as advance:
-                dumping.load(cache, _items(source, reader, advance), keep=keep, tally=tally)
+                dump.load(cache, _items(source, reader, advance), keep=keep, tally=tally)
         except BaseException:
             if tally.loaded:
                 _report(reader, tally, as_json)

@@ -11,8 +11,8 @@ import click
 from kvserve import config as configuration
 from kvserve import names
 from kvserve.cli import output
+from kvserve.cli.exits import REFUSED
 from kvserve.cli.flags import config_file_option, settings_options
-from kvserve.cli.main import REFUSED
 from kvserve.cli.options import json_option, name_option
 from kvserve.escaping import visible
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from kvserve.cli import output
-from kvserve.cli.main import REFUSED
+from kvserve.cli.exits import REFUSED
 from kvserve.cli.options import KeyCommand, client_options, connect, key_argument, ttl_option
 from kvserve.cli.output import parse_key
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN

@@ -18,8 +18,8 @@ import kvserve
 from kvserve import names
 from kvserve.cli import output
 from kvserve.cli.options import NumberRange, client_options, connect, json_option
-from kvserve.client.rates import between
 from kvserve.errors import ServerError
+from kvserve.stats.rates import between
 
 _QUITS = b"qQ\x03\x04"  # Ctrl-C and Ctrl-D too, where they come as keys
 
@@ -128,7 +128,7 @@ def _show_once(found: Iterator[dict[str, Any] | ServerError | None], as_json: bo
         else:
             from rich.console import Console  # not above: it is slow to import
 
-            from kvserve.cli.picture import picture
+            from kvserve.cli.top_view import picture
 
             Console(highlight=False).print(picture(rates))
         return
@@ -138,7 +138,7 @@ def _show(instance: str, look: Callable[[], kvserve.Client], interval: float) ->
     """Shows pictures on the terminal until somebody quits."""
     from rich.live import Live  # not above: it is slow to import
 
-    from kvserve.cli.picture import picture, waiting
+    from kvserve.cli.top_view import picture, waiting
 
     with _keys() as wait, Live(screen=True, auto_refresh=False) as live:
         for found in intervals(look, interval, wait):

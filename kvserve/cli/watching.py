@@ -13,7 +13,7 @@ from kvserve import names as naming
 from kvserve.cli import output
 from kvserve.cli.options import KeyCommand, json_option, name_option
 from kvserve.cli.output import parse_key
-from kvserve.client.watching import open_watcher
+from kvserve.client.feed import open_watcher
 from kvserve.live.feed import Event, Pace, Since
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from kvserve.client.operations import TTL, Key, Operation, Operations
+from kvserve.client.calls.operations import TTL, Key, Operation, Operations
+from kvserve.client.contract import AsyncBatches, Batches
 from kvserve.errors import KvserveError, MisuseError
 from kvserve.protocol.codec import Value
 from kvserve.table._core import check_key
@@ -99,22 +100,6 @@ def first_error(results: list[Any]) -> list[Any]:
         if isinstance(result, KvserveError):
             raise result
     return results
-
-
-class Batches(Protocol):
-    """What executes a pipeline: a blocking client, or a namespace of one."""
-
-    _operations: Operations
-
-    def _run_batch(self, operations: list[Operation]) -> list[Any]: ...
-
-
-class AsyncBatches(Protocol):
-    """What executes an asyncio pipeline."""
-
-    _operations: Operations
-
-    async def _run_batch(self, operations: list[Operation]) -> list[Any]: ...
 
 
 class Pipeline(Collector):

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from kvserve import limits
 from kvserve.config import Config, format_size
 from kvserve.errors import ForeignObject, ServerBusy
-from kvserve.names import Names
+from kvserve.names import Names, memory_path
 from kvserve.objects import grant
-from kvserve.parent.claiming import SegmentClaim
 from kvserve.parent.finding import how_to_end
-from kvserve.parent.housekeeping import memory_path
+from kvserve.parent.instance_lock import SegmentClaim
 from kvserve.parent.logs import Log
 from kvserve.store import urls
 from kvserve.table import lease

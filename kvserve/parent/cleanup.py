@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from kvserve import limits
 from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.live import feed_segment, settings
-from kvserve.names import Names
+from kvserve.names import Names, semaphore_path
 from kvserve.objects import as_user, taken_over, unlink_file, user_name
-from kvserve.parent.claiming import MakingLock, SegmentClaim, claim, is_alive, unlink_claim
-from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes, semaphore_path
+from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes
+from kvserve.parent.instance_lock import MakingLock, SegmentClaim, claim, is_alive, unlink_claim
 from kvserve.runtime import holder, prepared_directory, remove_directory, verify_directory
 from kvserve.table import semaphores
 from kvserve.table.table import remove

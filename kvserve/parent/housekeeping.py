@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kvserve.names import Names, parse_client_file, parse_notes_file
+from kvserve.names import Names, memory_path, parse_client_file, parse_notes_file, semaphore_path
 
 FIFO_AGE_SECONDS = 10.0  # a client that has just made its FIFO has not opened it yet
 _PIECE_ENTRIES = 256  # of the clients directory; take 3 ms
-_SEGMENTS = Path("/dev/shm")  # where shm_open and sem_open of Linux keep their objects
 
 
 def remove_all_fifos(names: Names) -> list[str]:
@@ -153,16 +152,6 @@ class NameWatch:
     def vanished(self) -> list[Path]:
         """The paths that lead nowhere now, or to another object."""
         return [path for path, known in self._identities.items() if identity(path) != known]
-
-
-def memory_path(name: str) -> Path:
-    """The file of a shared memory object."""
-    return _SEGMENTS / name.removeprefix("/")
-
-
-def semaphore_path(name: str) -> Path:
-    """The file of a named semaphore."""
-    return _SEGMENTS / ("sem." + name.removeprefix("/"))
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST, LEASE_SLOTS
-from kvserve.names import Names
-from kvserve.parent.claiming import SegmentClaim
+from kvserve.names import Names, memory_path
 from kvserve.parent.finding import how_to_end
-from kvserve.parent.housekeeping import memory_path
+from kvserve.parent.instance_lock import SegmentClaim
 from kvserve.table import lease
 from kvserve.table.table import PrivateCopy
 

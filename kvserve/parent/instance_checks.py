@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -13,11 +12,10 @@ from pathlib import Path
 from kvserve import limits, whereabouts
 from kvserve.config import Config, format_size, parse_size
 from kvserve.errors import ConfigError, ForeignObject, ServerUnavailable
-from kvserve.names import Names
-from kvserve.objects import as_user, user_name
+from kvserve.names import Names, memory_path, semaphore_path
+from kvserve.objects import as_user, is_locked, user_name
 from kvserve.parent.adoption import reason_to_replace, wanted_geometry
 from kvserve.parent.finding import Finding
-from kvserve.parent.housekeeping import memory_path, semaphore_path
 from kvserve.parent.starting import workers_wanted
 from kvserve.runtime import holder, verify_directory
 from kvserve.table.geometry import Geometry, plan
@@ -134,26 +132,9 @@ def _look(names: Names) -> _Sight:
         return _Sight(is_served=True, pid=pid)
     table = memory_path(names.table)
     try:
-        return _Sight(is_served=_is_locked(table))
+        return _Sight(is_served=is_locked(table))
     except PermissionError:
         return _Sight(is_served=False, hidden_by=table)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except PermissionError:
-        raise
-    except OSError:  # there is none, or it is no plain file, which another check tells
-        return False
-    try:
-        # Shared, for a moment: a server that starts in it tries again.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _unseen(check: str, what: str, names: Names, path: Path) -> Finding:

@@ -30,18 +30,18 @@ from kvserve.live.applying import Follower, differences
 from kvserve.names import Names, instance
 from kvserve.parent.attempts import Attempts
 from kvserve.parent.child import Child
-from kvserve.parent.claiming import claim, unlink_claim
 from kvserve.parent.daemon import Daemon, launch, open_standard_descriptors
 from kvserve.parent.doctor import start_checks
+from kvserve.parent.instance_lock import claim, unlink_claim
 from kvserve.parent.logs import Log
 from kvserve.parent.mending import Mending
+from kvserve.parent.prefault import touch_memory
 from kvserve.parent.reloading import ConfigFile
 from kvserve.parent.respawning import Respawns
 from kvserve.parent.rounds import Rounds
 from kvserve.parent.signals import SignalInbox
 from kvserve.parent.starting import Instance, find_group, queue_mode, started
 from kvserve.parent.timers import Timers
-from kvserve.parent.touching import touch_memory
 from kvserve.parent.workers import Workers
 from kvserve.runtime import PidFile, prepared_directory
 from kvserve.shortages import take_all_descriptors

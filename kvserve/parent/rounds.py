@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kvserve.parent.housekeeping import memory_path, sweep_dead_fifos
+from kvserve.names import memory_path
+from kvserve.parent.housekeeping import sweep_dead_fifos
 from kvserve.parent.logs import Log
 from kvserve.parent.mending import Mending
 from kvserve.parent.starting import Instance

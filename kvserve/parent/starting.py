@@ -24,8 +24,8 @@ from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.objects import taken_over, unlink_file
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
-from kvserve.parent.claiming import MakingLock, SegmentClaim
 from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes
+from kvserve.parent.instance_lock import MakingLock, SegmentClaim
 from kvserve.parent.logs import Log
 from kvserve.parent.writers import TrustedWriters
 from kvserve.protocol.messages import PROTOCOL_VERSION

@@ -12,10 +12,9 @@ from kvserve import limits
 from kvserve.config import Config, format_size
 from kvserve.errors import ForeignObject, LimitError, ServerUnavailable
 from kvserve.manifest import Manifest
-from kvserve.names import Names
+from kvserve.names import SHARED_MEMORY, Names, memory_path
 from kvserve.objects import user_name
 from kvserve.parent.finding import Finding
-from kvserve.parent.housekeeping import memory_path
 from kvserve.parent.starting import workers_wanted
 from kvserve.runtime import holder
 from kvserve.shortages import ADDRESS_SPACE_MEND, FILE_SIZE_MEND
@@ -29,9 +28,7 @@ _FIRST_NAMESPACES = {"ipc": 0xEFFF_FFFF, "pid": 0xEFFF_FFFC}
 _REMOVE_IPC = re.compile(r"^\s*RemoveIPC\s*=\s*(\S+)", re.MULTILINE | re.IGNORECASE)
 
 
-def check_shared_memory(
-    names: Names, config: Config, directory: Path = Path("/dev/shm")
-) -> Finding:
+def check_shared_memory(names: Names, config: Config, directory: Path = SHARED_MEMORY) -> Finding:
     """Whether the table fits into what is free, counting what a kept table would give back."""
     check = "shared memory"
     try:
@@ -53,7 +50,7 @@ def check_shared_memory(
     return Finding(check, True, True, text)
 
 
-def memory_shortage(memory: int, directory: Path = Path("/dev/shm")) -> tuple[str, str]:
+def memory_shortage(memory: int, directory: Path = SHARED_MEMORY) -> tuple[str, str]:
     """The sentence and the mending command when `memory` bytes do not fit into `directory`."""
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize

@@ -20,9 +20,9 @@ from kvserve.errors import (
     StoreUnavailable,
 )
 from kvserve.store.base import CallAgain, Key, Record, SharedStore, Store, StoreRefusal
+from kvserve.store.batcher import Turn
 from kvserve.store.breaker import Breaker, State
 from kvserve.store.probing import Probing
-from kvserve.store.turns import Turn
 from kvserve.store.window import LoadSizes, Window, key_bytes, record_bytes
 
 Item = TypeVar("Item")

@@ -13,7 +13,7 @@ from kvserve.errors import ConfigError
 from kvserve.store.base import Store
 
 if TYPE_CHECKING:
-    from kvserve.store.valkey import ValkeyStore
+    from kvserve.store.valkey.store import ValkeyStore
 
 _NONE = "none"
 _SQLITE = "sqlite"
@@ -41,7 +41,7 @@ def check(url: str) -> None:
     """
     scheme = _scheme(url)
     if scheme == _SQLITE:
-        from kvserve.store.sqlite import SqliteStore
+        from kvserve.store.sqlite.store import SqliteStore
 
         SqliteStore.check(url)
     elif scheme != _NONE:
@@ -67,7 +67,7 @@ def open_store(url: str, timeout_seconds: float, staleness_seconds: float) -> St
     if scheme == _NONE:
         return None
     if scheme == _SQLITE:
-        from kvserve.store.sqlite import SqliteStore
+        from kvserve.store.sqlite.store import SqliteStore
 
         return SqliteStore(url, timeout_seconds)
     return _valkey_store(scheme)(url, timeout_seconds, staleness_seconds)
@@ -121,7 +121,7 @@ def _scheme(url: str) -> str:
 
 def _valkey_store(scheme: str) -> type[ValkeyStore]:
     try:
-        from kvserve.store.valkey import ValkeyStore
+        from kvserve.store.valkey.store import ValkeyStore
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"a store at {scheme}:// needs the package {error.name}; "

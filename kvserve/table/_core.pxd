@@ -146,9 +146,9 @@ cdef extern from "core/table.h" nogil:
     void kv_heed_notes(kv_table *, const uint8_t *, const kv_noted *, const kv_noted *)
     void kv_locate(const kv_table *, kv_key *)
     kv_status kv_find(const kv_table *, const kv_key *, kv_view *)
-    void kv_find_soon(const kv_table *, const kv_key *, kv_view *)
-    void kv_find_next(const kv_table *, const kv_key *, kv_view *)
-    kv_status kv_find_now(const kv_table *, const kv_key *, kv_view *)
+    void kv_prefetch_bucket(const kv_table *, const kv_key *, kv_view *)
+    void kv_prefetch_record(const kv_table *, const kv_key *, kv_view *)
+    kv_status kv_find_prefetched(const kv_table *, const kv_key *, kv_view *)
     bint kv_next_in_bucket(const kv_table *, uint32_t, uint32_t, kv_cursor *, kv_view *)
     kv_status kv_store(kv_table *, const kv_key *, const kv_value *, kv_condition, uint64_t,
                        uint64_t, uint64_t *)

@@ -60,14 +60,14 @@ cdef class Reader(Attached):
         view is needed any more: decoding may let another thread in, which may detach the table.
 
         Args:
-            begun: `kv_find_next` has begun to find it.
+            begun: `kv_prefetch_record` has begun to find it.
         """
         cdef int retries
         cdef kv_status status
         cdef object value
         cdef char stack[1024]
         for retries in range(RETRIES_MAX):
-            status = (kv_find_now if begun else kv_find)(&self.t, key, view)
+            status = (kv_find_prefetched if begun else kv_find)(&self.t, key, view)
             begun = False
             if status == KV_MISSING:
                 return _miss
@@ -201,7 +201,7 @@ cdef class Reader(Attached):
 
     cdef Py_ssize_t _get_group(self, uint32_t reading, tuple wanted, Py_ssize_t first,
                                dict found, list rest) except -1:
-        """Reads the next keys of many, in the steps of `kv_find_soon`; returns where to go on.
+        """Reads the next keys of many, in the steps of `kv_prefetch_bucket`; returns where to go on.
 
         Of a table of a million items, a key takes 170 ns so, and 420 one after the other.
         """
@@ -213,10 +213,10 @@ cdef class Reader(Attached):
         cdef uint64_t attachment = self.attachment
         for n in range(count):
             as_key(&self.t, wanted[first + n], &k[n])
-            kv_find_soon(&self.t, &k[n], &view[n])
+            kv_prefetch_bucket(&self.t, &k[n], &view[n])
         for n in range(count):
             here[n] = not self.lapsed(reading, k[n].shard)
-            kv_find_next(&self.t, &k[n], &view[n])
+            kv_prefetch_record(&self.t, &k[n], &view[n])
         for n in range(count):
             # Decoding, and a key's own __eq__, let others in, who may attach another table.
             if self.attachment != attachment:

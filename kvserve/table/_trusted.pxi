@@ -6,8 +6,8 @@ cdef double TTL_SECONDS_MAX = TTL_MS_MAX / 1000.0
 cdef class TrustedWriter(Reader):
     """The methods of a client that change one key, done in the table at once.
 
-    What is common goes straight through here; what is rare, and all that is no business of the
-    table, is left to methods of the client (kvserve/client/writing.py): `_sit_down` gets a Writer,
+    What is common goes straight through here. What is rare, and what is no business of the table,
+    is left to methods of the client (kvserve/client/blocking/direct.py): `_sit_down` gets a Writer,
     `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import posix_ipc
 
 from kvserve.errors import ForeignObject
-from kvserve.names import Names
+from kvserve.names import Names, semaphore_path
 from kvserve.objects import grant, taken_over
 
 
@@ -28,7 +28,7 @@ def create(names: Names, shards: int, mode: int, group_id: int | None) -> None:
             semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=mode, initial_value=0)
         semaphore.close()
         # On Linux they are files of this file system; the library tells no descriptor.
-        grant(f"/dev/shm/sem.{name[1:]}", mode, group_id)
+        grant(str(semaphore_path(name)), mode, group_id)
 
 
 def unlink(names: Names, shards: int) -> None:
@@ -44,7 +44,7 @@ def unlink(names: Names, shards: int) -> None:
         except posix_ipc.ExistentialError:
             continue
         except IsADirectoryError:
-            path = f"/dev/shm/sem.{name[1:]}"
+            path = semaphore_path(name)
             raise ForeignObject(f"{path} is a directory; remove it: rm -r {path}") from None
 
 

@@ -28,7 +28,7 @@ class Table(Writer):
     """A table opened for writing: raw payloads, codecs' numbers, whole milliseconds.
 
     One for each process, since it holds that process's lease. Values go through
-    `kvserve.protocol.codec`; requests through `kvserve.worker.executor`.
+    `kvserve.protocol.codec`; requests through `kvserve.execution.executor`.
 
     Args:
         names: whose table.

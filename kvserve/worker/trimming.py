@@ -11,7 +11,7 @@ import ctypes
 from collections.abc import Callable
 
 from kvserve import limits
-from kvserve.worker.budget import Budget
+from kvserve.execution.budget import Budget
 
 
 def _find_trim() -> Callable[[int], int] | None:

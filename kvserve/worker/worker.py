@@ -20,6 +20,10 @@ import uvloop
 from kvserve import limits
 from kvserve.config import LOG_LEVELS, Config
 from kvserve.errors import KvserveError
+from kvserve.execution.budget import Budget
+from kvserve.execution.executor import Executor
+from kvserve.execution.slices import Slices
+from kvserve.execution.stored.backing import backing
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import Follower, differences
 from kvserve.live.settings import SettingsPage
@@ -30,14 +34,11 @@ from kvserve.table.table import Table
 from kvserve.transport.mqueue import ReceivingQueue
 from kvserve.transport.spinning import Spin
 from kvserve.worker import exit_codes
-from kvserve.worker.backing import backing
-from kvserve.worker.budget import Budget
-from kvserve.worker.executor import Executor
-from kvserve.worker.lines import PipeHandler
+from kvserve.worker.frontends.session import Session
+from kvserve.worker.frontends.sessions import Sessions
+from kvserve.worker.log_pipe import PipeHandler
 from kvserve.worker.notes import NotesOfOthers
-from kvserve.worker.requests import Requests
-from kvserve.worker.sessions import Session, Sessions
-from kvserve.worker.slices import Slices
+from kvserve.worker.service import Requests
 from kvserve.worker.sweeper import Sweeper
 from kvserve.worker.trimming import Trimmer
 

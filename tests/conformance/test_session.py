@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conformance import ways
-from servers import Server
+from support.servers import Server
 
 import kvserve
 from kvserve.errors import ClientClosed, InvalidName, ServerUnavailable

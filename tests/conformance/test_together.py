@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conformance import ways
-from servers import Server
+from support.servers import Server
 
 
 @pytest.fixture(scope="module")

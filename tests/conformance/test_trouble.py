@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conformance import ways
-from servers import Server, StartServer, impatient, stopped
+from support.servers import Server, StartServer, impatient, stopped
 
 import kvserve
 from kvserve.errors import (

@@ -30,7 +30,7 @@ import redis
 import redis.cluster
 from fault.cluster_faults import FAULTS, Faults
 from fault.cluster_trial import BOUND_SECONDS, SHARDS, TIMEOUT_SECONDS, Trial
-from valkeys import Cluster, serve_cluster, wait_until
+from support.valkeys import Cluster, serve_cluster, wait_until
 
 import kvserve
 

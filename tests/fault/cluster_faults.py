@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from fault.cluster_trial import BOUND_SECONDS, SHARDS, Trial
 from redis.crc import key_slot
-from valkeys import wait_until
+from support.valkeys import wait_until
 
 _DROP_ALL = -2  # of DEBUG DROP-CLUSTER-PACKET-FILTER
 

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 import redis.cluster
 from redis.crc import key_slot
-from valkeys import NEVER, SLOTS, Cluster
+from support.valkeys import NEVER, SLOTS, Cluster
 
 import kvserve
 

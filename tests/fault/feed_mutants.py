@@ -8,7 +8,7 @@ PUBLISH = "    STORE_RELEASE(feed->ring->newest, position);\n"
 KEY = "    if (key_bytes != 0)\n        memcpy(event->key, key, key_bytes);\n"
 ROOM = "    free_until(feed, position + pad + length);\n"
 INSERTED = "    STORE_RELEASE(*slot.entry, make_entry(key->hash, main_log, position));\n"
-TOLD = "    tell(op, kind, record);\n"
+TOLD = "    emit(op, kind, record);\n"
 
 FEED_MUTANTS = (
     Mutant(
@@ -66,27 +66,27 @@ FEED_MUTANTS = (
         "evict-to-ghost",
         (
             Edit(
-                "chain.c",
-                "        tell(op, event_for(reason), place->record);\n",
+                "index.c",
+                "        emit(op, event_for(reason), ref->record);\n",
                 "        if (reason != KV_EVICTIONS)\n"
-                "            tell(op, event_for(reason), place->record);\n",
+                "            emit(op, event_for(reason), ref->record);\n",
             ),
         ),
     ),
     Mutant(
         "touch-untold",
         "touch",
-        (Edit("store.c", "    tell(&op, KV_EVENT_TOUCH, old.record);\n", ""),),
+        (Edit("store.c", "    emit(&op, KV_EVENT_TOUCH, old.record);\n", ""),),
     ),
     Mutant(
         "increment-told-before-its-version",
         "incr",
         (
-            Edit("store.c", "    tell(&op, KV_EVENT_SET, old.record);\n", ""),
+            Edit("store.c", "    emit(&op, KV_EVENT_SET, old.record);\n", ""),
             Edit(
                 "store.c",
                 "    STORE_RELEASE(old.record->cas, next_cas(op.header));\n",
-                "    tell(&op, KV_EVENT_SET, old.record);\n"
+                "    emit(&op, KV_EVENT_SET, old.record);\n"
                 "    STORE_RELEASE(old.record->cas, next_cas(op.header));\n",
             ),
         ),

@@ -62,9 +62,9 @@ MUTANTS = (
         (
             Edit(
                 "evict.c",
-                "        if (!fits(&main, 0, place.length)) {\n",
+                "        if (!fits(&main, 0, ref.length)) {\n",
                 "        publish_tail(&main, beyond);\n"
-                "        if (!fits(&main, 0, place.length)) {\n",
+                "        if (!fits(&main, 0, ref.length)) {\n",
             ),
         ),
     ),
@@ -120,10 +120,10 @@ MUTANTS = (
         (
             Edit(
                 "evict.c",
-                "    STORE_RELEASE(*place->entry, (LOAD(*place->entry) &",
-                "    uint64_t word = LOAD(*place->entry);\n"
+                "    STORE_RELEASE(*ref->entry, (LOAD(*ref->entry) &",
+                "    uint64_t word = LOAD(*ref->entry);\n"
                 "    *(volatile _Atomic uint64_t *)place->entry = 0;\n"
-                "    STORE_RELEASE(*place->entry, (word &",
+                "    STORE_RELEASE(*ref->entry, (word &",
             ),
         ),
     ),
@@ -135,7 +135,7 @@ MUTANTS = (
         (
             NO_OVERFLOW_REBUILD,
             Edit(
-                "chain.c",
+                "index.c",
                 "        STORE_RELEASE(h->overflow_used, next);\n",
                 "        STORE_RELEASE(bucket_at(op->t, op->shard, last)->next, next);\n"
                 "        atomic_signal_fence(memory_order_seq_cst);\n"
@@ -149,7 +149,7 @@ MUTANTS = (
         (
             NO_OVERFLOW_REBUILD,
             Edit(
-                "chain.c",
+                "index.c",
                 "        STORE_RELEASE(h->overflow_free, LOAD(freed->next_free));\n",
                 "        STORE_RELEASE(bucket_at(op->t, op->shard, last)->next, next);\n"
                 "        atomic_signal_fence(memory_order_seq_cst);\n"
@@ -169,7 +169,7 @@ MUTANTS = (
         (
             NO_OVERFLOW_REBUILD,
             Edit(
-                "chain.c",
+                "index.c",
                 "        STORE_RELEASE(before->next, 0);\n"
                 "        STORE(last->next_free, LOAD(h->overflow_free));\n"
                 "        STORE(h->overflow_free, number);\n",
@@ -223,7 +223,7 @@ MUTANTS = (
         (
             Edit(
                 "store.c",
-                "        old = find_place(op, key);\n        if (old.entry == NULL ||",
+                "        old = find_slot(op, key);\n        if (old.entry == NULL ||",
                 "        if (old.entry == NULL ||",
             ),
         ),
@@ -233,7 +233,7 @@ MUTANTS = (
         "overflow-bump",
         (
             Edit(
-                "chain.c",
+                "index.c",
                 "    } while (next_slot(op, &chain));\n    trim_chain(op, bucket);\n",
                 "    } while (next_slot(op, &chain));\n",
             ),

@@ -10,7 +10,7 @@ READER_MUTANTS = (
         "batch-overwrite-round",
         (
             Edit(
-                "index.c",
+                "lookup.c",
                 "        return KV_DONE;\n    return kv_find(t, key, view);\n",
                 "        return KV_DONE;\n    return KV_MISSING;\n",
             ),
@@ -24,7 +24,7 @@ READER_MUTANTS = (
     Mutant(
         "a-key-that-differs-is-not-looked-at-again",
         "reader-overwrite-round",
-        (Edit("index.c", "            if (!kv_view_intact(view))\n", "            if (0)\n"),),
+        (Edit("lookup.c", "            if (!kv_view_intact(view))\n", "            if (0)\n"),),
     ),
     Mutant(
         "tail-advanced-but-entry-kept",
@@ -32,7 +32,7 @@ READER_MUTANTS = (
         (
             Edit(
                 "evict.c",
-                "            unlink_place(op, &place, KV_EVICTIONS);\n"
+                "            unlink_slot(op, &ref, KV_EVICTIONS);\n"
                 "            ghost_remember(op, key.hash);\n",
                 "            ghost_remember(op, key.hash);\n",
             ),
@@ -43,7 +43,7 @@ READER_MUTANTS = (
         "reader-empty-middle",
         (
             Edit(
-                "chain.c",
+                "index.c",
                 "    struct kv_shard *h = op->header;\n    for (;;) {\n",
                 "    struct kv_shard *h = op->header;\n"
                 "    struct kv_bucket *first = bucket_at(op->t, op->shard, home);\n"
@@ -69,14 +69,14 @@ READER_MUTANTS = (
     Mutant(
         "passed-records-are-not-told-by-distance",
         "reader-overwrite-round",
-        (Edit("index.c", "    if (distance >= ring.capacity || ", "    if ("),),
+        (Edit("lookup.c", "    if (distance >= ring.capacity || ", "    if ("),),
     ),
     Mutant(
         "overtaken-is-taken-for-missing",
         "reader-overwrite-round",
         (
             Edit(
-                "index.c",
+                "lookup.c",
                 "            if (status == KV_CONTENDED)\n                return KV_CONTENDED;\n",
                 "            if (status == KV_CONTENDED)\n                continue;\n",
             ),
@@ -87,7 +87,7 @@ READER_MUTANTS = (
         "scan-overwrite",
         (
             Edit(
-                "index.c",
+                "lookup.c",
                 "                if (status == KV_CONTENDED)\n                    continue;\n",
                 "",
             ),

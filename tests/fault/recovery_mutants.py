@@ -11,9 +11,9 @@ RECOVERY_MUTANTS = (
         (
             Edit(
                 "evict.c",
-                "    STORE_RELEASE(*place->entry, (LOAD(*place->entry) &",
-                "    publish_head(&main, position, place->length);\n"
-                "    STORE_RELEASE(*place->entry, (LOAD(*place->entry) &",
+                "    STORE_RELEASE(*ref->entry, (LOAD(*ref->entry) &",
+                "    publish_head(&main, position, ref->length);\n"
+                "    STORE_RELEASE(*ref->entry, (LOAD(*ref->entry) &",
             ),
         ),
     ),
@@ -61,8 +61,8 @@ RECOVERY_MUTANTS = (
         (
             Edit(
                 "evict.c",
-                "        if (!fits(&main, 0, place.length)) {\n",
-                "        if (place.entry == op->spared || !fits(&main, 0, place.length)) {\n",
+                "        if (!fits(&main, 0, ref.length)) {\n",
+                "        if (ref.entry == op->spared || !fits(&main, 0, ref.length)) {\n",
             ),
         ),
     ),

@@ -34,7 +34,7 @@ from fault.journals import (
     start_number,
 )
 from fault.soak_holders import HOLDERS
-from servers import Server
+from support.servers import Server
 
 import kvserve
 

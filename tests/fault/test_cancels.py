@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from conftest import Eventually
 from fault.interrupted import ASYNC_KINDS, descriptors
-from servers import Server, StartServer, stopped
+from support.servers import Server, StartServer, stopped
 
 import kvserve
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 import kvserve
 from kvserve.protocol import commands

@@ -18,7 +18,7 @@ from fault.core_build import compiler, run
 
 if TYPE_CHECKING:
     from conftest import Eventually
-    from servers import Server, StartServer
+    from support.servers import Server, StartServer
 
 # Which calls, how the system refuses them, and how many of them a respawn makes at least.
 CALLS = [

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import FORKS, Fork, Member, crew, together
-from servers import Server, StartServer, stopped
-from trusted import direct, writers
+from support.crews import FORKS, Fork, Member, crew, together
+from support.servers import Server, StartServer, stopped
+from support.trusted import direct, writers
 
 import kvserve
 from kvserve.protocol.framing import frame_to_stream

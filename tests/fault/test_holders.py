@@ -30,7 +30,7 @@ import uvloop
 from conftest import Eventually
 from fault.test_cancels import cancelled_after, cancelled_at
 from fault.test_signals import Interrupted, handling
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 import kvserve
 

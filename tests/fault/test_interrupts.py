@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from fault.interrupted import descriptors
-from servers import Server, StartServer
-from trusted import direct
+from support.servers import Server, StartServer
+from support.trusted import direct
 
 import kvserve
 

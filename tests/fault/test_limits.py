@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from servers import Server, StartServer, impatient, stopped
+from support.servers import Server, StartServer, impatient, stopped
 
 import kvserve
 from kvserve.names import Names

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from fault.linearizability import UNKNOWN, Event, is_linearizable, with_doubles
-from servers import Server
+from support.servers import Server
 
 import kvserve
 

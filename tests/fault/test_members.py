@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually, NewNames
-from servers import Server, StartServer, clean_up
+from support.servers import Server, StartServer, clean_up
 
 from kvserve.manifest import Manifest
 from kvserve.names import Names
@@ -28,7 +28,7 @@ HEADER_BYTES = LAYOUT["hints_header_bytes"]
 
 # A process of a user in the group; it answers each line with what that gives.
 MEMBER = """
-import os, sys, time, kvserve, kvserve.client.blocking, kvserve.client.notes, kvserve.objects
+import os, sys, time, kvserve, kvserve.client.blocking.client, kvserve.client.notes, kvserve.objects
 user, group, name = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 os.setgroups([group])
 os.setgid(65534)

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 CLIENT = """
 import sys, kvserve

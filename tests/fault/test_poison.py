@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Server, StartServer, stopped
+from support.servers import Server, StartServer, stopped
 
 import kvserve
 

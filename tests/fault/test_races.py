@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from leftovers import leftovers
+from support.leftovers import leftovers
 
 from kvserve.names import Names
 from kvserve.parent.cleanup import clean

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import posix_ipc
 import pytest
-from commands import answers, kvserve
-from leftovers import processes
-from oddities import ODDITIES, uproot
-from servers import clean_up
+from support.commands import answers, kvserve
+from support.leftovers import processes
+from support.oddities import ODDITIES, uproot
+from support.servers import clean_up
 
 from kvserve.names import Names
 from kvserve.parent.housekeeping import memory_path, semaphore_path
@@ -21,7 +21,7 @@ from kvserve.runtime import holder
 
 if TYPE_CHECKING:
     from conftest import Eventually
-    from servers import Server, StartServer
+    from support.servers import Server, StartServer
 
 MENDED: dict[str, Callable[[Names], object]] = {
     "the runtime directory": lambda names: shutil.rmtree(names.runtime_directory),

@@ -14,7 +14,7 @@ from kvserve.errors import KvserveError
 
 if TYPE_CHECKING:
     from conftest import Eventually
-    from servers import Server, StartServer
+    from support.servers import Server, StartServer
 
 ROUNDS = 12
 TIMEOUT_SECONDS = 3.0  # hundreds of respawns fit in; far fewer than 12 pauses that double do

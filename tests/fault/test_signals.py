@@ -29,7 +29,7 @@ from fault.interrupted import (
     large,
     set_and_count,
 )
-from servers import Server, StartServer, impatient, stopped
+from support.servers import Server, StartServer, impatient, stopped
 
 import kvserve
 

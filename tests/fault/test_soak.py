@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from fault.soak import Soak
-from seeds import SEED, line
-from servers import Server, StartServer
+from support.seeds import SEED, line
+from support.servers import Server, StartServer
 
 KILLS = int(os.environ.get("KVSERVE_TEST_KILLS", "40"))
 

@@ -14,7 +14,7 @@ import pytest
 from fault.core_build import build_mutant, build_stepper
 from fault.mutants import MUTANTS
 from fault.seeded_bug import Mutant
-from seeds import derived
+from support.seeds import derived
 
 SAMPLE = ["--kills", "1", "--turns", "4", "--sample", "6"]
 SEED_VARIABLE = "STEPPER_SEED"

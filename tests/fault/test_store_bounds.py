@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from servers import Server, StartServer
-from stores import edit
-from valkeys import Valkey
+from support.servers import Server, StartServer
+from support.stores import edit
+from support.valkeys import Valkey
 
 import kvserve
 from kvserve import limits

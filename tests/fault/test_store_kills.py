@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from conftest import Eventually
-from servers import StartServer
+from support.servers import StartServer
 
 import kvserve
 from kvserve.names import Names

@@ -14,7 +14,7 @@ import msgpack
 import posix_ipc
 import pytest
 from conftest import Eventually
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 import kvserve
 from kvserve.names import Names

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from servers import Server, StartServer
-from trusted import writers
+from support.servers import Server, StartServer
+from support.trusted import writers
 
 BEFORE = """
 import asyncio, os, sys

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Eventually
 from fuzz.attacker import Attacker
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 from kvserve import limits
 from kvserve.errors import OutcomeUnknown, ServerBusy

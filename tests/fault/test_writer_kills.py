@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from fault import payloads
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 import kvserve
 from kvserve.errors import ServerBusy

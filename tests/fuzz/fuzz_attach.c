@@ -114,9 +114,9 @@ static uint64_t read_all(const struct kv_table *t) {
     for (uint32_t n = 0; n < 420; n++) {
         struct kv_key key = numbered_key(t, n, key_bytes);
         struct kv_view view;
-        kv_find_soon(t, &key, &view);
-        kv_find_next(t, &key, &view);
-        enum kv_status status = kv_find_now(t, &key, &view);
+        kv_prefetch_bucket(t, &key, &view);
+        kv_prefetch_record(t, &key, &view);
+        enum kv_status status = kv_find_prefetched(t, &key, &view);
         CHECK(kv_find(t, &key, &view) == status, "key %u: not in steps", n);
         if (status != KV_DONE)
             continue;

@@ -34,9 +34,9 @@ static bool read_key(struct run *r, uint32_t n, struct item *seen) {
     struct kv_key key = numbered_key(&r->s.t, n, key_bytes);
     struct kv_view view, stepwise;
     enum kv_status status = kv_find(&r->s.t, &key, &view);
-    kv_find_soon(&r->s.t, &key, &stepwise);
-    kv_find_next(&r->s.t, &key, &stepwise);
-    CHECK(kv_find_now(&r->s.t, &key, &stepwise) == status, "key %u: not in steps", n);
+    kv_prefetch_bucket(&r->s.t, &key, &stepwise);
+    kv_prefetch_record(&r->s.t, &key, &stepwise);
+    CHECK(kv_find_prefetched(&r->s.t, &key, &stepwise) == status, "key %u: not in steps", n);
     if (status == KV_MISSING)
         return false;
     CHECK(status == KV_DONE, "key %u: status %d", n, (int)status);

@@ -73,10 +73,10 @@ static void *write_loop(void *argument) {
 /* As a batch does, which leaves a record alone for a while after it has found where that is. */
 static enum kv_status find_slowly(const struct kv_table *t, const struct kv_key *key,
                                   struct kv_view *view) {
-    kv_find_soon(t, key, view);
-    kv_find_next(t, key, view);
+    kv_prefetch_bucket(t, key, view);
+    kv_prefetch_record(t, key, view);
     sched_yield();
-    return kv_find_now(t, key, view);
+    return kv_find_prefetched(t, key, view);
 }
 
 /* Returns the stamp of a whole value, or 0: a miss, or overtaken too often. */

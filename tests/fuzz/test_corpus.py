@@ -46,7 +46,7 @@ def test_driver_notices_what_the_core_must_not_do(tmp_path: Path) -> None:
     """A fuzzer that cannot fail is none: here the core trusts the lengths that it reads."""
     core = copied_core(tmp_path)
     check_of_length = "rest < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes"
-    edit(core / "index.c", check_of_length, "rest == 0")
+    edit(core / "lookup.c", check_of_length, "rest == 0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "CORE", core)
         program = building.make(building.replayer("attach"), tmp_path / "attach")

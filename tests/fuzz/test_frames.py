@@ -22,7 +22,7 @@ from fuzz.attacker import Attacker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property.test_messages import ANYTHING, LIKE_REQUESTS, REQUESTS
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 from kvserve.limits import QUEUE_MESSAGE_BYTES_MIN
 from kvserve.names import Names

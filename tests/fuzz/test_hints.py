@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import posix_ipc
 import pytest
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 from kvserve.errors import ServerError
 from kvserve.names import Names

@@ -18,12 +18,12 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from commands import COMMAND, kvserve, on_terminal
-from servers import Server, StartServer
+from support.commands import COMMAND, kvserve, on_terminal
+from support.servers import Server, StartServer
 
+from kvserve.bench.survey import Survey
+from kvserve.bench.trace import GET
 from kvserve.cli.commands import cli
-from kvserve.cli.measuring.survey import Survey
-from kvserve.cli.measuring.trace import GET
 from kvserve.names import Names
 
 TRACE = Path(__file__).parents[2] / "benchmarks" / "data" / "web07.trace.xz"

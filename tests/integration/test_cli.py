@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import COMMAND, Run, answers, environment, kvserve
-from servers import Server
+from support.commands import COMMAND, Run, answers, environment, kvserve
+from support.servers import Server
 
 from kvserve.names import Names
 

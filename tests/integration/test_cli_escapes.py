@@ -7,8 +7,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from commands import COMMAND, answers, environment, kvserve, on_terminal
-from servers import Server
+from support.commands import COMMAND, answers, environment, kvserve, on_terminal
+from support.servers import Server
 
 # Sets the window's title, clears the screen, and the same by C1 controls; a bell, a carriage
 # return; a mark that turns the direction of text; a separator of lines; a newline.

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from servers import Server
+from support.servers import Server
 from unit.test_dump_hostile import HEAD, TAIL, frame
 
 from kvserve.cli.commands import cli

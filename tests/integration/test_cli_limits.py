@@ -14,8 +14,8 @@ from pathlib import Path
 
 import posix_ipc
 import pytest
-from commands import COMMAND, environment, kvserve
-from servers import Server
+from support.commands import COMMAND, environment, kvserve
+from support.servers import Server
 
 from kvserve.errors import LimitError
 from kvserve.limits import MIB

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from commands import COMMAND, kvserve, on_terminal
-from leftovers import children, processes
-from servers import Server
+from support.commands import COMMAND, kvserve, on_terminal
+from support.leftovers import children, processes
+from support.servers import Server
 
-from kvserve.cli.measuring.report import PERCENTILES
+from kvserve.cli.bench_report import PERCENTILES
 
 BENCH = ("--seconds", "0.3", "--keys", "50", "--write-share", "0.5")
 

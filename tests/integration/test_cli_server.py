@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import answers, kvserve
-from servers import Server, StartServer
+from support.commands import answers, kvserve
+from support.servers import Server, StartServer
 
 from kvserve.names import Names
 
 # Imports what it needs while it still may: the interpreter may be in root's home directory.
 AS_NOBODY = """
 import os
-import kvserve.client.blocking
+import kvserve.client.blocking.client
 import kvserve.parent.cleanup, kvserve.parent.doctor, kvserve.parent.inspection
 import kvserve.parent.parent
-from kvserve.cli import commands, looking, main, serving
+from kvserve.cli import commands, inspecting, main, serving
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Run, answers, kvserve, on_terminal
-from servers import Server, StartServer
+from support.commands import Run, answers, kvserve, on_terminal
+from support.servers import Server, StartServer
 
 import kvserve as package
-from kvserve.cli import short
+from kvserve.cli import fast_get
 from kvserve.cli.main import main
 from kvserve.names import Names
 
 HEAVY = {
     "asyncio", "click", "dataclasses", "importlib.metadata", "inspect", "logging", "rich",
-    "secrets", "tempfile", "tomllib", "uvloop", "kvserve.client.blocking", "kvserve.config",
+    "secrets", "tempfile", "tomllib", "uvloop", "kvserve.client.blocking.client", "kvserve.config",
     "kvserve.parent", "kvserve.worker",
 }  # fmt: skip
 LONG = ("--timeout", "2")  # which the short way does not know
@@ -85,7 +85,7 @@ def test_both_ways_understand_every_command_line_alike(
         line
         for count in range(4)
         for more in itertools.product(words, repeat=count)
-        if short.parse(line := ["get", *more])
+        if fast_get.parse(line := ["get", *more])
     ]
     assert len(short_lines) > 200
     for name in (shared.name, names.name, "no/name", ""):
@@ -93,7 +93,7 @@ def test_both_ways_understand_every_command_line_alike(
         for line in short_lines:
             quick = told(line)
             with monkeypatch.context() as patch:
-                patch.setattr(short, "parse", lambda _line: None)
+                patch.setattr(fast_get, "parse", lambda _line: None)
                 assert (line, name, quick) == (line, name, told(line))
 
 
@@ -121,7 +121,7 @@ def test_both_ways_look_alike_on_a_terminal(shared: Server, key: str) -> None:
     ids=" ".join,
 )
 def test_what_it_does_not_know_goes_the_long_way(words: list[str]) -> None:
-    assert short.parse(words) is None
+    assert fast_get.parse(words) is None
 
 
 def test_what_a_worker_must_answer_goes_the_long_way(

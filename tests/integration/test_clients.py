@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from servers import Server, StartServer, count_once
+from support.servers import Server, StartServer, count_once
 
 import kvserve
 

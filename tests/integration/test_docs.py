@@ -22,8 +22,8 @@ from typing import Any
 
 import msgpack
 import pytest
-from servers import Server
-from valkeys import Valkey
+from support.servers import Server
+from support.valkeys import Valkey
 
 DOCS = Path(__file__).parents[2] / "docs"
 Shell = Callable[[str], str]

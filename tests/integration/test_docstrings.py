@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Iterator
 
 import pytest
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 import kvserve
 

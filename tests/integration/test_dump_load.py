@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import COMMAND, answers, environment, kvserve, on_terminal
 from conftest import Eventually
-from servers import Server, StartServer
+from support.commands import COMMAND, answers, environment, kvserve, on_terminal
+from support.servers import Server, StartServer
 
 import kvserve as package
-from kvserve.client import dumping
+from kvserve.client.admin import dump
 from kvserve.names import Names
 from kvserve.protocol.dump import DumpReader, DumpWriter, Header, Item
 
@@ -273,7 +273,7 @@ def test_a_dump_while_others_write_has_all_that_stays(server: Server) -> None:
         stays = {f"stays:{number}": number for number in range(2000)}
         cache.set_many(stays)
         items: dict[str | bytes, Item] = {}
-        for number, item in enumerate(dumping.dump(cache)):
+        for number, item in enumerate(dump.dump(cache)):
             cache.set(f"comes:{number}", number)
             cache.delete(f"comes:{number - 10}")
             items[item.key] = item
@@ -286,7 +286,7 @@ def test_load_counts_what_it_did_before_an_error(server: Server) -> None:
             yield Item(f"k{number}", 1, b"x", 0)
         raise package.ServerBusy("in the middle")
 
-    tally = dumping.Tally()
+    tally = dump.Tally()
     with server.connect() as cache, pytest.raises(package.ServerBusy):
-        dumping.load(cache, broken(), tally=tally)
+        dump.load(cache, broken(), tally=tally)
     assert tally.loaded == 256

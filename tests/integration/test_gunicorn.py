@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from leftovers import children
-from servers import Server
+from support.leftovers import children
+from support.servers import Server
 
 WORKERS = 3
 REQUESTS = 60

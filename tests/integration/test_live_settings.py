@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import answers, kvserve
-from configuring import change, config, refused, versions
 from conftest import Eventually, NewNames
-from servers import Server, StartServer
+from support.commands import answers, kvserve
+from support.configuring import change, config, refused, versions
+from support.servers import Server, StartServer
 
 from kvserve.errors import ValueTooLarge
 from kvserve.live import settings

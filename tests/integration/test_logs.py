@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import pytest
 from conftest import Eventually, NewNames
-from servers import Server, StartServer, clean_up
+from support.servers import Server, StartServer, clean_up
 
 from kvserve.names import Names
 from kvserve.parent import child
@@ -27,7 +27,7 @@ from kvserve.protocol import commands
 from kvserve.table.table import Table
 from kvserve.transport.mqueue import SendingQueue
 from kvserve.worker import exit_codes
-from kvserve.worker.lines import LINE_BYTES_MAX, PipeHandler
+from kvserve.worker.log_pipe import LINE_BYTES_MAX, PipeHandler
 
 Life = Callable[[], int]
 Ends = list[tuple[int, str]]

@@ -6,8 +6,8 @@ import os
 import subprocess
 
 import pytest
-from commands import COMMAND, Run, environment
-from servers import Server
+from support.commands import COMMAND, Run, environment
+from support.servers import Server
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")
 PID = ("--pid", "--fork", "--mount-proc")

@@ -19,8 +19,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from servers import Server, StartServer
-from valkeys import Cluster, Valkey, serve, serve_cluster, wait_until
+from support.servers import Server, StartServer
+from support.valkeys import Cluster, Valkey, serve, serve_cluster, wait_until
 
 import kvserve
 

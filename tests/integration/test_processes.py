@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 from conftest import Eventually
-from servers import Server, StartServer, stopped
+from support.servers import Server, StartServer, stopped
 
 import kvserve
 from kvserve.client.session import Session

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import NewNames
-from servers import Server, clean_up
+from support.servers import Server, clean_up
 
 from kvserve import runtime
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from commands import answers, kvserve
-from leftovers import processes
-from oddities import ODDITIES, uproot
-from servers import clean_up
+from support.commands import answers, kvserve
+from support.leftovers import processes
+from support.oddities import ODDITIES, uproot
+from support.servers import clean_up
 
 from kvserve.runtime import PidFile, holder, prepare_directory
 
 if TYPE_CHECKING:
     from conftest import Eventually
-    from servers import Server, StartServer
+    from support.servers import Server, StartServer
 
     from kvserve.names import Names
 

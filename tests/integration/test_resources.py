@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 import kvserve
 

@@ -11,11 +11,11 @@ from contextlib import closing, contextmanager
 from unittest.mock import patch
 
 import pytest
-from servers import Server, StartServer
-from trusted import direct, writers
+from support.servers import Server, StartServer
+from support.trusted import direct, writers
 
 import kvserve
-from kvserve.client import seats
+from kvserve.client.writer import slot
 from kvserve.errors import ServerUnavailable
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.live import settings
@@ -82,7 +82,7 @@ def test_a_client_that_was_dropped_gives_its_place_back(server: Server) -> None:
 def test_places_are_left_once_nobody_changes_seats(server: Server, way: str) -> None:
     cache: kvserve.Client | None = direct(server)
     assert cache is not None
-    with seats._seats._changing:  # this thread is just taking another one
+    with slot._seats._changing:  # this thread is just taking another one
         if way == "closed":
             cache.close()
         cache = None
@@ -95,7 +95,7 @@ def test_places_are_left_once_nobody_changes_seats(server: Server, way: str) -> 
 
 def test_nothing_is_joined_that_may_be_the_next_servers(server: Server) -> None:
     """Its lease file is another, and its rings may be others' of the same number."""
-    attach_maps = seats.attach_maps
+    attach_maps = slot.attach_maps
     attached = []
 
     def attach_while_the_server_ends(*arguments: object) -> object:
@@ -106,7 +106,7 @@ def test_nothing_is_joined_that_may_be_the_next_servers(server: Server) -> None:
 
     before = incarnation(server)
     with (
-        patch.object(seats, "attach_maps", attach_while_the_server_ends),
+        patch.object(slot, "attach_maps", attach_while_the_server_ends),
         pytest.raises(ServerUnavailable, match="just"),
     ):
         direct(server)

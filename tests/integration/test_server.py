@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import posix_ipc
 import pytest
-from commands import kvserve
-from leftovers import leftovers
+from support.commands import kvserve
+from support.leftovers import leftovers
 
 from kvserve.manifest import Manifest
 from kvserve.names import Names
@@ -26,7 +26,7 @@ from kvserve.runtime import holder
 
 if TYPE_CHECKING:
     from conftest import Eventually, NewNames
-    from servers import Server, StartServer
+    from support.servers import Server, StartServer
 
 
 def pipes(pid: int) -> set[str]:

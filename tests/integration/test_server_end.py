@@ -9,9 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from commands import answers, kvserve
-from leftovers import leftovers, processes
-from servers import stopped
+from support.commands import answers, kvserve
+from support.leftovers import leftovers, processes
+from support.servers import stopped
 
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
@@ -19,7 +19,7 @@ from kvserve.parent.housekeeping import memory_path
 
 if TYPE_CHECKING:
     from conftest import Eventually
-    from servers import Server, StartServer
+    from support.servers import Server, StartServer
 
 
 def kept_only(names: Names) -> list[str]:

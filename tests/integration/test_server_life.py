@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from commands import answers, kvserve
-from leftovers import leftovers, processes
+from support.commands import answers, kvserve
+from support.leftovers import leftovers, processes
 
 from kvserve.errors import ServerError
 from kvserve.names import Names
@@ -25,7 +25,7 @@ from kvserve.table.table import kept
 
 if TYPE_CHECKING:
     from conftest import Eventually
-    from servers import Server, StartServer
+    from support.servers import Server, StartServer
 
 ITEMS_AT = 168  # in a shard's header, see core/layout.h
 

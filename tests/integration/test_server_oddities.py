@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from commands import kvserve
-from leftovers import processes
-from oddities import ODDITIES, uproot
-from servers import clean_up
+from support.commands import kvserve
+from support.leftovers import processes
+from support.oddities import ODDITIES, uproot
+from support.servers import clean_up
 
 from kvserve.parent.housekeeping import FIFO_AGE_SECONDS, memory_path, semaphore_path
 from kvserve.runtime import holder
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Eventually
-    from servers import StartServer
+    from support.servers import StartServer
 
     from kvserve.names import Names
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Run, answers, kvserve
-from configuring import change, config, refused, versions
 from conftest import Eventually
-from servers import Server, StartServer, clean_up
+from support.commands import Run, answers, kvserve
+from support.configuring import change, config, refused, versions
+from support.servers import Server, StartServer, clean_up
 
 from kvserve.live import settings
 from kvserve.names import Names

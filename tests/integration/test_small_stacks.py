@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from servers import PATIENCE_SECONDS, Server
+from support.servers import PATIENCE_SECONDS, Server
 
 PROGRAM = """
 import sys, threading

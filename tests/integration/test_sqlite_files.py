@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import edit, opened, record
+from support.stores import edit, opened, record
 
 from kvserve.errors import ConfigError
 from kvserve.protocol import codec
-from kvserve.store.sqlite import SqliteStore
+from kvserve.store.sqlite.store import SqliteStore
 
 
 @pytest.fixture

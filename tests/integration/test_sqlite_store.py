@@ -15,13 +15,13 @@ import pytest
 from conftest import Eventually
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import edit, now_ms, opened, record
+from support.stores import edit, now_ms, opened, record
 
 from kvserve.errors import StoreUnavailable
 from kvserve.protocol import codec
-from kvserve.store import sqlite
 from kvserve.store.base import Key, Record
-from kvserve.store.sqlite import PURGE_ROWS, SqliteStore
+from kvserve.store.sqlite import store as sqlite
+from kvserve.store.sqlite.store import PURGE_ROWS, SqliteStore
 
 HOUR_MS = 3_600_000
 

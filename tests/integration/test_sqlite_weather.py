@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from sqlite_writer import KEYS, TASKS, change
-from stores import edit, opened, record
+from support.sqlite_writer import KEYS, TASKS, change
+from support.stores import edit, opened, record
 
 from kvserve.errors import ConfigError, OutcomeUnknown, StoreUnavailable
-from kvserve.store.groups import StoreBusy
-from kvserve.store.sqlite import SqliteStore
-from kvserve.store.sqlite_transactions import Transactions
+from kvserve.store.sqlite.group_commit import StoreBusy
+from kvserve.store.sqlite.store import SqliteStore
+from kvserve.store.sqlite.transactions import Transactions
 
 WRITERS = 4
 ROUNDS = 6
@@ -371,10 +371,10 @@ def test_a_file_of_somebody_else_is_refused_at_the_start(
     program = """
 import os, sys
 from kvserve.errors import ConfigError
-from kvserve.store import sqlite
+from kvserve.store.sqlite.store import SqliteStore
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
-    sqlite.SqliteStore.check(sys.argv[1])
+    SqliteStore.check(sys.argv[1])
 except ConfigError as error:
     print(error)
 """

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import kvserve as command
 from conftest import Eventually
-from servers import Server, StartServer
+from support.commands import kvserve as command
+from support.servers import Server, StartServer
 
 import kvserve
 from kvserve.names import Names

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import COMMAND, environment, kvserve, on_terminal
 from conftest import Eventually
-from servers import Server, StartServer
+from support.commands import COMMAND, environment, kvserve, on_terminal
+from support.servers import Server, StartServer
 
-from kvserve.client.figures import INSTANCE, STORE, WORKER
+from kvserve.stats.catalog import INSTANCE, STORE, WORKER
 
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Z])")
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import kvserve
-from servers import PATIENCE_SECONDS, Server, StartServer
+from support.commands import kvserve
+from support.servers import PATIENCE_SECONDS, Server, StartServer
 
 import kvserve as package
-from kvserve.client import dumping
-from kvserve.client.operations import Operation
+from kvserve.client.admin import dump
+from kvserve.client.calls.operations import Operation
 from kvserve.errors import InvalidValue, UnreadableValue
 from kvserve.protocol import codec, commands
 from kvserve.protocol.dump import DumpWriter, Header, Item
-from kvserve.store import valkey_format
+from kvserve.store.valkey import format
 
 BAD = b"\x93no"  # three items, of which the third is missing
 GOOD = {"a": [1], "z": {"k": (2,)}}
@@ -64,7 +64,7 @@ def test_it_concerns_its_key_alone(served: Server, way: str) -> None:
         assert set(cache.scan()) == {*GOOD, "bad", "later", "b"}
         assert "bad" in cache
         assert cache.touch("bad", 60)
-        assert [item.key for item in dumping.dump(cache, "bad")] == ["bad"]
+        assert [item.key for item in dump.dump(cache, "bad")] == ["bad"]
         assert cache.get_or_set("bad", lambda: "mended", lease=3600) == "mended"
         assert cache.get("bad") == "mended"
         assert cache.memoize(key=lambda: "later")(lambda: "new")() == "new"
@@ -201,7 +201,7 @@ def test_odd_rows_of_a_database(make_server: StartServer, tmp_path: Path) -> Non
 def test_values_of_valkey_can_all_be_read(number: int) -> None:
     for payload in (b"", BAD, b"\xff", b"\x91\x01", b"text", bytes(8)):
         stored = b"\xc1" + bytes([number]) + b"stamp678" + payload
-        record = valkey_format.from_stored("k", stored, 0)
+        record = format.from_stored("k", stored, 0)
         assert codec.is_readable(record.codec, record.payload)
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from valkeys import Heard, Valkey, free_ports, relay, serve, serve_cluster
+from support.valkeys import Heard, Valkey, free_ports, relay, serve, serve_cluster
 
 from kvserve.errors import ConfigError, StoreUnavailable
 from kvserve.protocol import codec
 from kvserve.store.base import Record
 from kvserve.store.urls import check
-from kvserve.store.valkey import ValkeyStore
+from kvserve.store.valkey.store import ValkeyStore
 
 PASSWORD = "a/b@c:d e"
 QUOTED = "a%2Fb%40c%3Ad%20e"

@@ -11,13 +11,13 @@ from functools import partial
 
 import pytest
 import uvloop
-from stores import record
-from valkeys import Cluster, Heard, following, serve_cluster, wait_until
+from support.stores import record
+from support.valkeys import Cluster, Heard, following, serve_cluster, wait_until
 
 from kvserve.errors import OutcomeUnknown, StoreUnavailable
 from kvserve.protocol import codec
 from kvserve.store.base import Record
-from kvserve.store.valkey import ValkeyStore
+from kvserve.store.valkey.store import ValkeyStore
 
 STALENESS_SECONDS = 0.4
 TIMEOUT_SECONDS = 1.0

@@ -12,10 +12,10 @@ from pathlib import Path
 import hiredis
 import pytest
 import uvloop
-from stores import record
-from valkeys import Heard, Valkey, following, serve, wait_until
+from support.stores import record
+from support.valkeys import Heard, Valkey, following, serve, wait_until
 
-from kvserve.store.valkey import ValkeyStore
+from kvserve.store.valkey.store import ValkeyStore
 
 STALENESS_SECONDS = 1.0  # it lapses if one of us stands still for three quarters of that
 TIMEOUT_SECONDS = 20.0

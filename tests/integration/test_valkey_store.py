@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import uvloop
-from stores import record
-from valkeys import Cluster, Valkey, serve, serve_cluster
+from support.stores import record
+from support.valkeys import Cluster, Valkey, serve, serve_cluster
 
 from kvserve.errors import CounterOverflow, NotACounter
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
 from kvserve.protocol import codec
 from kvserve.store.base import Record
-from kvserve.store.valkey import ValkeyStore
+from kvserve.store.valkey.store import ValkeyStore
 
 Other = Callable[..., Any]  # another program: the reply to one of its commands
 Work = Callable[[ValkeyStore], Awaitable[None]]

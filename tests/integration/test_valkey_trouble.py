@@ -12,12 +12,12 @@ from pathlib import Path
 import hiredis
 import pytest
 import uvloop
-from stores import record
-from valkeys import Valkey, free_ports, relay, serve
+from support.stores import record
+from support.valkeys import Valkey, free_ports, relay, serve
 
 from kvserve.errors import OutcomeUnknown, StoreUnavailable
 from kvserve.protocol import codec
-from kvserve.store.valkey import ValkeyStore
+from kvserve.store.valkey.store import ValkeyStore
 
 Work = Callable[[ValkeyStore], Awaitable[None]]
 PASSWORD = "a/b@c:d e"

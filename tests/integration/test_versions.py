@@ -14,7 +14,7 @@ from kvserve.parent.housekeeping import memory_path
 from kvserve.table._core import LAYOUT, LAYOUT_VERSION
 
 if TYPE_CHECKING:
-    from servers import StartServer
+    from support.servers import StartServer
 
 JSON_MAX = 2**53  # what JavaScript and jq count to
 AHEAD = 2**51  # a last version that the clock reaches in 2039

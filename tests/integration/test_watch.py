@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import uvloop
-from commands import COMMAND, environment, kvserve
-from servers import Server, StartServer
+from support.commands import COMMAND, environment, kvserve
+from support.servers import Server, StartServer
 
 import kvserve as api
 from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable

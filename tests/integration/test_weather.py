@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 import pytest
 from conftest import Eventually
-from servers import Server, StartServer, impatient, stopped
+from support.servers import Server, StartServer, impatient, stopped
 
 import kvserve
 from kvserve.client.session import Session

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, kvserve
-from servers import Server, StartServer
+from support.commands import COMMAND, kvserve
+from support.servers import Server, StartServer
 
 import kvserve as package
 from kvserve import runtime, whereabouts
@@ -127,7 +127,7 @@ def test_a_member_of_the_group_is_told_too(make_server: StartServer) -> None:
     server = make_server("--group", group)
     program = (
         "import os, sys\n"
-        "import kvserve.client.blocking\n"
+        "import kvserve.client.blocking.client\n"
         "from kvserve.cli import commands, data, main\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "main.main()\n"

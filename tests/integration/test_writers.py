@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from configuring import change
-from crews import crew, together
-from servers import Server, StartServer, clean_up
-from trusted import direct, staying, writers
+from support.configuring import change
+from support.crews import crew, together
+from support.servers import Server, StartServer, clean_up
+from support.trusted import direct, staying, writers
 
 import kvserve
 from kvserve.errors import (
@@ -85,7 +85,7 @@ def test_a_member_of_the_group_may_not(
         server = make_server("--writers", "1", "--group", group, names=names, wait=False)
         eventually(lambda: "ready: " in server.log)
         program = (
-            "import os, sys, kvserve, kvserve.client.writing\n"  # its files may be ours alone
+            "import os, sys, kvserve.client.blocking.direct\n"  # its files may be ours alone
             f"os.setgroups([{os.getgid()}]); os.setuid({STRANGER})\n"
             "with kvserve.connect(sys.argv[1], timeout=20) as cache: cache.set('key', 1)\n"
             "try: kvserve.connect(sys.argv[1], timeout=20, write='direct')\n"

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import kvserve as run_command
 from conformance import ways
-from servers import Server, StartServer, impatient
-from trusted import direct, staying, writers
+from support.commands import kvserve as run_command
+from support.servers import Server, StartServer, impatient
+from support.trusted import direct, staying, writers
 
 import kvserve
-from kvserve.client import direct_table
-from kvserve.client.seats import Seat, enter
-from kvserve.client.writing import DirectClient
+from kvserve.client.blocking.direct import DirectClient
+from kvserve.client.writer import executor
+from kvserve.client.writer.slot import Seat, enter
 from kvserve.errors import ClientClosed, RequestTimeout, ServerBusy, WriteRefused
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.names import Names
@@ -209,7 +209,7 @@ def test_a_client_that_is_closed_while_another_thread_takes_its_place(
 
     cache = direct(server)
     cache._drop_hand()  # type: ignore[attr-defined]  # so that the next write looks for a place
-    monkeypatch.setattr(direct_table, "enter", enter_late)
+    monkeypatch.setattr(executor, "enter", enter_late)
     with pytest.raises(ClientClosed):
         cache.set("key", 1)
     assert writers(server) == 0

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 from fuzz.attacker import Attacker
-from servers import StartServer
+from support.servers import StartServer
 
 import kvserve
-from kvserve.client.aio_channel import AioChannel
-from kvserve.client.channel import Channel
-from kvserve.client.questions import Question
+from kvserve.client.aio.channel import AioChannel
+from kvserve.client.blocking.channel import Channel
+from kvserve.client.calls.call import Question
 from kvserve.errors import WrongWorker
 from kvserve.protocol import commands
 

@@ -10,7 +10,7 @@ from conformance import ways
 from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 from property.cache_machine import CacheMachine
-from servers import Server, StartServer
+from support.servers import Server, StartServer
 
 
 @pytest.fixture(scope="module")

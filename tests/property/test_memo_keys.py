@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserve.client.recipes import layout
+from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.arguments import canonical_call
 from kvserve.errors import InvalidArgument
 from kvserve.limits import KEY_BYTES_MAX
@@ -144,7 +144,7 @@ def test_list_in_itself_is_refused() -> None:
 
 @given(st.lists(st.text(min_size=1), min_size=1), st.lists(st.text(min_size=1), min_size=1))
 def test_names_of_things_differ_as_their_paths_do(one: list[str], other: list[str]) -> None:
-    keys = [layout.named("lock", path[:-1], path[-1]) for path in (one, other)]
+    keys = [key_layout.named("lock", path[:-1], path[-1]) for path in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)
     assert all(len(key.encode(errors="surrogatepass")) <= KEY_BYTES_MAX for key in keys)
 
@@ -154,8 +154,10 @@ def test_leases_of_two_keys_differ_however_long(key: str | bytes) -> None:
     end = "x" if isinstance(key, str) else b"x"
     others = [key, key + end, (key * 1024)[:1024], (key * 1024)[:1023]]  # type: ignore[operator]
     keys = {each if isinstance(each, bytes) else each.encode()[:1024] for each in others}
-    keys |= {layout.hashed(each).encode() for each in keys}  # what somebody may choose on purpose
-    found = [layout.lease(each) for each in keys]
+    keys |= {
+        key_layout.hashed(each).encode() for each in keys
+    }  # what somebody may choose on purpose
+    found = [key_layout.lease(each) for each in keys]
     leases = {each if isinstance(each, bytes) else each.encode() for each in found}
     assert len(leases) == len(keys)
     assert all(len(each) <= KEY_BYTES_MAX for each in leases)

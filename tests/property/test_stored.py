@@ -15,23 +15,23 @@ from typing import Any
 
 import pytest
 from conformance.ways import own_table
-from unit.memory_store import MemoryStore
+from support.memory_store import MemoryStore
 
 from kvserve.errors import InvalidValue, StoreUnavailable
+from kvserve.execution.budget import Allowance, Budget
+from kvserve.execution.executor import Executor
+from kvserve.execution.stored.coherence import Coherence
+from kvserve.execution.stored.executor import StoredExecutor
 from kvserve.names import Names
 from kvserve.protocol import codec, commands
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import Reply, Request
-from kvserve.store.absences import Absences
 from kvserve.store.base import Key, Record
-from kvserve.store.behind import WriteBehind
 from kvserve.store.guard import GuardedStore
+from kvserve.store.negative_cache import Absences
+from kvserve.store.write_behind import WriteBehind
 from kvserve.table.geometry import plan
 from kvserve.table.table import Table
-from kvserve.worker.budget import Allowance, Budget
-from kvserve.worker.coherence import Coherence
-from kvserve.worker.executor import Executor
-from kvserve.worker.stored import StoredExecutor
 
 CRAMPED = plan(memory=24 * 1024, item_size=64, max_value=1024, shards=2, workers=1)
 ROOMY = plan(memory=1024 * 1024, item_size=64, max_value=1024, shards=2, workers=1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,28 @@ PACKAGE = ROOT / "kvserve"
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
+ROOM_SHARE_MAX = 0.25
 
 GROUND_FLOOR = {
     *("errors", "limits", "names", "config", "toml_file", "runtime", "manifest", "objects"),
     *("escaping", "shortages", "whereabouts", "descriptors", "_descriptors", "native"),
 }
-ROOMS = ["client", "worker", "table", "store"]  # in the order that data walks
-BELOW_ALL = {"protocol", "transport"}  # both sides of the kernel speak and carry alike
-HOUSEKEEPERS = {"parent", "cli"}  # off the data's path
+# What the files of a room may import beside the room itself and the ground floor.
+ROOMS: dict[str, set[str]] = {
+    "protocol": set(),  # both sides of the kernel speak and carry alike
+    "transport": {"protocol"},
+    "table": {"protocol"},
+    "live": {"protocol", "table"},  # shared pages, of the table's kind
+    "store": {"protocol"},
+    "stats": {"table"},
+    "execution": {"protocol", "table", "store"},
+    "client": {"protocol", "transport", "table", "live", "stats", "execution"},
+    "worker": {"protocol", "transport", "table", "live", "execution"},
+    "parent": {"protocol", "transport", "table", "live", "store", "worker"},
+    "bench": {"protocol", "table", "parent", ""},
+    "cli": {"protocol", "table", "live", "client", "stats", "parent", "bench", ""},
+}
+FRONT_DOOR = {"__init__": {"client", "live"}, "__main__": {"cli"}}
 # The language knows no clock and no kernel, neither itself nor by way of names or runtime.
 PROTOCOL_MAY_IMPORT = {"protocol", "errors", "limits", "native"}
 PROTOCOL_NEVER_IMPORTS = {
@@ -82,8 +98,7 @@ def rooms_imported(path: Path) -> set[str]:
     for name in imports(path):
         if name.split(".")[0] == "kvserve":
             part = name.removeprefix("kvserve.").split(".")[0]
-            known = part in {*GROUND_FLOOR, *ROOMS, *BELOW_ALL, *HOUSEKEEPERS, "live"}
-            found.add(part if known else "")
+            found.add(part if part in {*GROUND_FLOOR, *ROOMS} else "")
     return found
 
 
@@ -91,19 +106,30 @@ def allowed(own: str) -> set[str]:
     """What the files of a room may import."""
     if own == "protocol":
         return PROTOCOL_MAY_IMPORT
-    if own == "transport":
-        return {*GROUND_FLOOR, *BELOW_ALL}
     if own in GROUND_FLOOR:
         return GROUND_FLOOR
-    everything = {*GROUND_FLOOR, *BELOW_ALL, *ROOMS, "live"}
-    if own in ROOMS:
-        left_of_it = set(ROOMS[: ROOMS.index(own)])
-        return everything - left_of_it
-    if own == "live":  # shared pages, of the table's kind
-        return {*GROUND_FLOOR, "live", "protocol", "table"}
-    if own == "parent":
-        return {*everything, "parent"}
-    return {*everything, *HOUSEKEEPERS, ""}  # cli, and the package's own door
+    return {own, *GROUND_FLOOR, *(FRONT_DOOR | ROOMS)[own]}
+
+
+def modules_imported(path: Path, modules: set[str]) -> set[str]:
+    """The modules of ours that a file imports; not the packages that they are in."""
+    found = set()
+    for name in imports(path):
+        module = name if name in modules else name.rpartition(".")[0]
+        if module in modules:
+            found.add(module)
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that lead back to themselves."""
+    sorter = TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
 
 
 def test_there_is_something_to_check() -> None:
@@ -112,11 +138,31 @@ def test_there_is_something_to_check() -> None:
 
 
 @pytest.mark.parametrize("path", [*PYTHON, *CYTHON], ids=short)
-def test_imports_go_right_or_to_the_ground_floor(path: Path) -> None:
+def test_imports_go_down(path: Path) -> None:
     own = room(path)
-    known = {*GROUND_FLOOR, *ROOMS, *BELOW_ALL, *HOUSEKEEPERS, "live", "__init__", "__main__"}
-    assert own in known, f"{own} is no room of the house; give it a place here"
+    assert own in {*GROUND_FLOOR, *ROOMS, *FRONT_DOOR}, f"{own} is no room; give it a place here"
     assert rooms_imported(path) <= allowed(own)
+
+
+def test_no_circle_of_imports() -> None:
+    """Neither between rooms nor inside one, also of what is imported late, or for types alone."""
+    by_name = {
+        ".".join(("kvserve", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in PYTHON
+        if path.stem != "__init__"
+    }
+    graph = {name: modules_imported(path, set(by_name)) for name, path in by_name.items()}
+    assert sum(map(len, graph.values())) > 500
+    assert circles(graph) == []
+    assert circles(graph | {"kvserve.errors": {"kvserve.client.connect"}}) != []
+
+
+def test_no_room_is_most_of_the_house() -> None:
+    """A room that grows beyond this has become two."""
+    lines: Counter[str] = Counter()
+    for path in [*PYTHON, *CYTHON, *INCLUDED, *C_CORE]:
+        lines[room(path)] += len(path.read_text().splitlines())
+    assert max(lines.values()) <= ROOM_SHARE_MAX * lines.total(), lines
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "protocol").glob("*.py")), ids=short)
@@ -277,11 +323,10 @@ def public_methods(kind: type) -> dict[str, Any]:
 def twins() -> list[tuple[str, Any, Any]]:
     """Each method of a blocking class, and the asyncio class's of the same name."""
     import kvserve
-    from kvserve.client.recipes.aio import AsyncLimiter, AsyncLock
-    from kvserve.client.recipes.aio_namespaces import AsyncNamespace
-    from kvserve.client.recipes.limiters import Limiter
-    from kvserve.client.recipes.locks import Lock
-    from kvserve.client.recipes.namespaces import Namespace
+    from kvserve.client.aio.locks import AsyncLimiter, AsyncLock
+    from kvserve.client.aio.namespaces import AsyncNamespace
+    from kvserve.client.blocking.locks import Limiter, Lock
+    from kvserve.client.blocking.namespaces import Namespace
 
     pairs = (
         (kvserve.Client, kvserve.AsyncClient), (Namespace, AsyncNamespace), (Lock, AsyncLock),

@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from kvserve import limits
-from kvserve.worker.arrivals import Arrivals
-from kvserve.worker.sessions import Session
+from kvserve.worker.frontends.arrivals import Arrivals
+from kvserve.worker.frontends.session import Session
 
 ROOM_BYTES = 100
 

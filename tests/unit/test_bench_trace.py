@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from kvserve.bench import survey as surveying
+from kvserve.bench.replay import Replayed, replay
+from kvserve.bench.survey import Sizes, Survey, choose, survey
+from kvserve.bench.trace import DELETE, GET, SET, Request, opened
 from kvserve.cli.commands import cli
-from kvserve.cli.measuring import survey as surveying
-from kvserve.cli.measuring.replay import Replayed, replay
-from kvserve.cli.measuring.survey import Sizes, Survey, choose, survey
-from kvserve.cli.measuring.trace import DELETE, GET, SET, Request, opened
 from kvserve.errors import InvalidArgument
 from kvserve.limits import KEY_BYTES_MAX, MIB
 

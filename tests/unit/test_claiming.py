@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from oddities import ODDITIES, uproot
+from support.oddities import ODDITIES, uproot
 
 from kvserve.errors import AlreadyServed, ForeignObject, ServerError
 from kvserve.names import Names
-from kvserve.parent.claiming import MakingLock, SegmentClaim, claim
 from kvserve.parent.cleanup import clean
 from kvserve.parent.housekeeping import memory_path
+from kvserve.parent.instance_lock import MakingLock, SegmentClaim, claim
 from kvserve.runtime import prepare_directory
 
 

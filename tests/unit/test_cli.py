@@ -17,10 +17,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvserve import errors
+from kvserve.bench import driver, samples
+from kvserve.bench.operations import READ
 from kvserve.cli import output
 from kvserve.cli.commands import MODULES, cli
-from kvserve.cli.measuring import driver, samples
-from kvserve.cli.measuring.operations import READ
 from kvserve.config import Config
 from kvserve.names import Names
 from kvserve.parent.inspection import Inspection
@@ -266,7 +266,7 @@ def test_verify_tells_violations(monkeypatch: pytest.MonkeyPatch) -> None:
         def verify(self) -> list[str]:
             return ["shard 3: two records overlap"]
 
-    monkeypatch.setattr("kvserve.cli.looking.connect", lambda *_: Broken())
+    monkeypatch.setattr("kvserve.cli.inspecting.connect", lambda *_: Broken())
     result = in_process("verify")
     assert (result.exit_code, result.output) == (1, "shard 3: two records overlap\n")
 

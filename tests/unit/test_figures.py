@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserve.cli.prometheus import exposition
-from kvserve.client.figures import INSTANCE, NODE, STORE, WORKER, Figure, percentiles
-from kvserve.client.rates import between
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
-from kvserve.worker import figures as counting
-from kvserve.worker.figures import Figures
+from kvserve.stats.catalog import INSTANCE, NODE, STORE, WORKER, Figure
+from kvserve.stats.collect import percentiles
+from kvserve.stats.prometheus import exposition
+from kvserve.stats.rates import between
+from kvserve.worker import stats as counting
+from kvserve.worker.stats import Figures
 
 
 def note(

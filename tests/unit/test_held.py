@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserve import limits
-from kvserve.worker.held import Held, content_version, is_version
+from kvserve.execution.stored.entry import Held, content_version, is_version
 
 payloads = st.binary(max_size=64)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from oddities import ODDITIES, uproot
+from support.oddities import ODDITIES, uproot
 
 from kvserve.config import Config
 from kvserve.errors import ConfigError

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from leftovers import leftovers
+from support.leftovers import leftovers
 
 from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.names import Names

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kvserve.errors import ServerBusy
-from kvserve.worker import key_queues
-from kvserve.worker.key_queues import Job, KeyQueues
+from kvserve.execution.stored import key_queues
+from kvserve.execution.stored.key_queues import Job, KeyQueues
 
 Log = list[str]
 

@@ -10,7 +10,7 @@ from subprocess import Popen
 
 import posix_ipc
 import pytest
-from leftovers import children, end_processes, leftovers, remove_leftovers
+from support.leftovers import children, end_processes, leftovers, remove_leftovers
 
 from kvserve.names import Names
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from conformance.ways import own_table
-from seeds import derived
+from support.seeds import derived
 
 from kvserve.errors import InvalidArgument, NotACounter
+from kvserve.execution import limiting
 from kvserve.limits import SLIDING_HITS_MAX, TTL_MS_MAX
 from kvserve.names import Names
 from kvserve.protocol import codec
 from kvserve.table.geometry import plan
 from kvserve.table.table import Table
-from kvserve.worker import limiting
 
 HOUR_MS = 3_600_000
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvserve.client.many import DeleteMany, GetMany, SetMany
+from kvserve.client.calls.many import DeleteMany, GetMany, SetMany
 from kvserve.errors import (
     InternalError,
     InvalidValue,
@@ -16,6 +16,8 @@ from kvserve.errors import (
     StoreUnavailable,
     ValueTooLarge,
 )
+from kvserve.execution import many
+from kvserve.execution.slices import to_the_end
 from kvserve.limits import (
     BATCH_REPLY_BYTES,
     FRAME_BYTES_MIN,
@@ -27,8 +29,6 @@ from kvserve.limits import (
 )
 from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE, Request, decode_request
-from kvserve.worker import many
-from kvserve.worker.slices import to_the_end
 
 Key = str | bytes
 

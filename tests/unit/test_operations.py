@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from kvserve.cli.measuring.operations import (
+from kvserve.bench.operations import (
     MODIFY,
     READ,
     WRITE,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator
 from typing import Any
 
-from kvserve.worker.slices import Slices
+from kvserve.execution.slices import Slices
 
 
 def steps(count: int, answer: str) -> Generator[None, None, str]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kvserve.errors import StoreUnavailable
-from kvserve.store.groups import Group, StoreBusy
+from kvserve.store.sqlite.group_commit import Group, StoreBusy
 
 
 class Recorder:

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any
 
 import pytest
-from unit.memory_store import MemoryStore
+from support.memory_store import MemoryStore
 
 from kvserve.errors import KvserveError, OutcomeUnknown, StoreUnavailable
 from kvserve.store.base import Key, Record, StoreRefusal
-from kvserve.store.behind import WriteBehind
 from kvserve.store.breaker import FAILURES_MAX
 from kvserve.store.guard import GuardedStore
+from kvserve.store.write_behind import WriteBehind
 
 Work = Callable[["TwoPlaces", GuardedStore], Awaitable[None]]
 

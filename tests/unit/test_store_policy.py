@@ -9,17 +9,17 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 import pytest
-from unit.memory_store import MemoryStore
+from support.memory_store import MemoryStore
 
 from kvserve import limits
 from kvserve.errors import OutcomeUnknown, StoreUnavailable
-from kvserve.store import absences, behind
-from kvserve.store.absences import Absences
+from kvserve.store import negative_cache, write_behind
 from kvserve.store.base import Key, Record
-from kvserve.store.behind import WriteBehind
+from kvserve.store.batcher import ITEMS_MAX
 from kvserve.store.breaker import FAILURES_MAX
 from kvserve.store.guard import GuardedStore
-from kvserve.store.turns import ITEMS_MAX
+from kvserve.store.negative_cache import Absences
+from kvserve.store.write_behind import WriteBehind
 
 
 def record(key: str, payload: bytes = b"v") -> Record:
@@ -202,7 +202,7 @@ def test_absences_are_believed_for_a_while_and_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(absences, "KEYS_MAX", 2)
+    monkeypatch.setattr(negative_cache, "KEYS_MAX", 2)
     missing = Absences(1.0, lambda: now[0])
     for name in (b"a", b"b", b"c"):
         missing.note(name)
@@ -268,7 +268,7 @@ def test_writes_behind_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             await put_many()
         assert len(writes) <= 10
 
-    monkeypatch.setattr(behind, "KEYS_MAX", 10)
+    monkeypatch.setattr(write_behind, "KEYS_MAX", 10)
     run(test)
 
 
@@ -317,18 +317,18 @@ def test_flush_ends_though_writes_go_on() -> None:
         guarded = GuardedStore(store, loop, 20.0)
         await guarded.open()
         behind = WriteBehind(guarded, loop, 60.0)
-        await behind.put(b"first", "first", record("first"))
+        await write_behind.put(b"first", "first", record("first"))
 
         async def write_on() -> None:
             for number in itertools.count():
-                await behind.put(b"%d" % number, str(number), record(str(number)))
+                await write_behind.put(b"%d" % number, str(number), record(str(number)))
                 await asyncio.sleep(0.001)
 
         writing = loop.create_task(write_on())
-        await asyncio.wait_for(behind.flush(b"first"), 20)
+        await asyncio.wait_for(write_behind.flush(b"first"), 20)
         assert store.records[b"first"]
         writing.cancel()
-        await behind.flush()
+        await write_behind.flush()
         assert len(behind) == 0
 
     asyncio.run(main())

@@ -10,8 +10,8 @@ import pytest
 
 from kvserve.errors import ConfigError
 from kvserve.store import urls
-from kvserve.store.sqlite import SqliteStore
-from kvserve.store.sqlite_file import path_of
+from kvserve.store.sqlite.file import path_of
+from kvserve.store.sqlite.store import SqliteStore
 
 
 def test_none_is_no_store() -> None:
@@ -101,6 +101,6 @@ urls.check("none")
 assert "sqlite3" not in sys.modules
 urls.open_store("sqlite:////tmp/never-opened", 1.0, 1.0)
 assert "sqlite3" in sys.modules
-assert "kvserve.store.valkey" not in sys.modules
+assert "kvserve.store.valkey.store" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)

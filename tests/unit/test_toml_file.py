@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from oddities import ODDITIES
+from support.oddities import ODDITIES
 
 from kvserve.config import load
 from kvserve.errors import ConfigError

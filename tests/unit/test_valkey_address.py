@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvserve.errors import ConfigError
-from kvserve.store.valkey_address import Address, Node, parse
+from kvserve.store.valkey.address import Address, Node, parse
 
 
 @pytest.mark.parametrize(

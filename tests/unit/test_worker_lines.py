@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from kvserve import limits
-from kvserve.worker.lines import PipeHandler
+from kvserve.worker.log_pipe import PipeHandler
 
 
 class Clock:

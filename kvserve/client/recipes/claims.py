@@ -11,20 +11,17 @@ none of its parent's claims: it neither renews nor releases them.
 
 from __future__ import annotations
 
-import _thread
 import os
 import secrets
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from kvserve.client import deadlines
 from kvserve.client._scopes import Vouched
-from kvserve.client.operations import TTL, Key, to_ttl_ms
-from kvserve.client.recipes.ports import Port, finish
+from kvserve.client.calls.operations import TTL, Key, to_ttl_ms
+from kvserve.client.recipes.driver import Port
 from kvserve.errors import KvserveError, OutcomeUnknown, RequestTimeout, ServerError
 
 _PAUSE_SECONDS_FIRST = 0.0005
@@ -204,45 +201,3 @@ class Claim(Vouched):
 def token_of(value: Any) -> Any:
     """Whose claim it is, given what its key holds."""
     return value[0] if isinstance(value, (tuple, list)) and value else value
-
-
-def keep_in_thread(claim: Claim, port: Port, until_ms: float, *, bound: bool) -> None:
-    """Keeps a claim of a blocking client alive, in a thread that no exit waits for.
-
-    Args:
-        bound: whether it is left alone when the calling thread has ended.
-
-    Raises:
-        RuntimeError: no thread can be started.
-    """
-    # Its `put` is a function in C: what wakes the thread cannot be interrupted half way.
-    woken: SimpleQueue[object] = SimpleQueue()
-    if bound:
-        claim.bind(woken.put)
-    claim.when_over(woken.put)
-    reference = weakref.ref(claim, woken.put)
-    pause_seconds = claim.ttl_ms / 1000 / RENEWALS_A_TTL
-    # Not `threading.Thread`, whose `start` does not survive an exception from a signal's handler.
-    _thread.start_new_thread(_keep, (reference, port, woken, pause_seconds, until_ms))
-
-
-def _keep(
-    reference: weakref.ref[Claim],
-    port: Port,
-    woken: SimpleQueue[object],
-    pause_seconds: float,
-    until_ms: float,
-) -> None:
-    going_on = True
-    while going_on:
-        try:
-            woken.get(timeout=pause_seconds)
-            return
-        except Empty:
-            going_on = _keep_once(reference, port, until_ms)
-
-
-def _keep_once(reference: weakref.ref[Claim], port: Port, until_ms: float) -> bool:
-    # A function of its own, so that nothing refers to the claim while the thread sleeps.
-    claim = reference()
-    return claim is not None and finish(claim.keep(port, until_ms))

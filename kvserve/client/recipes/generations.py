@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from kvserve.client.operations import Key, Operation
-from kvserve.client.recipes import layout
-from kvserve.client.recipes.ports import Port
+from kvserve.client.calls.operations import Key, Operation
+from kvserve.client.recipes import key_layout
+from kvserve.client.recipes.driver import Port
 from kvserve.errors import KvserveError, OutcomeUnknown
 
 _RANDOM_BITS = 28
@@ -65,7 +65,7 @@ async def _is_cleared(port: Port, names: str, generations: str) -> bool:
     current = []
     for depth in range(len(parts)):
         try:
-            found = await port.get(layout.named_by_parts("generation", parts[: depth + 1]))
+            found = await port.get(key_layout.named_by_parts("generation", parts[: depth + 1]))
         except KvserveError:  # a store that does not answer, say: a scan goes on
             return False
         current.append(str(found))
@@ -101,10 +101,10 @@ class Place:
 
     def __init__(self, path: tuple[str, ...]) -> None:
         self.path = path
-        self._names = "::".join(layout.quoted(name) for name in path)
+        self._names = "::".join(key_layout.quoted(name) for name in path)
         # Those around it count, too: to clear one clears all that is in it.
         self.generation_keys = [
-            layout.named("generation", path[:depth], name) for depth, name in enumerate(path)
+            key_layout.named("generation", path[:depth], name) for depth, name in enumerate(path)
         ]
 
     def prefix(self, generations: Sequence[Any]) -> str:
@@ -116,7 +116,7 @@ def moved(operations: list[Operation], prefix: str) -> list[Operation]:
     """The operations, on the keys behind the prefix."""
     return [
         operation._replace(
-            arguments=(layout.joined(prefix, operation.key), *operation.arguments[1:])
+            arguments=(key_layout.joined(prefix, operation.key), *operation.arguments[1:])
         )
         for operation in operations
     ]

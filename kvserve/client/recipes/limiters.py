@@ -1,19 +1,14 @@
-"""A rate limit that all processes share. The worker decides; see kvserve/worker/limiting.py."""
+"""A rate limit that all processes share. The worker decides; see kvserve/execution/limiting.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from kvserve.client.operations import TTL, Operation, to_ttl_ms
-from kvserve.client.recipes import layout
+from kvserve.client.calls.operations import TTL, Operation, Operations, to_ttl_ms
+from kvserve.client.recipes import key_layout
 from kvserve.errors import InvalidArgument
 from kvserve.limits import COUNTER_MAX, SLIDING_HITS_MAX
-
-if TYPE_CHECKING:
-    from kvserve.client.aio import AsyncClient
-    from kvserve.client.blocking import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,48 +44,14 @@ class LimiterTerms:
         self._rate = rate
         self._per_ms = to_ttl_ms(per)
         self._sliding = bool(sliding)
-        layout.named("fixed", path, name)  # here, so that the line that is wrong raises
+        key_layout.named("fixed", path, name)  # here, so that the line that is wrong raises
 
-    def _operation(self, client: Client | AsyncClient, who: str | int, cost: int) -> Operation:
+    def _operation(self, operations: Operations, who: str | int, cost: int) -> Operation:
         if type(cost) is not int or not 1 <= cost <= self._rate:
             raise InvalidArgument(f"cost = {cost!r}: use an int from 1 to the rate, {self._rate}")
         kind = "sliding" if self._sliding else "fixed"
-        key = layout.named(kind, self._path, _as_text(who))
-        return client._operations.limit(key, self._rate, self._per_ms, cost, self._sliding)
-
-
-class Limiter(LimiterTerms):
-    """A rate limit that all processes share; made by `Client.limiter`.
-
-    Example:
-        >>> limiter = cache.limiter("login", rate=2, per=60)
-        >>> [bool(limiter.hit("192.0.2.7")) for attempt in range(3)]
-        [True, True, False]
-    """
-
-    def __init__(
-        self, client: Client, path: Sequence[str], name: str, rate: int, per: TTL, sliding: bool
-    ) -> None:
-        super().__init__(path, name, rate=rate, per=per, sliding=sliding)
-        self._client = client
-
-    def hit(self, id: str | int, cost: int = 1) -> Hit:
-        """Counts a hit, if the limit allows it.
-
-        Args:
-            id: whose: an address, a user's number; each has a limit of its own.
-            cost: how many hits this one counts for; all or none of them.
-
-        Raises:
-            InvalidArgument: the cost is more than the rate, or the id is no id.
-            OutcomeUnknown: a worker died; it was counted once or not at all.
-
-        Example:
-            >>> hit = cache.limiter("search", rate=10, per=1.5).hit("Ada", cost=4)
-            >>> hit.allowed, hit.remaining, hit.retry_after
-            (True, 6, 0.0)
-        """
-        return as_hit(self._client._run(self._operation(self._client, id, cost)))
+        key = key_layout.named(kind, self._path, _as_text(who))
+        return operations.limit(key, self._rate, self._per_ms, cost, self._sliding)
 
 
 def _as_text(who: str | int) -> str:

@@ -16,26 +16,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from kvserve.client._scopes import Holder
-from kvserve.client.operations import TTL, to_ttl_ms
-from kvserve.client.recipes import layout
-from kvserve.client.recipes.claims import Claim, keep_in_thread, now_ms, pauses
-from kvserve.client.recipes.ports import Port, finish
+from kvserve.client.calls.operations import TTL, to_ttl_ms
+from kvserve.client.recipes import key_layout
+from kvserve.client.recipes.claims import Claim, now_ms, pauses
+from kvserve.client.recipes.driver import Port
 from kvserve.errors import (
     InvalidArgument,
     InvalidValue,
-    KvserveError,
     LimitError,
     LockLost,
     LockTimeout,
     MisuseError,
     OutcomeUnknown,
 )
-
-if TYPE_CHECKING:
-    from kvserve.client.blocking import Client
 
 LOCK_SECONDS_DEFAULT = 30.0
 _FENCE_SECONDS = 86_400.0  # that a number is remembered; names used once shall not pile up
@@ -78,8 +73,8 @@ class LockState:
         self._timeout = _checked_timeout(timeout)
         self._renew = renew
         self._max_hold_ms = math.inf if max_hold is None else to_ttl_ms(max_hold)
-        self._key = layout.named("lock", path, name)
-        self._fence_key = layout.named("fence", path, name)
+        self._key = key_layout.named("lock", path, name)
+        self._fence_key = key_layout.named("fence", path, name)
 
     @property
     def held(self) -> bool:
@@ -209,49 +204,6 @@ class LockState:
                 f"the lock {self._name!r} ran out before it was released; another one may have "
                 "worked at the same time"
             )
-
-
-class Lock(LockState, Holder):
-    """A lock between processes, threads and tasks; made by `Client.lock`.
-
-    Threads may share the object: one at a time holds it.
-
-    Example:
-        >>> with cache.lock("nightly-job", ttl=30) as lock:
-        ...     lock.held
-        True
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        path: Sequence[str],
-        name: str,
-        *,
-        ttl: TTL,
-        timeout: float | None,
-        renew: bool,
-        max_hold: TTL,
-        thread_bound: bool,
-    ) -> None:
-        super().__init__(Port.of(client), path, name, ttl, timeout, renew, max_hold)
-        self._thread_bound = thread_bound
-
-    def _keep(self, claim: Claim, until_ms: float) -> None:
-        keep_in_thread(claim, self._port, until_ms, bound=self._thread_bound)
-
-    def _take(self, timeout: float | None) -> Claim:
-        return finish(self._got(timeout))
-
-    def _give_back(self, claim: Claim | None) -> None:
-        finish(self._end(claim))
-
-    def _leave(self, claim: Claim | None, exception_type: type[BaseException] | None) -> None:
-        try:
-            finish(self._end(claim))
-        except KvserveError:
-            if exception_type is None:  # else what went wrong in the block matters more
-                raise
 
 
 def _checked_timeout(timeout: float | None) -> float | None:

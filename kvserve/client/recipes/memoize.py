@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
-from kvserve.client.operations import Key
-from kvserve.client.recipes import layout, single_flight
+from kvserve.client.calls.operations import Key
+from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.arguments import canonical_call
 from kvserve.client.recipes.function_names import function_name
-from kvserve.client.recipes.single_flight import Terms
 from kvserve.errors import InvalidArgument
 from kvserve.table._core import check_key
-
-if TYPE_CHECKING:
-    from kvserve.client.recipes.offer import Recipes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,11 +80,11 @@ class CallKeys:
         arguments = canonical_call(self._signature, args, kwargs, typed=self._typed)
         whole = f"kvserve:memo:{self._name}({arguments})"
         if not _is_readable(whole):
-            whole = f"kvserve:memo:{self._name}({layout.hashed(arguments.encode())})"
+            whole = f"kvserve:memo:{self._name}({key_layout.hashed(arguments.encode())})"
         if not _is_readable(whole):
             # A path may have bytes that are no UTF-8.
             raw = f"{self._name}({arguments})".encode(errors="surrogatepass")
-            whole = f"kvserve:memo:{layout.hashed(raw)}"
+            whole = f"kvserve:memo:{key_layout.hashed(raw)}"
         return whole
 
 
@@ -114,31 +109,6 @@ def _is_readable(key: str) -> bool:
 def is_function(ttl: Any) -> bool:
     """Whether `@memoize` was written without parentheses, so that it got the function."""
     return callable(ttl) or isinstance(ttl, (classmethod, property))
-
-
-def memoize(
-    owner: Recipes, function: Callable[P, R], keys: CallKeys, terms: Terms
-) -> Memoized[P, R]:
-    """The blocking way; see `Recipes.memoize`."""
-    if inspect.iscoroutinefunction(function):
-        raise InvalidArgument(
-            f"{function.__qualname__} is a coroutine function: memoize it with an asyncio client, "
-            "kvserve.connect_async()"
-        )
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = owner._place(keys(*args, **kwargs))
-        compute = functools.partial(function, *args, **kwargs)
-        result: R = single_flight.get_or_set(owner._root, key, compute, terms)
-        return result
-
-    def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
-        key = owner._place(keys(*args, **kwargs))
-        owner._root.delete(layout.lease(key))
-        return owner._root.delete(key)
-
-    return with_attributes(call, keys, invalidate)
 
 
 def with_attributes(

@@ -17,27 +17,21 @@ factory neither stores nor gives up what is the parent's.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import random
-from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from kvserve.client._scopes import vouched, with_value
-from kvserve.client.operations import TTL, Key, to_ttl_ms
-from kvserve.client.recipes import layout
-from kvserve.client.recipes.claims import Claim, keep_in_thread, now_ms, pauses
-from kvserve.client.recipes.ports import Port, finish
+from kvserve.client.calls.operations import TTL, Key, to_ttl_ms
+from kvserve.client.recipes import key_layout
+from kvserve.client.recipes.claims import Claim, now_ms, pauses
+from kvserve.client.recipes.driver import Port
 from kvserve.client.recipes.waits import Waiting
-from kvserve.errors import InvalidArgument, KvserveError, MisuseError, UnreadableValue
+from kvserve.errors import InvalidArgument, KvserveError, MisuseError
 from kvserve.names import Names
 from kvserve.protocol import codec
-
-if TYPE_CHECKING:
-    from kvserve.client.blocking import Client
 
 LEASE_SECONDS_DEFAULT = 10.0
 # A computation that lasts longer is renewed no more, so that one that hangs, or waits for itself in
@@ -107,7 +101,7 @@ class Turn:
         self.key = key
         self.identity = (names, key.encode() if isinstance(key, str) else key)
         self._terms = terms
-        self.claim = Claim(layout.lease(key), terms.lease)
+        self.claim = Claim(key_layout.lease(key), terms.lease)
 
     @property
     def is_computing(self) -> bool:
@@ -230,43 +224,8 @@ async def _wait(turn: Turn) -> None:
     await waiting.end()
 
 
-def get_or_set(client: Client, key: Key, factory: Callable[[], Any], terms: Terms) -> Any:
-    """The blocking way; see `Recipes.get_or_set`."""
-    try:
-        value = client.get(key, MISSING)
-    except UnreadableValue:  # to store another one mends that
-        value = MISSING
-    if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
-        return value
-    turn = Turn(Port.of(client), client._names, key, terms)
-    value = finish(seek(turn, value))
-    if value is not MISSING:
-        return value
-    try:
-        with suppress(RuntimeError):  # no thread can be started: one lease must do
-            keep_in_thread(turn.claim, turn.port, turn.keep_until_ms, bound=True)
-        value = with_value(*with_turn(turn), vouched, turn.claim, factory)
-        _require_value(value)
-    except BaseException as error:
-        finish(turn.abandon())
-        value = finish(turn.instead_of(error))
-        if value is MISSING:
-            raise
-        return value
-    finish(turn.complete(value))
-    return as_read(value)
-
-
 def as_read(value: Any) -> Any:
     """A computed value as a hit gives it: a datetime in UTC for instance, and nobody else's."""
     if type(value) in _UNCHANGED:
         return value
     return codec.decode(*codec.encode(value))
-
-
-def _require_value(value: Any) -> None:
-    """Raises InvalidArgument for a coroutine, which only an asyncio client can await."""
-    if inspect.isawaitable(value):
-        if inspect.iscoroutine(value):
-            value.close()
-        raise InvalidArgument("this factory is for an asyncio client: it makes an awaitable")

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from kvserve.client.operations import Key
-from kvserve.client.recipes import layout
+from kvserve.client.calls.operations import Key
+from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.claims import Claim
-from kvserve.client.recipes.ports import Port
+from kvserve.client.recipes.driver import Port
 from kvserve.errors import KvserveError, MisuseError, ServerError
 
 _LOOK_SECONDS_FIRST = 0.05  # most waits are over by then, and have cost nothing
@@ -86,7 +86,7 @@ class Waiting:
         chain: list[Key] = [self._key]
         for _ in range(_HOPS_MAX):
             try:
-                lease = await self._port.get(layout.lease(chain[-1]))
+                lease = await self._port.get(key_layout.lease(chain[-1]))
             except KvserveError:
                 return []
             needed = _waited_for(lease)

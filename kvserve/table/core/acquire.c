@@ -9,7 +9,7 @@
 #include <fcntl.h>
 #include <time.h>
 
-#include "places.h"
+#include "access.h"
 
 #define SLEEP_MS_FIRST 2
 #define SLEEP_MS_MAX 20

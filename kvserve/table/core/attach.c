@@ -1,5 +1,5 @@
 /* Formatting the segments and attaching to them. Trusts nothing that it finds there. */
-#include "places.h"
+#include "access.h"
 
 static uint64_t checksum(const struct kv_superblock *s) {
     /* FNV-1a: it must catch accidents, not attackers, who could write any checksum. */

@@ -3,7 +3,7 @@
  * A worker notes the request's ids before it executes it and takes the note back afterwards; it
  * alone writes there. Its successor, before it notes anything, keeps what it finds among the last
  * deaths. A client that lost its worker looks in both, in this order, and so misses nothing. */
-#include "places.h"
+#include "access.h"
 
 void kv_begin_request(struct kv_table *t, uint32_t worker, uint64_t client, uint64_t request) {
     struct kv_execution *note = &superblock(t)->executing[worker];

@@ -11,24 +11,11 @@
  * budget is spent, what lies at the tail goes. An overwrite ends as many bytes as it brings, so it
  * never makes M too full to be cleaned: if it did, M would evict for it, and S fill the gap with
  * what nobody read. */
-#include "places.h"
+#include "operation.h"
 
-#define CLEAN_COPIES_MAX 128
-#define REINSERTIONS_MAX 32
-#define COPIED_BYTES_MAX (256u * 1024u)
 #define CLEAN_BELOW_PERCENT 88
 /* A log of which so much is live copies 7.3 bytes for one that is written: less would evict. */
 #define COPIES_A_BYTE 8u
-
-struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
-    return (struct operation){
-        .t = t,
-        .header = shard_header(t, shard),
-        .shard = shard,
-        .now_ms = now_ms,
-        .budget = {CLEAN_COPIES_MAX, REINSERTIONS_MAX, COPIED_BYTES_MAX, COPIED_BYTES_MAX},
-    };
-}
 
 static struct kv_ghost_line *ghost_line(const struct operation *op, uint64_t hash) {
     uint64_t line = ((hash >> 16 & 0xffffffff) * op->t->geometry.ghost_lines) >> 32;
@@ -57,18 +44,18 @@ bool ghost_take(const struct operation *op, uint64_t hash) {
 }
 
 /* Copies a live record to the main log's head and lets its entry lead there. There is room. */
-static void move_to_main(struct operation *op, const struct place *place, uint8_t hint) {
+static void move_to_main(struct operation *op, const struct slot_ref *ref, uint8_t hint) {
     struct ring main = ring_of(op->t, op->shard, true);
     uint64_t position;
-    struct kv_record *copy = append(&main, place->length, &position);
-    memcpy((void *)copy, (const void *)place->record, place->length);
-    STORE_RELEASE(*place->entry, (LOAD(*place->entry) & UINT64_C(0xffff) << 48) | KV_ENTRY_MAIN |
+    struct kv_record *copy = append(&main, ref->length, &position);
+    memcpy((void *)copy, (const void *)ref->record, ref->length);
+    STORE_RELEASE(*ref->entry, (LOAD(*ref->entry) & UINT64_C(0xffff) << 48) | KV_ENTRY_MAIN |
                                      (position / KV_ALIGNMENT & KV_ENTRY_POSITION_MASK));
-    publish_head(&main, position, place->length);
-    STORE(*place->hint, hint);
-    if (!place->main_log) {
-        account(op, false, -(int64_t)place->length, 0);
-        account(op, true, (int64_t)place->length, 0);
+    publish_head(&main, position, ref->length);
+    STORE(*ref->hint, hint);
+    if (!ref->main_log) {
+        account(op, false, -(int64_t)ref->length, 0);
+        account(op, true, (int64_t)ref->length, 0);
     }
 }
 
@@ -123,7 +110,7 @@ static bool main_has_holes(const struct operation *op, uint64_t length) {
 /* What lies at a tail: a pad or a dead record only gives its space back; what is gone is unlinked;
  * NULL then. Otherwise the place of a live record, which the caller must keep or unlink before it
  * publishes the tail beyond it. */
-static bool live_at_tail(struct operation *op, bool main_log, struct place *place,
+static bool live_at_tail(struct operation *op, bool main_log, struct slot_ref *ref,
                          uint64_t *beyond) {
     struct ring ring = ring_of(op->t, op->shard, main_log);
     uint64_t tail = LOAD(*ring.tail);
@@ -132,11 +119,11 @@ static bool live_at_tail(struct operation *op, bool main_log, struct place *plac
     *beyond = tail + record_length(shape);
     if (shape.flags & KV_FLAG_PAD)
         return false;
-    *place = find_exact(op, main_log, tail, record);
-    if (place->entry == NULL)
+    *ref = find_exact(op, main_log, tail, record);
+    if (ref->entry == NULL)
         return false;
     if (is_gone(op, record)) {
-        unlink_place(op, place, KV_EXPIRATIONS);
+        unlink_slot(op, ref, KV_EXPIRATIONS);
         return false;
     }
     return true;
@@ -145,26 +132,26 @@ static bool live_at_tail(struct operation *op, bool main_log, struct place *plac
 static void reclaim_main(struct operation *op, uint64_t wanted) {
     struct ring main = ring_of(op->t, op->shard, true);
     struct budget *budget = &op->budget;
-    struct place place;
+    struct slot_ref ref;
     uint64_t beyond;
-    if (live_at_tail(op, true, &place, &beyond)) {
-        uint8_t hint = LOAD(*place.hint);
+    if (live_at_tail(op, true, &ref, &beyond)) {
+        uint8_t hint = LOAD(*ref.hint);
         hint = hint > 3 ? 3 : hint; /* anybody may write there */
-        if (!fits(&main, 0, place.length)) {
+        if (!fits(&main, 0, ref.length)) {
             /* In a damaged table alone, see reserve_for: better one record than no end. */
-            unlink_place(op, &place, KV_EVICTIONS);
-        } else if (place.entry == op->spared) {
-            move_to_main(op, &place, hint);
+            unlink_slot(op, &ref, KV_EVICTIONS);
+        } else if (ref.entry == op->spared) {
+            move_to_main(op, &ref, hint);
         } else if (main_has_holes(op, wanted) &&
-                   spend(&budget->clean_copies, &budget->clean_bytes, place.length)) {
-            move_to_main(op, &place, hint);
+                   spend(&budget->clean_copies, &budget->clean_bytes, ref.length)) {
+            move_to_main(op, &ref, hint);
             count(op->header, KV_CLEANED);
         } else if (hint > 0 &&
-                   spend(&budget->reinsertions, &budget->reinsertion_bytes, place.length)) {
-            move_to_main(op, &place, (uint8_t)(hint - 1));
+                   spend(&budget->reinsertions, &budget->reinsertion_bytes, ref.length)) {
+            move_to_main(op, &ref, (uint8_t)(hint - 1));
             count(op->header, KV_REINSERTIONS);
         } else {
-            unlink_place(op, &place, KV_EVICTIONS);
+            unlink_slot(op, &ref, KV_EVICTIONS);
         }
     }
     publish_tail(&main, beyond);
@@ -181,23 +168,23 @@ static void make_room_in_main(struct operation *op, uint64_t length) {
 static void reclaim_small(struct operation *op) {
     struct ring small = ring_of(op->t, op->shard, false);
     struct ring main = ring_of(op->t, op->shard, true);
-    struct place place;
+    struct slot_ref ref;
     uint64_t beyond;
-    if (live_at_tail(op, false, &place, &beyond)) {
+    if (live_at_tail(op, false, &ref, &beyond)) {
         /* A key that is being overwritten must not be seen missing, so its old record stays. */
-        bool wanted = LOAD(*place.hint) >= 2 || place.entry == op->spared;
-        bool room = fits(&main, reserve_for(op, place.length), place.length) ||
-                    (main_has_holes(op, place.length) && op->budget.clean_copies > 0);
+        bool wanted = LOAD(*ref.hint) >= 2 || ref.entry == op->spared;
+        bool room = fits(&main, reserve_for(op, ref.length), ref.length) ||
+                    (main_has_holes(op, ref.length) && op->budget.clean_copies > 0);
         if (wanted || room) {
-            make_room_in_main(op, place.length);
-            move_to_main(op, &place, 0);
+            make_room_in_main(op, ref.length);
+            move_to_main(op, &ref, 0);
             count(op->header, KV_PROMOTIONS);
         } else {
-            struct shape shape = shape_of(LOAD(place.record->shape));
-            struct kv_key key = {.bytes = key_in(place.record, shape),
+            struct shape shape = shape_of(LOAD(ref.record->shape));
+            struct kv_key key = {.bytes = key_in(ref.record, shape),
                                  .length = shape.key_bytes};
             kv_locate(op->t, &key);
-            unlink_place(op, &place, KV_EVICTIONS);
+            unlink_slot(op, &ref, KV_EVICTIONS);
             ghost_remember(op, key.hash);
         }
     }

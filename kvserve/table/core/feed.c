@@ -8,7 +8,7 @@
  * A consumer goes the other way: newest (acquire), a copy of the event, a fence, oldest. If oldest
  * has not passed the event by then, its bytes were not touched since it was published, and the copy
  * is whole. If it has, the producer is a lap ahead, and the consumer goes on at oldest. So are the
- * table's logs read, too (see log.c, index.c); oldest is their tail.
+ * table's logs read, too (see log.c, lookup.c); oldest is their tail.
  *
  * `newest` is the position of the last event, not of its end, so that one word tells, by way of the
  * event, both where the next one begins and what number it has. These two must be of one instant
@@ -23,19 +23,19 @@
  * little: it lies in the line that the new event is about to be written to. */
 #include "feed.h"
 
-#include "places.h"
+#include "access.h"
 
 #define RESTARTS_MAX 64
 
 static uint64_t ring_bytes(uint64_t capacity) { return KV_FEED_RING_HEADER_BYTES + capacity; }
 
 static struct kv_feed_event *event_at(const struct kv_feed *feed, uint64_t position) {
-    uint64_t place = place_of(position, feed->capacity, feed->reciprocal);
-    return (struct kv_feed_event *)(void *)(feed->bytes + place);
+    uint64_t offset = ring_offset(position, feed->capacity, feed->reciprocal);
+    return (struct kv_feed_event *)(void *)(feed->bytes + offset);
 }
 
 static uint64_t rest_of_lap(const struct kv_feed *feed, uint64_t position) {
-    return feed->capacity - place_of(position, feed->capacity, feed->reciprocal);
+    return feed->capacity - ring_offset(position, feed->capacity, feed->reciprocal);
 }
 
 static uint64_t make_event_shape(enum kv_event_kind kind, uint32_t flags, uint32_t key_bytes,

@@ -1,219 +1,198 @@
-/* Lookup: from a key to its record, without a lock and without a store into the table.
+/* The index under the lock: finding, claiming and giving up a key's slot.
  *
- * Why it may do without: a record is immutable from the moment that an entry points at it until
- * the log's tail has passed it, and its bytes are reused only after that. So a reader copies what
- * it wants and then looks at the tail once more (Boehm, "Can seqlocks get along with programming
- * language memory models?", MSPC 2012, on why the fence must stand between the two): if the tail
- * has not passed, what was copied is whole. An entry never changes its slot while its key is
- * alive, so not finding it is an answer too. */
-#include "places.h"
-#include "view.h"
+ * An entry never changes its slot while its key is alive, and what readers follow is changed by one
+ * store at a time. */
+#include "operation.h"
 
-#define RESTARTS_MAX 64
+/* Walks the slots of a key's chain. */
+struct chain {
+    uint32_t home;
+    uint32_t bucket;
+    uint32_t slot;
+};
 
-/* Hashing: after wyhash (Wang Yi, public domain): one 64 x 64 -> 128 bit multiplication for 16
- * bytes. Unlike there, all four secrets are random and of the instance alone, so that nobody can
- * choose keys that cancel them. */
-static inline uint64_t mix(uint64_t a, uint64_t b) {
-    kv_uint128 product = (kv_uint128)a * b;
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
+static struct chain chain_from(uint32_t home) { return (struct chain){home, home, 0}; }
 
-static inline uint64_t load64(const uint8_t *p) {
-    uint64_t word;
-    memcpy(&word, p, sizeof word);
-    return word;
-}
-
-static inline uint64_t load32(const uint8_t *p) {
-    uint32_t word;
-    memcpy(&word, p, sizeof word);
-    return word;
-}
-
-static uint64_t hash_bytes(const uint64_t secret[4], const uint8_t *p, uint32_t length) {
-    uint64_t state = secret[0];
-    uint64_t a, b;
-    if (length <= 16) {
-        if (length >= 8) {
-            a = load64(p);
-            b = load64(p + length - 8);
-        } else if (length >= 4) {
-            a = load32(p);
-            b = load32(p + length - 4);
-        } else {
-            a = (uint64_t)p[0] << 16 | (uint64_t)p[length >> 1] << 8 | p[length - 1];
-            b = 0;
-        }
-    } else {
-        uint32_t left = length;
-        for (; left > 16; left -= 16, p += 16)
-            state = mix(load64(p) ^ secret[1], load64(p + 8) ^ state);
-        a = load64(p + left - 16);
-        b = load64(p + left - 8);
-    }
-    return mix(secret[2] ^ length, mix(a ^ secret[1], b ^ state) ^ secret[3]);
-}
-
-/* Fills in the key's hash and shard. The hash's bits: 16 shard, 32 bucket, 16 tag. */
-void kv_locate(const struct kv_table *t, struct kv_key *key) {
-    key->hash = hash_bytes(t->hash_key, key->bytes, key->length);
-    key->shard = (uint32_t)(((key->hash >> 48) * t->geometry.shards) >> 16);
-}
-
-/* Where an entry leads: the view's record, and what tells whether it is still there. False: the
- * tail has passed it. */
-static inline bool aim(const struct kv_table *t, uint32_t shard, uint64_t entry,
-                       struct kv_view *view) {
-    struct ring ring = ring_of(t, shard, entry_in_main(entry));
-    uint64_t tail = LOAD_ACQUIRE(*ring.tail);
-    uint64_t distance = entry_distance(entry, tail);
-    if (distance >= ring.capacity || tail > POSITION_MAX)
+static bool next_slot(const struct operation *op, struct chain *chain) {
+    if (++chain->slot < KV_BUCKET_ENTRIES)
+        return true;
+    uint32_t next = LOAD(bucket_at(op->t, op->shard, chain->bucket)->next);
+    if (next == 0)
         return false;
-    view->tail = ring.tail;
-    view->position = tail + distance;
-    uint64_t place = place_of(view->position, ring.capacity, ring.reciprocal);
-    view->rest_bytes = ring.capacity - place;
-    view->record = (const struct kv_record *)(void *)(ring.bytes + place);
+    chain->bucket = op->t->geometry.buckets + next - 1;
+    chain->slot = 0;
     return true;
 }
 
-/* Looks at the record that was aimed at. KV_CONTENDED: the tail has passed it. KV_REFUSED: a shape
- * that cannot be, which only a damaged table has. */
-static inline enum kv_status look(struct kv_view *view) {
-    const struct kv_record *record = view->record;
-    uint64_t rest = view->rest_bytes;
-    if (rest < KV_RECORD_HEADER_BYTES || rest % KV_ALIGNMENT != 0)
-        return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
+static _Atomic uint64_t *entry_at(const struct operation *op, struct chain chain) {
+    return &bucket_at(op->t, op->shard, chain.bucket)->entry[chain.slot];
+}
+
+static struct slot_ref empty_slot(const struct operation *op, struct chain chain) {
+    return (struct slot_ref){.entry = entry_at(op, chain),
+                          .hint = hint_at(op->t, op->shard, chain.bucket, chain.slot),
+                          .home = chain.home,
+                          .in_overflow = chain.bucket >= op->t->geometry.buckets};
+}
+
+static struct slot_ref locate_entry(const struct operation *op, struct chain chain) {
+    struct slot_ref ref = empty_slot(op, chain);
+    uint64_t word = LOAD(*ref.entry);
+    ref.main_log = entry_in_main(word);
+    struct ring ring = ring_of(op->t, op->shard, ref.main_log);
+    uint64_t tail = LOAD(*ring.tail);
+    ref.position = tail + entry_distance(word, tail);
+    ref.record = record_at(&ring, ref.position);
+    ref.length = record_length(shape_of(LOAD(ref.record->shape)));
+    return ref;
+}
+
+/* The place of a key; of nothing if it is not there. Says nothing of expiry. */
+struct slot_ref find_slot(const struct operation *op, const struct kv_key *key) {
+    uint64_t tag = tag_of(key->hash);
+    struct chain chain = chain_from(home_of(op->t, key->hash));
+    do {
+        if (LOAD(*entry_at(op, chain)) >> 48 != tag)
+            continue;
+        struct slot_ref ref = locate_entry(op, chain);
+        struct shape shape = shape_of(LOAD(ref.record->shape));
+        if (shape.key_bytes == key->length &&
+            memcmp(key_in(ref.record, shape), key->bytes, key->length) == 0)
+            return ref;
+    } while (next_slot(op, &chain));
+    return (struct slot_ref){0};
+}
+
+/* The place whose entry leads to exactly this position; of nothing if the record there is dead. */
+struct slot_ref find_exact(const struct operation *op, bool main_log, uint64_t position,
+                           const struct kv_record *record) {
     struct shape shape = shape_of(LOAD(record->shape));
-    uint64_t offset = value_offset(shape);
-    if (rest < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes || shape.flags & KV_FLAG_PAD ||
-        shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
-        (shape.codec == KV_CODEC_COUNTER && shape.value_bytes != KV_COUNTER_BYTES))
-        return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
-    view->key = key_in(record, shape);
-    view->value = record->bytes + offset;
-    view->key_bytes = shape.key_bytes;
-    view->value_bytes = shape.value_bytes;
-    view->codec = shape.codec;
-    view->flags = shape.flags;
-    view->expiry_ms = expiry_of(record, shape);
-    view->cas = LOAD(record->cas);
-    return KV_DONE;
+    struct kv_key key = {.bytes = key_in(record, shape), .length = shape.key_bytes};
+    kv_locate(op->t, &key);
+    uint64_t wanted = make_entry(key.hash, main_log, position);
+    struct chain chain = chain_from(home_of(op->t, key.hash));
+    do {
+        if (LOAD(*entry_at(op, chain)) == wanted)
+            return locate_entry(op, chain);
+    } while (next_slot(op, &chain));
+    return (struct slot_ref){0};
 }
 
-static inline bool has_key(const struct kv_view *view, const struct kv_key *key) {
-    return view->key_bytes == key->length && memcmp(view->key, key->bytes, key->length) == 0;
-}
-
-/* One pass over the chain. KV_CONTENDED: a writer overtook it, start again. */
-static enum kv_status search(const struct kv_table *t, const struct kv_key *key,
-                             struct kv_view *view) {
-    uint64_t tag = tag_of(key->hash);
-    uint32_t number = home_of(t, key->hash);
-    for (uint32_t steps = 0; steps <= t->geometry.overflow; steps++) {
-        struct kv_bucket *bucket = bucket_at(t, key->shard, number);
-        for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
-            uint64_t entry = LOAD_ACQUIRE(bucket->entry[slot]);
-            if (entry >> 48 != tag)
-                continue;
-            enum kv_status status = aim(t, key->shard, entry, view) ? look(view) : KV_CONTENDED;
-            if (status == KV_CONTENDED)
-                return KV_CONTENDED;
-            if (status == KV_DONE && has_key(view, key)) {
-                view->hint = hint_at(t, key->shard, number, slot);
-                return KV_DONE;
-            }
-            /* Another key, unless its bytes were being reused while we looked. */
-            if (!kv_view_intact(view))
-                return KV_CONTENDED;
-        }
-        uint32_t next = LOAD_ACQUIRE(bucket->next);
-        if (next == 0 || next > t->geometry.overflow)
-            return KV_MISSING;
-        number = t->geometry.buckets + next - 1;
-    }
-    return KV_MISSING;
-}
-
-/* Finds the record of a key. What the view points at must be copied and is valid only if
- * kv_view_intact says so after the copy; if it does not, find again. Expiry and the flush mark
- * are left to the caller, who alone knows the time.
+/* Gives empty overflow buckets at a chain's end back.
  *
- * Returns KV_DONE, KV_MISSING, or KV_CONTENDED after many overtakings. */
-enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
-    for (int restarts = 0; restarts < RESTARTS_MAX; restarts++) {
-        enum kv_status status = search(t, key, view);
-        if (status != KV_CONTENDED)
-            return status;
-    }
-    return KV_CONTENDED;
-}
-
-/* Finding in three steps, for batches: a step is taken for some keys before the next one is, and
- * fetches what that needs, so that they wait for memory together (group prefetching: Chen,
- * Ailamaki, Gibbons, Mowry, "Improving hash join performance through prefetching", ICDE 2004).
- * What is found was there when the second step was taken, or later. */
-void kv_find_soon(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
-    uint32_t home = home_of(t, key->hash);
-    view->home = bucket_at(t, key->shard, home);
-    view->hint = hint_at(t, key->shard, home, 0);
-    __builtin_prefetch(view->home);
-    __builtin_prefetch(view->hint);
-}
-
-void kv_find_next(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
-    uint64_t tag = tag_of(key->hash);
-    const struct kv_bucket *bucket = view->home;
-    view->record = NULL;
-    for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
-        uint64_t entry = LOAD_ACQUIRE(bucket->entry[slot]);
-        if (entry >> 48 == tag) {
-            if (aim(t, key->shard, entry, view)) {
-                __builtin_prefetch(view->record);
-                view->hint += slot;
-            }
+ * Without that every chain that was ever long would keep its bucket, and in time the pool would be
+ * empty while most of its buckets are, too. A reader that is inside such a bucket is not misled,
+ * even when the bucket has joined another chain by then: what it looks for was in a slot that it
+ * has passed, or not there at some time since it began. That holds for the last bucket alone: from
+ * any other, it would still have to follow the link. */
+static void trim_chain(struct operation *op, uint32_t home) {
+    struct kv_shard *h = op->header;
+    for (;;) {
+        struct kv_bucket *before = NULL, *last = bucket_at(op->t, op->shard, home);
+        uint32_t number = 0;
+        for (uint32_t next; (next = LOAD(last->next)) != 0; number = next) {
+            before = last;
+            last = bucket_at(op->t, op->shard, op->t->geometry.buckets + next - 1);
+        }
+        for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++)
+            if (LOAD(last->entry[slot]) != 0)
+                return;
+        if (before == NULL)
             return;
-        }
+        STORE_RELEASE(before->next, 0);
+        STORE(last->next_free, LOAD(h->overflow_free));
+        STORE(h->overflow_free, number);
     }
 }
 
-/* As kv_find. */
-enum kv_status kv_find_now(const struct kv_table *t, const struct kv_key *key,
-                           struct kv_view *view) {
-    if (view->record != NULL && look(view) == KV_DONE && has_key(view, key))
-        return KV_DONE;
-    return kv_find(t, key, view);
+static enum kv_event_kind event_for(enum kv_statistic reason) {
+    if (reason == KV_DELETES)
+        return KV_EVENT_DELETE;
+    return reason == KV_EXPIRATIONS ? KV_EVENT_EXPIRE : KV_EVENT_EVICT;
 }
 
-bool kv_next_in_bucket(const struct kv_table *t, uint32_t shard, uint32_t home,
-                       struct kv_cursor *cursor, struct kv_view *view) {
-    while (cursor->steps <= t->geometry.overflow) {
-        uint32_t number = cursor->bucket ? cursor->bucket - 1 : home;
-        struct kv_bucket *bucket = bucket_at(t, shard, number);
-        while (cursor->slot < KV_BUCKET_ENTRIES) {
-            /* A slot whose record was overtaken is read again: its key may still be alive. */
-            for (int restarts = 0; restarts < RESTARTS_MAX; restarts++) {
-                uint64_t entry = LOAD_ACQUIRE(bucket->entry[cursor->slot]);
-                if (entry == 0)
-                    break;
-                enum kv_status status = aim(t, shard, entry, view) ? look(view) : KV_CONTENDED;
-                if (status == KV_CONTENDED)
-                    continue;
-                if (status != KV_DONE)
-                    break;
-                view->hint = hint_at(t, shard, number, cursor->slot);
-                cursor->slot++;
-                return true;
-            }
-            cursor->slot++;
-        }
-        uint32_t next = LOAD_ACQUIRE(bucket->next);
-        if (next == 0 || next > t->geometry.overflow)
-            return false;
-        cursor->bucket = t->geometry.buckets + next;
-        cursor->slot = 0;
-        cursor->steps++;
+/* A record that a flush has dropped is not reported again: the flush event covered it. */
+void unlink_slot(struct operation *op, const struct slot_ref *ref, enum kv_statistic reason) {
+    bool flushed = LOAD(ref->record->cas) <= LOAD(op->header->flush_mark);
+    STORE_RELEASE(*ref->entry, 0);
+    if (!flushed) {
+        account(op, ref->main_log, -(int64_t)ref->length, -1);
+        if (reason != KV_WITHDRAWALS) /* its key is being written, which is told when it is done */
+            emit(op, event_for(reason), ref->record);
     }
-    return false;
+    if (!flushed || reason != KV_EXPIRATIONS)
+        count(op->header, reason);
+    if (ref->in_overflow)
+        trim_chain(op, ref->home);
+}
+
+/* A new bucket at a chain's end, or NULL if the pool is empty. First it is taken, then linked: one
+ * that a chain has is never given out again. */
+static struct kv_bucket *grow_chain(struct operation *op, uint32_t last, uint32_t *number) {
+    struct kv_shard *h = op->header;
+    uint32_t next = LOAD(h->overflow_free);
+    if (next != 0) {
+        struct kv_bucket *freed =
+            bucket_at(op->t, op->shard, op->t->geometry.buckets + next - 1);
+        STORE_RELEASE(h->overflow_free, LOAD(freed->next_free));
+    } else if (LOAD(h->overflow_used) < op->t->geometry.overflow) {
+        next = LOAD(h->overflow_used) + 1;
+        STORE_RELEASE(h->overflow_used, next);
+    } else {
+        return NULL;
+    }
+    STORE_RELEASE(bucket_at(op->t, op->shard, last)->next, next);
+    *number = op->t->geometry.buckets + next - 1;
+    return bucket_at(op->t, op->shard, *number);
+}
+
+/* A free slot in the key's chain, its hint cleared: an empty one, else a new overflow bucket's,
+ * else that of the record which can be spared best: a gone one, then S's, then M's oldest. */
+struct slot_ref claim_slot(struct operation *op, const struct kv_key *key) {
+    struct chain chain = chain_from(home_of(op->t, key->hash)), last;
+    struct chain victim = chain;
+    uint64_t victim_rank = 0;
+    do {
+        last = chain;
+        if (LOAD(*entry_at(op, chain)) == 0) {
+            struct slot_ref empty = empty_slot(op, chain);
+            STORE(*empty.hint, 0);
+            return empty;
+        }
+        struct slot_ref ref = locate_entry(op, chain);
+        struct ring ring = ring_of(op->t, op->shard, ref.main_log);
+        uint64_t age = LOAD(*ring.head) - ref.position;
+        uint64_t rank = age | (uint64_t)!ref.main_log << 62 |
+                        (uint64_t)is_gone(op, ref.record) << 63;
+        if (rank >= victim_rank) {
+            victim = chain;
+            victim_rank = rank;
+        }
+    } while (next_slot(op, &chain));
+
+    struct chain claimed = {last.home, 0, 0};
+    if (grow_chain(op, last.bucket, &claimed.bucket) == NULL) {
+        struct slot_ref ref = locate_entry(op, victim);
+        enum kv_statistic reason = victim_rank >> 63 ? KV_EXPIRATIONS : KV_INDEX_EVICTIONS;
+        ref.in_overflow = false; /* its slot is used again at once: nothing to trim */
+        unlink_slot(op, &ref, reason);
+        claimed = victim;
+    }
+    struct slot_ref slot = empty_slot(op, claimed);
+    STORE(*slot.hint, 0);
+    return slot;
+}
+
+/* Unlinks what is gone in a bucket and its overflow chain. */
+void sweep_chain(struct operation *op, uint32_t bucket) {
+    struct chain chain = chain_from(bucket);
+    do {
+        if (LOAD(*entry_at(op, chain)) == 0)
+            continue;
+        struct slot_ref ref = locate_entry(op, chain);
+        ref.in_overflow = false; /* not under our feet: afterwards */
+        if (is_gone(op, ref.record))
+            unlink_slot(op, &ref, KV_EXPIRATIONS);
+    } while (next_slot(op, &chain));
+    trim_chain(op, bucket);
 }

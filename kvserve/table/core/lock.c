@@ -8,7 +8,7 @@
  * to sleep on. After LMDB: a record lock to tell the living from the dead.)
  *
  * Lock order: a thread never holds two shards' locks. */
-#include "places.h"
+#include "access.h"
 
 #define WAITERS (UINT64_C(1) << 63)
 #define INCARNATION_BITS 40

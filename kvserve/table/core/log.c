@@ -10,11 +10,11 @@
  * record that no entry led to, and enough of them ate up M's reserve.
  * And at the other end: the entry first (it leads elsewhere, or nowhere), then the tail (release),
  * then a fence, and only then may the bytes be written again. */
-#include "places.h"
+#include "operation.h"
 
 /* From a position to its ring's end. */
 uint64_t bytes_to_wrap(const struct ring *ring, uint64_t position) {
-    return ring->capacity - place_of(position, ring->capacity, ring->reciprocal);
+    return ring->capacity - ring_offset(position, ring->capacity, ring->reciprocal);
 }
 
 /* The bytes that a record of this length takes at the head, with the pad before it if it would

@@ -4,7 +4,7 @@
  * A note costs the reader two stores into a file that it alone has mapped, and none while the hint
  * is as high as it gets, which it sees in the hints. More notes than the ring holds between two
  * looks of a worker are lost: they are hints, and keys that are read often come again. */
-#include "places.h"
+#include "access.h"
 
 /* No process reads more often between two looks: a file that says so is wrong. */
 #define READS_A_LOOK_MAX (UINT64_C(1) << 32)

@@ -5,7 +5,7 @@
  * the table may be off, too: the counters of live bytes and items, and which overflow buckets are
  * free. The statistics may have lost one. Running it twice does the same as once, so a successor
  * may die in it, too. */
-#include "places.h"
+#include "operation.h"
 
 /* Free are those overflow buckets that no chain links. They are empty, as at all times. */
 static void recover_overflow(struct kv_table *t, uint32_t shard) {

@@ -2,17 +2,17 @@
  *
  * Each change is told to the feed inside the lock, after it can be seen: so a key's events have the
  * order of its changes, and who reads the key on an event finds it changed. Here new values and
- * touches are told, in chain.c whatever goes. */
-#include "places.h"
+ * touches are told, in index.c whatever goes. */
+#include "operation.h"
 
 /* A live record of this key; what is there but gone is unlinked on the way. */
-static struct place find_live(struct operation *op, const struct kv_key *key) {
-    struct place place = find_place(op, key);
-    if (place.entry != NULL && is_gone(op, place.record)) {
-        unlink_place(op, &place, KV_EXPIRATIONS);
-        place.entry = NULL;
+static struct slot_ref find_live(struct operation *op, const struct kv_key *key) {
+    struct slot_ref ref = find_slot(op, key);
+    if (ref.entry != NULL && is_gone(op, ref.record)) {
+        unlink_slot(op, &ref, KV_EXPIRATIONS);
+        ref.entry = NULL;
     }
-    return place;
+    return ref;
 }
 
 /* The only way to a cas: taken before it is used, so that no record's is above the sequence. */
@@ -37,10 +37,10 @@ static bool admissible(const struct kv_table *t, struct shape shape) {
 
 /* Who writes a key again uses it, as who reads it. Without that, counters that nobody gets would be
  * evicted; and of zipfian reads among as many sets, .007 more miss. */
-static void note_use(const struct place *place) {
-    uint8_t uses = LOAD(*place->hint);
+static void note_use(const struct slot_ref *ref) {
+    uint8_t uses = LOAD(*ref->hint);
     if (uses < 3)
-        STORE(*place->hint, (uint8_t)(uses + 1));
+        STORE(*ref->hint, (uint8_t)(uses + 1));
 }
 
 static void write_record(struct kv_record *record, struct shape shape, const uint8_t *key,
@@ -56,9 +56,9 @@ static void write_record(struct kv_record *record, struct shape shape, const uin
 
 /* Makes room for a record of this key. Returns where the old one is, if there is one, and the log
  * that has the room: an overwrite stays where it is, but large records never go to S. */
-static struct place room_for(struct operation *op, const struct kv_key *key, uint64_t length,
-                             bool *main_log) {
-    struct place old = find_place(op, key);
+static struct slot_ref room_for(struct operation *op, const struct kv_key *key, uint64_t length,
+                                bool *main_log) {
+    struct slot_ref old = find_slot(op, key);
     bool large = length > op->t->geometry.small_capacity / 4;
     *main_log = large || (old.entry != NULL ? old.main_log : ghost_take(op, key->hash));
     op->spared = old.entry;
@@ -66,7 +66,7 @@ static struct place room_for(struct operation *op, const struct kv_key *key, uin
     for (;;) {
         make_room(op, *main_log, length);
         /* That may have moved the very record that we overwrite. */
-        old = find_place(op, key);
+        old = find_slot(op, key);
         if (old.entry == NULL || old.main_log == *main_log || *main_log)
             return old;
         *main_log = true;
@@ -74,11 +74,11 @@ static struct place room_for(struct operation *op, const struct kv_key *key, uin
 }
 
 /* Appends the record and publishes it: over `old`, or in a free slot if that is nowhere. */
-static void publish(struct operation *op, const struct kv_key *key, const struct place *old,
+static void publish(struct operation *op, const struct kv_key *key, const struct slot_ref *old,
                     bool main_log, struct shape shape, const struct kv_value *value, uint64_t cas,
                     enum kv_event_kind kind) {
     uint64_t length = record_length(shape), position;
-    struct place slot = old->entry != NULL ? *old : claim_slot(op, key);
+    struct slot_ref slot = old->entry != NULL ? *old : claim_slot(op, key);
     struct ring ring = ring_of(op->t, op->shard, main_log);
     struct kv_record *record = append(&ring, length, &position);
     write_record(record, shape, key->bytes, value, cas);
@@ -87,14 +87,14 @@ static void publish(struct operation *op, const struct kv_key *key, const struct
     if (old->entry != NULL)
         account(op, old->main_log, -(int64_t)old->length, -1);
     account(op, main_log, (int64_t)length, 1);
-    tell(op, kind, record);
+    emit(op, kind, record);
 }
 
 static uint64_t insert(struct operation *op, const struct kv_key *key,
                        const struct kv_value *value) {
     struct shape shape = shape_for(key, value);
     bool main_log;
-    struct place old = room_for(op, key, record_length(shape), &main_log);
+    struct slot_ref old = room_for(op, key, record_length(shape), &main_log);
     uint64_t cas = next_cas(op->header);
     publish(op, key, &old, main_log, shape, value, cas, KV_EVENT_SET);
     if (old.entry != NULL)
@@ -108,7 +108,7 @@ enum kv_status kv_store(struct kv_table *t, const struct kv_key *key, const stru
     if (!admissible(t, shape_for(key, value)))
         return KV_TOO_LARGE;
     struct operation op = begin(t, key->shard, now_ms);
-    struct place old = find_live(&op, key);
+    struct slot_ref old = find_live(&op, key);
     if (condition == KV_ADD && old.entry != NULL)
         return KV_REFUSED;
     if ((condition == KV_REPLACE || condition == KV_CAS) && old.entry == NULL)
@@ -122,20 +122,20 @@ enum kv_status kv_store(struct kv_table *t, const struct kv_key *key, const stru
 
 enum kv_status kv_delete(struct kv_table *t, const struct kv_key *key, uint64_t now_ms) {
     struct operation op = begin(t, key->shard, now_ms);
-    struct place old = find_live(&op, key);
+    struct slot_ref old = find_live(&op, key);
     if (old.entry == NULL)
         return KV_MISSING;
-    unlink_place(&op, &old, KV_DELETES);
+    unlink_slot(&op, &old, KV_DELETES);
     return KV_DONE;
 }
 
 /* Takes a key out until it has been written to the store behind the table. */
 enum kv_status kv_withdraw(struct kv_table *t, const struct kv_key *key, uint64_t now_ms) {
     struct operation op = begin(t, key->shard, now_ms);
-    struct place old = find_live(&op, key);
+    struct slot_ref old = find_live(&op, key);
     if (old.entry == NULL)
         return KV_MISSING;
-    unlink_place(&op, &old, KV_WITHDRAWALS);
+    unlink_slot(&op, &old, KV_WITHDRAWALS);
     return KV_DONE;
 }
 
@@ -143,23 +143,23 @@ enum kv_status kv_withdraw(struct kv_table *t, const struct kv_key *key, uint64_
 enum kv_status kv_delete_version(struct kv_table *t, const struct kv_key *key, uint64_t version,
                                  uint64_t now_ms) {
     struct operation op = begin(t, key->shard, now_ms);
-    struct place old = find_live(&op, key);
+    struct slot_ref old = find_live(&op, key);
     if (old.entry == NULL)
         return KV_MISSING;
     if (LOAD(old.record->cas) != version)
         return KV_REFUSED;
-    unlink_place(&op, &old, KV_DELETES);
+    unlink_slot(&op, &old, KV_DELETES);
     return KV_DONE;
 }
 
 /* A record without an expiry is written anew, with one: same value, same version. */
 static enum kv_status add_expiry(struct operation *op, const struct kv_key *key,
-                                 const struct place *place, uint64_t expiry_ms) {
-    struct shape shape = shape_of(LOAD(place->record->shape));
+                                 const struct slot_ref *ref, uint64_t expiry_ms) {
+    struct shape shape = shape_of(LOAD(ref->record->shape));
     struct shape longer = shape;
     longer.flags |= KV_FLAG_EXPIRY;
     bool main_log;
-    struct place old = room_for(op, key, record_length(longer), &main_log);
+    struct slot_ref old = room_for(op, key, record_length(longer), &main_log);
     if (old.entry == NULL)
         return KV_MISSING; /* in a damaged table alone: see reclaim_main */
     struct kv_value value = {old.record->bytes + value_offset(shape), shape.value_bytes,
@@ -171,7 +171,7 @@ static enum kv_status add_expiry(struct operation *op, const struct kv_key *key,
 enum kv_status kv_touch(struct kv_table *t, const struct kv_key *key, uint64_t expiry_ms,
                         uint64_t now_ms) {
     struct operation op = begin(t, key->shard, now_ms);
-    struct place old = find_live(&op, key);
+    struct slot_ref old = find_live(&op, key);
     if (old.entry == NULL)
         return KV_MISSING;
     bool has_expiry = (shape_of(LOAD(old.record->shape)).flags & KV_FLAG_EXPIRY) != 0;
@@ -181,7 +181,7 @@ enum kv_status kv_touch(struct kv_table *t, const struct kv_key *key, uint64_t e
     } else {
         if (has_expiry)
             STORE_RELEASE(*expiry_cell(old.record), expiry_ms);
-        tell(&op, KV_EVENT_TOUCH, old.record);
+        emit(&op, KV_EVENT_TOUCH, old.record);
     }
     count(op.header, KV_TOUCHES);
     return KV_DONE;
@@ -194,7 +194,7 @@ enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_
                             const int64_t *initial, uint64_t expiry_ms, uint64_t now_ms,
                             int64_t *result) {
     struct operation op = begin(t, key->shard, now_ms);
-    struct place old = find_live(&op, key);
+    struct slot_ref old = find_live(&op, key);
     if (old.entry == NULL) {
         if (initial == NULL)
             return KV_MISSING;
@@ -216,7 +216,7 @@ enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_
         return KV_OVERFLOW;
     STORE_RELEASE(old.record->cas, next_cas(op.header));
     STORE_RELEASE(*cell, (uint64_t)*result);
-    tell(&op, KV_EVENT_SET, old.record);
+    emit(&op, KV_EVENT_SET, old.record);
     note_use(&old);
     count(op.header, KV_INCREMENTS);
     return KV_DONE;
@@ -234,8 +234,8 @@ void kv_flush(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
         kv_feed_emit(t->feed, KV_EVENT_FLUSH, NULL, 0, 0, LOAD(header->flush_mark), now_ms);
 }
 
-/* Unlinks what is gone in `count` buckets and their overflow chains, from `bucket` on; returns the
- * bucket to go on with, 0 after the last. */
+/* Unlinks what is gone in `buckets` buckets from `bucket` on, and in their overflow chains. Returns
+ * the bucket to go on with, 0 after the last. */
 uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t buckets,
                   uint64_t now_ms) {
     struct operation op = begin(t, shard, now_ms);

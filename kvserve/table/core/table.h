@@ -61,7 +61,7 @@ struct kv_view {
     uint64_t position;
     uint64_t rest_bytes; /* from the record to the ring's end */
     _Atomic uint8_t *hint;
-    const struct kv_bucket *home; /* see kv_find_soon */
+    const struct kv_bucket *home; /* see kv_prefetch_bucket */
 };
 
 struct kv_key {
@@ -131,12 +131,12 @@ void kv_end_request(struct kv_table *t, uint32_t worker);
 void kv_keep_request(struct kv_table *t, uint32_t worker);
 bool kv_died_over(const struct kv_table *t, uint64_t client, uint64_t request);
 
-/* index.c: lookup without a lock */
+/* lookup.c: lookup without a lock */
 void kv_locate(const struct kv_table *t, struct kv_key *key);
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
-void kv_find_soon(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
-void kv_find_next(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
-enum kv_status kv_find_now(const struct kv_table *t, const struct kv_key *key,
+void kv_prefetch_bucket(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
+void kv_prefetch_record(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
+enum kv_status kv_find_prefetched(const struct kv_table *t, const struct kv_key *key,
                            struct kv_view *view);
 
 /* The records of one bucket's chain, one at a time; cursor starts as 0. Lock-free. */
@@ -162,7 +162,7 @@ enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_
                             const int64_t *initial, uint64_t expiry_ms, uint64_t now_ms,
                             int64_t *result);
 void kv_flush(struct kv_table *t, uint32_t shard, uint64_t now_ms);
-uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t count,
+uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t buckets,
                   uint64_t now_ms);
 
 /* recover.c: after an owner died inside the lock, which the caller now holds */

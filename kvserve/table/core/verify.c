@@ -13,7 +13,7 @@
  * V8 live bytes and items equal a recount; no record of M is longer than the longest, which is not
  *    above the largest.
  * V9 no cas and not the flush mark is above the sequence, which is far from running over. */
-#include "places.h"
+#include "operation.h"
 
 struct report {
     struct kv_violation *violations;
@@ -70,15 +70,15 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
     }
     uint64_t position = tail;
     while (position < head) {
-        uint64_t place = place_of(position, ring.capacity, ring.reciprocal);
+        uint64_t offset = ring_offset(position, ring.capacity, ring.reciprocal);
         struct kv_record *record = record_at(&ring, position);
         struct shape shape = shape_of(LOAD(record->shape));
         uint64_t length = record_length(shape);
         bool pad = (shape.flags & KV_FLAG_PAD) != 0;
         /* Records of one length often follow each other. A wrong guess does no harm. */
         __builtin_prefetch((const uint8_t *)record + RECORDS_AHEAD * length);
-        if (length > ring.capacity - place || length > head - position ||
-            (pad && length != ring.capacity - place)) {
+        if (length > ring.capacity - offset || length > head - position ||
+            (pad && length != ring.capacity - offset)) {
             violate(report, 2, position);
             return false;
         }
@@ -93,7 +93,7 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
                 violate(report, 5, position);
             if (LOAD(record->cas) > sequence)
                 violate(report, 9, position);
-            test_and_set(starts, place / KV_ALIGNMENT);
+            test_and_set(starts, offset / KV_ALIGNMENT);
         }
         position += length;
     }
@@ -103,7 +103,7 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
 /* V3: whether a record that V2 found begins at this position. */
 static bool leads_to_start(const struct ring *ring, uint64_t position, const uint8_t *starts) {
     return position - LOAD(*ring->tail) < LOAD(*ring->head) - LOAD(*ring->tail) &&
-           test(starts, place_of(position, ring->capacity, ring->reciprocal) / KV_ALIGNMENT);
+           test(starts, ring_offset(position, ring->capacity, ring->reciprocal) / KV_ALIGNMENT);
 }
 
 /* V6: whether a later slot of the chain leads to the same key. */

@@ -3,7 +3,7 @@
 #ifndef KV_VIEW_H
 #define KV_VIEW_H
 
-#include "places.h"
+#include "access.h"
 
 /* Whether what was copied of the record until now is whole. */
 static inline bool kv_view_intact(const struct kv_view *view) {

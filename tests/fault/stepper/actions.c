@@ -117,12 +117,12 @@ void carry(const struct kv_table *table, const struct kv_key *key, uint64_t now_
     struct kv_view view;
     carried->status = KV_CONTENDED;
     if (in_steps) {
-        kv_find_soon(table, key, &view);
-        kv_find_next(table, key, &view);
+        kv_prefetch_bucket(table, key, &view);
+        kv_prefetch_record(table, key, &view);
     }
     for (int retries = 0; retries < RETRIES_MAX; retries++) {
         bool begun = in_steps && retries == 0;
-        enum kv_status status = (begun ? kv_find_now : kv_find)(table, key, &view);
+        enum kv_status status = (begun ? kv_find_prefetched : kv_find)(table, key, &view);
         if (status != KV_DONE) {
             carried->status = status;
             return;

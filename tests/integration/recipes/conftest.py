@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crews import TIMEOUT, Journal
-from servers import Server, StartServer
+from support.crews import TIMEOUT, Journal
+from support.servers import Server, StartServer
 
 import kvserve
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from servers import StartServer, stopped
+from support.servers import StartServer, stopped
 
 import kvserve
-from kvserve.client import workers
+from kvserve.client.blocking import workers
+from kvserve.client.recipes.driver import Port, finish
 from kvserve.client.recipes.generations import begin
-from kvserve.client.recipes.ports import Port, finish
 from kvserve.errors import (
     OutcomeUnknown,
     ServerBusy,

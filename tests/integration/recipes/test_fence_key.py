@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from crews import TIMEOUT
-from servers import Server
+from support.crews import TIMEOUT
+from support.servers import Server
 
 import kvserve
 from kvserve.errors import InvalidValue

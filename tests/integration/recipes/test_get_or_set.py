@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import KINDS, TIMEOUT, Journal, Member, crew, noting, together
-from servers import Server
+from support.crews import KINDS, TIMEOUT, Journal, Member, crew, noting, together
+from support.servers import Server
 
 import kvserve
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import KINDS, TIMEOUT, Member
-from servers import Server
+from support.crews import KINDS, TIMEOUT, Member
+from support.servers import Server
 
 import kvserve
 from kvserve.client.recipes.claims import now_ms

@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from crews import KINDS, TIMEOUT, together
-from servers import Server
+from support.crews import KINDS, TIMEOUT, together
+from support.servers import Server
 
 import kvserve
 from kvserve.errors import InvalidArgument, InvalidTTL, NotACounter

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import KINDS, TIMEOUT, Journal, Member, together
-from servers import Server
+from support.crews import KINDS, TIMEOUT, Journal, Member, together
+from support.servers import Server
 
 import kvserve
 from kvserve.client.recipes.claims import Claim

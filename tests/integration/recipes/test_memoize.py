@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crews import TIMEOUT, Journal, Member, together
-from servers import Server
+from support.crews import TIMEOUT, Journal, Member, together
+from support.servers import Server
 
 import kvserve
 from kvserve.errors import InvalidArgument, InvalidKey, InvalidTTL

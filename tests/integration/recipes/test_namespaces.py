@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import kvserve as kvserve_command
-from crews import KINDS, TIMEOUT, Member, together
-from servers import Server, StartServer
+from support.commands import kvserve as kvserve_command
+from support.crews import KINDS, TIMEOUT, Member, together
+from support.servers import Server, StartServer
 
 import kvserve
 from kvserve.errors import InvalidArgument, InvalidKey

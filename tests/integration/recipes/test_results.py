@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from crews import TIMEOUT
-from servers import Server
+from support.crews import TIMEOUT
+from support.servers import Server
 
 import kvserve
 from kvserve.errors import InvalidArgument, InvalidValue

@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
-from crews import TIMEOUT, Member, together
-from servers import Server
+from support.crews import TIMEOUT, Member, together
+from support.servers import Server
 
 import kvserve
 from kvserve.errors import (

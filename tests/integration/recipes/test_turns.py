@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from crews import Journal, noting
-from servers import Server
+from support.crews import Journal, noting
+from support.servers import Server
 
 import kvserve
 from kvserve.client._scopes import vouched
 from kvserve.client.recipes import single_flight
 from kvserve.client.recipes.claims import Claim, now_ms
-from kvserve.client.recipes.ports import Port, finish
+from kvserve.client.recipes.driver import Port, finish
 from kvserve.errors import (
     InvalidArgument,
     InvalidTTL,

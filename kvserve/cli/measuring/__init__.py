@@ -1,1 +1,0 @@
-"""What `kvserve bench` does: measures a live instance, or replays a trace over private tables."""

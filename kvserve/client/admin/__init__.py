@@ -1,0 +1,1 @@
+"""Beside the cache's operations: live settings, and dumps."""

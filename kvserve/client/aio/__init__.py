@@ -1,0 +1,1 @@
+"""The asyncio client, file by file the twin of client/blocking/."""

@@ -1,0 +1,140 @@
+"""The asyncio client that writes into the table itself: `connect_async(write="direct")`.
+
+Nothing here waits for a shard's lock: who finds it taken lets the event loop go on, and tries
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from kvserve.client.aio.client import AsyncClient
+from kvserve.client.calls.call import raise_for_all
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
+from kvserve.client.deadlines import deadline_of
+from kvserve.client.follower import Read
+from kvserve.client.writer.executor import DirectTable
+from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy, UnreadableValue
+from kvserve.names import Names
+from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
+from kvserve.table._core import check_key, check_keys
+
+_RETRY_SECONDS = 0.002  # a lock is held for microseconds, unless its holder was killed or stopped
+
+
+class AsyncDirectClient(AsyncClient):
+    """An asyncio client that is a trusted writer; made by `kvserve.connect_async`.
+
+    Arguments and errors are those of `writing.DirectClient`.
+    """
+
+    def __init__(
+        self, names: Names, *, timeout: float, read: Read, queue_bytes: int | None
+    ) -> None:
+        if read != "direct":
+            raise InvalidArgument("write = 'direct' goes with read = 'direct' alone")
+        super().__init__(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+        self._timeout = timeout
+        self._closed = False
+        self._table = DirectTable(names, wait_seconds=0)
+        try:
+            self._sit_down()
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def _sit_down(self) -> None:
+        if self._closed:
+            raise ClientClosed("this client was closed")
+        self._table.enter()
+        self._operations.value_bytes_max = self._table.settings.value_bytes_max
+
+    async def _run(self, operation: Operation) -> Any:
+        if operation.command is commands.LIMIT:
+            return await super()._run(operation)
+        return await self._execute(operation, deadline_of(time.monotonic(), self._timeout))
+
+    async def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        for operation in operations:
+            check_key(operation.key)  # of all, before anything is done
+        deadline = deadline_of(time.monotonic(), self._timeout)
+        await self._until(self._require_seat, deadline)
+        results: list[Any] = []
+        for operation in operations:
+            try:
+                results.append(await self._execute(operation, deadline))
+            except ClientClosed:
+                raise
+            except KvserveError as error:
+                results.append(error)
+        return results
+
+    async def _run_all(self, operations: list[Operation]) -> list[Any]:
+        """As `_run_batch`, but if something failed raises what is true of all."""
+        results = await self._run_batch(operations)
+        self._raise_for_all(operations, results)
+        return results
+
+    def _raise_for_all(self, operations: list[Operation], results: list[Any]) -> None:
+        raise_for_all([each.question(self._reader._shard_of) for each in operations], results)
+
+    # One key after another, since a lock that is taken is waited for between two of them.
+
+    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """See `Client.get_many`."""
+        found, rest = self._reader._get_many_here(keys)
+        if rest:
+            self._reader._follow_table()
+            missing = object()
+            gets = [self._operations.get(key, missing) for key in rest]
+            values = [
+                missing if isinstance(value, UnreadableValue) else value
+                for value in await self._run_batch(gets)
+            ]
+            self._raise_for_all(gets, values)
+            for key, value in zip(rest, values, strict=True):
+                if value is not missing:
+                    found[key] = value
+        return found
+
+    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+        """See `Client.set_many`."""
+        items = check_mapping(values).items()
+        to_ttl_ms(ttl)  # also where there is nothing to store
+        await self._run_all([self._operations.set(key, value, ttl) for key, value in items])
+
+    async def delete_many(self, keys: Iterable[Key]) -> int:
+        """See `Client.delete_many`."""
+        operations = [self._operations.delete(key) for key in check_keys(keys)]
+        return sum(await self._run_all(operations))
+
+    async def _execute(self, operation: Operation, deadline: float) -> Any:
+        def attempt() -> Any:
+            self._require_seat()
+            return self._table.execute(operation)
+
+        return await self._until(attempt, deadline)
+
+    def _require_seat(self) -> None:
+        if not self._table.is_current:
+            self._sit_down()
+
+    @staticmethod
+    async def _until(attempt: Callable[[], Any], deadline: float) -> Any:
+        """What an attempt gives in the end; while something is busy, others have their turn."""
+        while True:
+            try:
+                return attempt()
+            except ServerBusy:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _close(self) -> None:
+        super()._close()
+        self._closed = True
+        self._table.leave()

@@ -1,0 +1,138 @@
+"""Locks and limiters of the asyncio client, and the task that renews what is held."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import ParamSpec
+
+from kvserve.client._scopes import AsyncHolder
+from kvserve.client.calls.operations import TTL
+from kvserve.client.contract import AsyncCache
+from kvserve.client.deadlines import within_async
+from kvserve.client.recipes.claims import RENEWALS_A_TTL, Claim
+from kvserve.client.recipes.driver import Port
+from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
+from kvserve.client.recipes.locks import LockState
+from kvserve.errors import KvserveError
+
+P = ParamSpec("P")
+
+
+def port_of(client: AsyncCache) -> Port:
+    """The port of an asyncio client, whose methods are coroutines already."""
+    return Port(client, lambda method: method, asyncio.sleep, within_async)
+
+
+def keep_in_task(claim: Claim, port: Port, until_ms: float) -> asyncio.Task[None]:
+    """Keeps a claim of an asyncio client alive, in a task."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    wake = _waker(loop, over)
+    claim.when_over(wake)
+    reference = weakref.ref(claim, wake)
+    keeping = _keep_async(reference, port, over, claim.ttl_ms / 1000, until_ms)
+    # In a context of its own: that of an acquisition has a deadline, which the hold outlives.
+    return contextvars.Context().run(loop.create_task, keeping)
+
+
+def _waker(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> Callable[[object], None]:
+    def end() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def wake(_: object) -> None:  # in whatever thread drops the claim
+        with suppress(RuntimeError):  # the loop was closed, and the task with it
+            loop.call_soon_threadsafe(end)
+
+    return wake
+
+
+async def _keep_async(
+    reference: weakref.ref[Claim],
+    port: Port,
+    over: asyncio.Future[None],
+    ttl_seconds: float,
+    until_ms: float,
+) -> None:
+    going_on = True
+    while going_on:
+        await asyncio.wait([over], timeout=ttl_seconds / RENEWALS_A_TTL)
+        if over.done():
+            return
+        claim = reference()
+        going_on = claim is not None and await claim.keep(port, until_ms)
+        del claim
+
+
+class AsyncLock(LockState, AsyncHolder):
+    """A lock between processes and tasks; made by `AsyncClient.lock`. See `Lock`; `async with`.
+
+    Example:
+        >>> async def work():
+        ...     async with await kvserve.connect_async() as cache:
+        ...         async with cache.lock("nightly-job", ttl=30) as lock:
+        ...             return lock.held
+        >>> asyncio.run(work())
+        True
+    """
+
+    def __init__(
+        self,
+        client: AsyncCache,
+        path: Sequence[str],
+        name: str,
+        *,
+        ttl: TTL,
+        timeout: float | None,
+        renew: bool,
+        max_hold: TTL,
+    ) -> None:
+        super().__init__(port_of(client), path, name, ttl, timeout, renew, max_hold)
+
+    def _keep(self, claim: Claim, until_ms: float) -> None:
+        keep_in_task(claim, self._port, until_ms)
+
+    async def _take(self, timeout: float | None) -> Claim:
+        return await self._got(timeout)
+
+    async def _give_back(self, claim: Claim | None) -> None:
+        await self._end(claim)
+
+    async def _leave(self, claim: Claim | None, exception_type: type[BaseException] | None) -> None:
+        try:
+            await self._end(claim)
+        except KvserveError:
+            if exception_type is None:
+                raise
+
+
+class AsyncLimiter(LimiterTerms):
+    """A rate limit that all processes share; made by `AsyncClient.limiter`. See `Limiter`.
+
+    Example:
+        >>> async def attempt():
+        ...     async with await kvserve.connect_async() as cache:
+        ...         return await cache.limiter("upload", rate=2, per=60).hit("Ada")
+        >>> asyncio.run(attempt()).remaining
+        1
+    """
+
+    def __init__(
+        self,
+        client: AsyncCache,
+        path: Sequence[str],
+        name: str,
+        rate: int,
+        per: TTL,
+        sliding: bool,
+    ) -> None:
+        super().__init__(path, name, rate=rate, per=per, sliding=sliding)
+        self._client = client
+
+    async def hit(self, id: str | int, cost: int = 1) -> Hit:
+        """See `Limiter.hit`."""
+        return as_hit(await self._client._run(self._operation(self._client._operations, id, cost)))

@@ -1,0 +1,175 @@
+"""The recipes as methods: of the asyncio client and of its namespaces."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from kvserve.client._scopes import vouched_async, with_value_async
+from kvserve.client.aio.locks import AsyncLimiter, AsyncLock, keep_in_task, port_of
+from kvserve.client.calls.operations import TTL, Key
+from kvserve.client.contract import AsyncCache
+from kvserve.client.recipes import key_layout
+from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
+from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, with_attributes
+from kvserve.client.recipes.single_flight import (
+    LEASE_SECONDS_DEFAULT,
+    MISSING,
+    Terms,
+    Turn,
+    as_read,
+    checked_terms,
+    seek,
+    with_turn,
+)
+from kvserve.errors import InvalidArgument, UnreadableValue
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AsyncRecipes:
+    """What is built of the cache's operations; see `Recipes`."""
+
+    @property
+    def _root(self) -> AsyncCache:
+        """The client that does the work."""
+        return cast("AsyncCache", self)
+
+    @property
+    def _path(self) -> tuple[str, ...]:
+        """The names of the namespaces around all that is made here."""
+        return ()
+
+    async def _place(self, key: Key) -> Key:
+        """Where the record of a key is."""
+        return key
+
+    async def get_or_set(
+        self,
+        key: Key,
+        factory: Callable[[], Awaitable[Any] | Any],
+        ttl: TTL = None,
+        *,
+        stale: TTL = None,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Any:
+        """See `Client.get_or_set`. The factory may be a coroutine function."""
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
+        return await get_or_set(self._root, await self._place(key), factory, terms)
+
+    @overload
+    def memoize(self, function: Callable[P, Awaitable[R]], /) -> Memoized[P, Awaitable[R]]: ...
+
+    @overload
+    def memoize(
+        self,
+        ttl: TTL = None,
+        *,
+        stale: TTL = None,
+        key: Callable[..., Key] | None = None,
+        typed: bool = False,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Callable[[Callable[P, Awaitable[R]]], Memoized[P, Awaitable[R]]]: ...
+
+    def memoize(
+        self,
+        ttl: Any = None,
+        *,
+        stale: TTL = None,
+        key: Callable[..., Key] | None = None,
+        typed: bool = False,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Any:
+        """See `Client.memoize`. Decorates coroutine functions; `invalidate` is a coroutine."""
+        function = ttl if is_function(ttl) else None
+        ttl = None if function else ttl
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
+
+        def decorate(function: Callable[P, Awaitable[R]]) -> Memoized[P, Awaitable[R]]:
+            return memoize(self, function, CallKeys(function, key, typed=typed), terms)
+
+        return decorate if function is None else decorate(function)
+
+    def lock(
+        self,
+        name: str,
+        ttl: TTL = LOCK_SECONDS_DEFAULT,
+        *,
+        timeout: float | None = None,
+        renew: bool = True,
+        max_hold: TTL = None,
+    ) -> AsyncLock:
+        """See `Client.lock`; for `async with`. It is renewed as long as its event loop runs."""
+        return AsyncLock(
+            self._root,
+            self._path,
+            name,
+            ttl=ttl,
+            timeout=timeout,
+            renew=renew,
+            max_hold=max_hold,
+        )
+
+    def limiter(self, name: str, rate: int, per: TTL, *, sliding: bool = False) -> AsyncLimiter:
+        """See `Client.limiter`; its `hit` is a coroutine."""
+        return AsyncLimiter(self._root, self._path, name, rate, per, sliding)
+
+
+async def get_or_set(
+    client: AsyncCache, key: Key, factory: Callable[[], Awaitable[Any] | Any], terms: Terms
+) -> Any:
+    """The asyncio way; see `Recipes.get_or_set`."""
+    try:
+        value = await client.get(key, MISSING)
+    except UnreadableValue:  # to store another one mends that
+        value = MISSING
+    if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(await client.ttl(key))):
+        return value
+    turn = Turn(port_of(client), client._names, key, terms)
+    value = await seek(turn, value)
+    if value is not MISSING:
+        return value
+    try:
+        keep_in_task(turn.claim, turn.port, turn.keep_until_ms)
+        value = await with_value_async(*with_turn(turn), vouched_async, turn.claim, factory)
+    except BaseException as error:
+        await turn.abandon()
+        value = await turn.instead_of(error)
+        if value is MISSING:
+            raise
+        return value
+    await turn.complete(value)
+    return as_read(value)
+
+
+def memoize(
+    owner: AsyncRecipes, function: Callable[P, Awaitable[Any]], keys: CallKeys, terms: Terms
+) -> Memoized[P, Awaitable[Any]]:
+    """The asyncio way; see `Recipes.memoize`."""
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidArgument(
+            f"{getattr(function, '__qualname__', function)} is not a coroutine function: memoize "
+            "it with a blocking client, kvserve.connect()"
+        )
+
+    @functools.wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        key = await owner._place(keys(*args, **kwargs))
+        compute = functools.partial(function, *args, **kwargs)
+        return await get_or_set(owner._root, key, compute, terms)
+
+    async def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
+        key = await owner._place(keys(*args, **kwargs))
+        await owner._root.delete(key_layout.lease(key))
+        return await owner._root.delete(key)
+
+    return with_attributes(call, keys, invalidate)

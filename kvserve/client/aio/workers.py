@@ -1,0 +1,185 @@
+"""An asyncio client's way to the workers: one channel each, deadlines, and what is sent again.
+
+The rules are those of `workers.Workers`; only the waiting differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from kvserve import limits
+from kvserve.client import forks
+from kvserve.client.aio.channel import AioChannel
+from kvserve.client.calls.attempt import Attempt
+from kvserve.client.calls.call import LOOK_AGAIN_SECONDS, Question
+from kvserve.client.deadlines import deadline_of
+from kvserve.client.session import NOT_TAKEN, Session, WorkerGone
+from kvserve.errors import (
+    ClientClosed,
+    InvalidArgument,
+    KvserveError,
+    RequestTimeout,
+    ServerBusy,
+)
+from kvserve.manifest import Manifest
+from kvserve.names import Names
+from kvserve.runtime import named_errors
+
+_GRACE_SECONDS = 0.05
+
+
+class AioWorkers:
+    """The workers of an instance, for one event loop. Arguments as of `workers.Workers`."""
+
+    def __init__(
+        self,
+        names: Names,
+        manifest: Manifest,
+        timeout: float,
+        queue_bytes: int | None,
+        on_manifest: Callable[[Manifest], None],
+        died_over: Callable[[int, int], bool] = lambda *_: False,
+    ) -> None:
+        self._names = names
+        self.manifest = manifest
+        self.timeout = timeout
+        self._queue_bytes = queue_bytes
+        self._on_manifest = on_manifest
+        self._died_over = died_over
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channels: dict[int, AioChannel] = {}
+        self._opening: dict[int, asyncio.Lock] = {}
+        self._closed = False
+        _all_workers.add(self)
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """The longest frame that the workers take."""
+        return limits.frame_bytes_max(self.manifest.value_bytes_max)
+
+    def deadline(self) -> float:
+        """See `workers.Workers.deadline`."""
+        return deadline_of(asyncio.get_running_loop().time(), self.timeout)
+
+    async def count(self, deadline: float) -> int:
+        """How many there are now. See `workers.Workers.count`."""
+        while True:
+            with suppress(WorkerGone):
+                channel = await self._channel(0, deadline)
+                if channel.look():
+                    return self.manifest.workers
+
+    async def look_again(self) -> None:
+        """See `workers.Workers.look_again`."""
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        with named_errors():
+            self.manifest = Manifest.read(self._names)
+            self._on_manifest(self.manifest)
+
+    async def ask(self, question: Question, deadline: float) -> Any:
+        """The answer to one request. Raises as `workers.Workers.ask` does."""
+        attempt = Attempt(question.idempotent, self._died_over)
+        while True:
+            try:
+                channel = await self._channel(question.shard, deadline)
+            except WorkerGone:
+                continue  # nothing was sent there
+            except ServerBusy as error:
+                raise attempt.error_of(error) from None
+            try:
+                reply = await channel.ask(question.command, question.arguments, deadline)
+            except WorkerGone as gone:
+                attempt.on_worker_gone(*gone.ids)
+            except (ServerBusy, RequestTimeout) as error:
+                raise attempt.error_of(error) from None
+            else:
+                return attempt.result_of(reply)
+
+    async def ask_each(self, questions: list[Question], deadline: float) -> list[Any]:
+        """What became of several requests at the same time: answers, and errors as objects."""
+        asked = [self.ask(question, deadline) for question in questions]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, KvserveError):
+                raise outcome
+        return outcomes
+
+    async def _channel(self, shard: int, deadline: float) -> AioChannel:
+        self._check_loop()
+        worker = shard % self.manifest.workers
+        channel = self._channels.get(worker)
+        opening = self._opening.setdefault(worker, asyncio.Lock())
+        if channel is not None and channel.is_open and not opening.locked():
+            return channel
+        # Another's greeting may take longer than this request may; one's own ends itself.
+        patience = asyncio.timeout_at(deadline + _GRACE_SECONDS)
+        try:
+            async with patience, opening:
+                channel = self._channels.get(worker)
+                if channel is not None and channel.is_open:
+                    return channel
+                if channel is not None:
+                    channel.close()  # what interrupted its greeting may have interrupted its end
+                with named_errors():
+                    self.manifest = Manifest.read(self._names)
+                    self._on_manifest(self.manifest)
+                    if shard % self.manifest.workers == worker:
+                        return await self._open(worker, deadline)
+        except TimeoutError:
+            if not patience.expired():  # it is an error of ours, or of a signal's handler
+                raise
+            raise ServerBusy(NOT_TAKEN) from None
+        # The server was started anew with another number of workers.
+        return await self._channel(shard, deadline)
+
+    async def _open(self, worker: int, deadline: float) -> AioChannel:
+        queue_bytes = self.manifest.queue_message_bytes
+        if self._queue_bytes is not None:
+            queue_bytes = min(self._queue_bytes, queue_bytes)
+        session = Session(self._names, self.manifest, worker, queue_bytes)
+        # Before the event loop hears of it, so that `close` finds it whatever comes between.
+        channel = self._channels[worker] = AioChannel(session)
+        await channel.greet(self._names, deadline)
+        if self._closed:
+            channel.close()
+            raise ClientClosed("this client was closed")
+        return channel
+
+    def _check_loop(self) -> None:
+        if self._closed:
+            raise ClientClosed("this client was closed")
+        forks.notice()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidArgument("an async client belongs to the event loop that used it first")
+
+    def close(self) -> None:
+        """Ends all sessions; requests under way fail."""
+        self._closed = True
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
+
+    def forget(self) -> None:
+        """In a forked child: lets go of the parent's sessions and of its loop."""
+        self._channels = {}
+        self._opening = {}
+        self._loop = None
+
+
+# A process-wide fact in process-wide state, see forks.py.
+_all_workers: weakref.WeakSet[AioWorkers] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for workers in list(_all_workers):
+        workers.forget()
+
+
+forks.in_child(_forget_all)

@@ -1,0 +1,1 @@
+"""The blocking client, file by file the twin of client/aio/."""

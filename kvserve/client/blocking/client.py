@@ -1,0 +1,391 @@
+"""The blocking client: every method does its one thing and returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+from kvserve.client.blocking.dispatch import Dispatcher
+from kvserve.client.blocking.namespaces import Namespaces
+from kvserve.client.calls.cursor import Cursor
+from kvserve.client.calls.many import DeleteMany, SetMany
+from kvserve.client.calls.operations import (
+    TTL,
+    AnyKey,
+    Key,
+    check_mapping,
+    from_ttl_ms,
+    to_ttl_ms,
+)
+from kvserve.client.feed import events_of, open_watcher, patience_of
+from kvserve.client.mapping import MappingMethods
+from kvserve.client.pipeline import Pipeline
+from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.generations import are_in_namespaces, living
+from kvserve.errors import InvalidArgument
+from kvserve.live.feed import Event, Since
+from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
+from kvserve.stats.collect import collect
+from kvserve.table._core import Elsewhere, check_keys
+
+
+class Client(Namespaces, MappingMethods, Dispatcher):
+    """A blocking client; made by `kvserve.connect`, which describes the arguments.
+
+    All methods that take a key raise InvalidKey if it is no str or bytes of 1 to 1024 bytes. All
+    that ask a worker raise ServerError, or one of its kinds, if there is no answer in time; a hit
+    asks none. `get(key, default=None)` is inherited.
+
+    Example:
+        >>> with kvserve.connect(timeout=0.5) as client:
+        ...     client["user:1"] = {"name": "Ada"}
+        ...     client.get("user:1")
+        {'name': 'Ada'}
+    """
+
+    def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
+        """The value of a key and its version, for `cas`.
+
+        A later version of a key is a larger number, below 2^53, also when the table was replaced
+        meanwhile; no other record of the key ever had it.
+
+        Returns:
+            (value, version), or (default, None) on a miss.
+
+        Example:
+            >>> cache.gets("nobody")
+            (None, None)
+        """
+        found = self._gets_here(key)
+        if found is None:
+            return default, None
+        if isinstance(found, Elsewhere):
+            self._follow_table()
+            pair: tuple[Any, int | None] = self._run(self._operations.gets(key, default))
+            return pair
+        return found
+
+    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+        """Stores a value, whatever was there.
+
+        Args:
+            key: str or bytes.
+            value: bytes, str, int, None, bool, float, datetime with a time zone, or a list, tuple
+                or dict of these, by exact type; docs/values.md has the table.
+            ttl: seconds or a timedelta until it expires, a millisecond at least; None: the
+                server's `default_ttl`, which is never unless it is configured; `math.inf`: never.
+
+        Returns:
+            The value's version, see `cas`.
+
+        Raises:
+            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent. Of a value that
+                would not come back exactly, the first says where and what it is.
+
+        Example:
+            >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
+            True
+        """
+        version: int = self._ask(commands.SET, self._operations.stored(key, value, ttl))
+        return version
+
+    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """Stores a value if the key is missing; returns whether it did. Raises as `set`.
+
+        Example:
+            >>> cache.delete("once"), cache.add("once", 1), cache.add("once", 2)
+            (False, True, False)
+        """
+        return bool(self._run(self._operations.add(key, value, ttl)))
+
+    def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """Stores a value if the key is there; returns whether it did. Raises as `set`.
+
+        The ttl is as of `set`: what the old value had left is dropped with it.
+
+        Example:
+            >>> cache.replace("nobody", 1)
+            False
+        """
+        return bool(self._run(self._operations.replace(key, value, ttl)))
+
+    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
+        """Compare and swap: stores a value if the key still has this version. Raises as `set`.
+
+        Args:
+            version: what `gets` or `set` returned.
+            ttl: as of `set`: what the old value had left is dropped with it.
+
+        Returns:
+            Whether it did.
+
+        Example:
+            >>> version = cache.set("draft", "first")
+            >>> cache.cas("draft", "second", version), cache.cas("draft", "third", version)
+            (True, False)
+        """
+        return bool(self._run(self._operations.cas(key, value, version, ttl)))
+
+    def delete(self, key: Key, version: int | None = None) -> bool:
+        """Removes a key; returns whether it did.
+
+        If a worker died meanwhile, the answer may be False although this call removed it.
+
+        Args:
+            version: what `gets` or `set` returned: remove the key only if it still has this one.
+
+        Example:
+            >>> cache.delete("nobody")
+            False
+        """
+        return bool(self._run(self._operations.delete(key, version)))
+
+    def touch(self, key: Key, ttl: TTL = None) -> bool:
+        """Gives a key a new time to live; returns whether the key was there.
+
+        Args:
+            ttl: seconds or a timedelta from now; None: for ever, also where the server has a
+                `default_ttl`, which is only of what is stored.
+
+        Raises:
+            InvalidTTL: before anything is sent.
+
+        Example:
+            >>> cache.touch("nobody", ttl=5)
+            False
+        """
+        return bool(self._run(self._operations.touch(key, ttl)))
+
+    def ttl(self, key: Key) -> float | None:
+        """How long a key has to live.
+
+        Returns:
+            Seconds; `math.inf` if it never expires; None on a miss.
+
+        Example:
+            >>> cache.set("forever", 1) > 0, cache.ttl("forever")
+            (True, inf)
+        """
+        ttl_ms = self._ttl_ms(key)
+        if isinstance(ttl_ms, Elsewhere):
+            self._follow_table()
+            seconds: float | None = self._run(self._operations.ttl(key))
+            return seconds
+        return from_ttl_ms(ttl_ms)
+
+    def incr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """Adds to a counter, exactly once.
+
+        Args:
+            delta: what to add; a signed 64-bit integer, as the sum must be.
+            initial: what a missing counter starts at, before the addition; None: do not make one.
+            ttl: of a counter that is made by this call; one that is there keeps its own.
+
+        Returns:
+            The sum, or None if the key is missing and `initial` is None.
+
+        Raises:
+            NotACounter: the value is not an int of 64 bits with its sign.
+            CounterOverflow: the sum does not fit.
+            OutcomeUnknown: the worker died; it was added once or not at all.
+
+        Example:
+            >>> cache.delete("hits"), cache.incr("hits"), cache.incr("hits", 5)
+            (False, 1, 6)
+        """
+        total: int | None = self._run(self._operations.incr(key, delta, initial, ttl))
+        return total
+
+    def decr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """Subtracts from a counter, as `incr` adds. It may become negative.
+
+        Example:
+            >>> cache.decr("stock", 2, initial=10)
+            8
+        """
+        total: int | None = self._run(self._operations.decr(key, delta, initial, ttl))
+        return total
+
+    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+        """Stores many values in few round trips. Not a transaction. Raises as `set`.
+
+        Example:
+            >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
+        """
+        workers = self._workers
+        items = check_mapping(values)
+        deadline = workers.deadline()
+        by_worker = self._split(items, workers.count(deadline))
+        encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
+        sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
+        self._run_questions(sets, deadline)
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        """Removes many keys; returns how many were there.
+
+        Example:
+            >>> cache.set_many({"a": 1, "b": 2})
+            >>> cache.delete_many(["a", "b", "nobody"])
+            2
+        """
+        deadline = self._workers.deadline()
+        by_worker = self._split(check_keys(keys), self._workers.count(deadline))
+        deletes = DeleteMany(by_worker)
+        self._run_questions(deletes, deadline)
+        return deletes.count
+
+    def pipeline(self) -> Pipeline:
+        """Collects operations and sends them together when the `with` block ends.
+
+        Example:
+            >>> with cache.pipeline() as p:
+            ...     _ = p.set("a", 1).incr("a")
+            >>> p.results[1]
+            2
+        """
+        return Pipeline(self)
+
+    def contains(self, key: Key) -> bool:
+        """Whether a key is there; the same as `key in cache`. Does not count as a read of it.
+
+        Example:
+            >>> cache.contains("nobody"), "nobody" in cache
+            (False, False)
+        """
+        return self.ttl(key) is not None
+
+    def scan(self, prefix: Key = "") -> Iterator[Key]:
+        """All keys that begin with a prefix, in no order.
+
+        A key that is there throughout is returned at least once; one that comes or goes meanwhile
+        perhaps. Keys come as str or bytes, as they were last stored. What is in namespaces comes,
+        too, under its long keys, but not what was cleared there.
+
+        Example:
+            >>> cache.set("user:1", 1) > 0, sorted(cache.scan(prefix="user:"))
+            (True, ['user:1'])
+        """
+        cursor = Cursor(prefix)
+        while True:
+            self._follow_table()
+            if not cursor.enter(self._manifest):
+                return
+            try:
+                if self._usable:
+                    found = self._scan(cursor.shard, cursor.bucket, cursor.prefix)
+                else:
+                    found = self._workers.ask(*cursor.question()[:3], self._workers.deadline())
+            except (IndexError, InvalidArgument):
+                if cursor.is_in_another(self._manifest):
+                    continue  # there is no such shard in the table that was found meanwhile
+                raise
+            keys, next_bucket = found
+            cursor.move(next_bucket)
+            if are_in_namespaces(keys):
+                keys = finish(living(Port.of(self), keys))
+            yield from keys
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys, see `scan`. There is no `len`: `stats` counts the items.
+
+        Example:
+            >>> cache.set("user:1", 1) > 0, "user:1" in list(cache)
+            (True, True)
+        """
+        return self.scan()
+
+    def watch(
+        self, prefix: Key = "", since: Since = "now", timeout: float | None = None
+    ) -> Iterator[Event]:
+        """The changes of the cache, as they happen, from this call on.
+
+        Each worker and each trusted writer notes its changes in a ring of shared memory. A watcher
+        reads them there, so it costs them nothing, and sees each 1 to 20 ms later. One that falls
+        behind so far that a ring went round is told how many events it lost. The events of one key
+        come in the order of its changes, whoever made them. A restart of the server does not end
+        the iteration; `close` does, also in another thread.
+
+        Args:
+            prefix: of the keys; `flush` and `lost` come whatever it is.
+            since: `now`, or `oldest`: first whatever the rings still hold.
+            timeout: seconds without an event after which the iteration ends; None: never.
+
+        Returns:
+            An iterator of `kvserve.Event`s: kind, key, version, time and, of a `lost`, its number.
+
+        Raises:
+            ServerUnavailable: there is no server, or it was started with `feed_size = 0`.
+            InvalidArgument: an argument is out of its range.
+
+        Example:
+            >>> events = cache.watch("user:", timeout=2)
+            >>> cache.set("user:1", "Ada") > 0, cache.delete("user:1")
+            (True, True)
+            >>> next(events)
+            Event(kind='set', key='user:1', version=..., time=..., lost=0)
+            >>> next(events).kind
+            'delete'
+        """
+        self._follow_table()  # or says that this client was closed
+        watcher = open_watcher(self._names, prefix, since)
+        return events_of(watcher, patience_of(timeout), self._ending)
+
+    def flush(self) -> None:
+        """Removes everything.
+
+        Example:
+            >>> cache.flush()
+            >>> list(cache.scan())
+            []
+        """
+        self._ask_all_workers(commands.FLUSH)
+
+    def ping(self) -> float:
+        """Asks every worker for a sign of life; returns the seconds until all had answered.
+
+        Example:
+            >>> cache.ping() < 2.0
+            True
+        """
+        started = time.perf_counter()
+        self._ask_all_workers(commands.PING)
+        return time.perf_counter() - started
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of the instance and of each worker, by name; see `kvserve stats --help`.
+
+        Example:
+            >>> cache.stats()["workers"][0]["index"]
+            0
+        """
+        workers = self._ask_all_workers(commands.STATS)
+        return collect(self._names, self._workers.manifest, self, workers)
+
+    def verify(self) -> list[str]:
+        """Checks every invariant of the table, shard by shard, while it is in use.
+
+        Returns:
+            What is violated, one sentence each; an empty list if all is well.
+
+        Example:
+            >>> cache.verify()
+            []
+        """
+        violations: list[str] = []
+        for shard in range(self._workers.manifest.shards):
+            violations += self._workers.ask(
+                commands.VERIFY, (shard,), shard, self._workers.deadline()
+            )
+        return violations
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,150 @@
+"""The blocking client that writes into the table itself: `connect(write="direct")`.
+
+What changes one key goes straight through `TrustedWriter`. Pipelines, and what is rare, are
+executed as a worker executes them, by its own code, in this process. Whatever does not change keys
+one by one goes to the workers: `flush`, `stats`, `verify`, and limiters, whose keys each have one
+worker that alone changes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from kvserve.client.blocking.client import Client
+from kvserve.client.calls import operations as checks
+from kvserve.client.calls.batches import Batch
+from kvserve.client.calls.many import Many
+from kvserve.client.calls.operations import (
+    TTL,
+    AnyKey,
+    Key,
+    Operation,
+    check_mapping,
+    to_ttl_ms,
+)
+from kvserve.client.deadlines import deadline_of
+from kvserve.client.follower import Read
+from kvserve.client.writer.executor import DirectTable
+from kvserve.errors import (
+    ClientClosed,
+    InvalidArgument,
+    KvserveError,
+    RequestTimeout,
+    ServerBusy,
+)
+from kvserve.execution import many, slices
+from kvserve.execution.executor import life_ms_of
+from kvserve.names import Names
+from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
+from kvserve.protocol.commands import Command
+from kvserve.table._core import LeaseLost, TrustedWriter, check_key, check_keys
+
+
+class DirectClient(TrustedWriter, Client):
+    """A client that is a trusted writer; made by `kvserve.connect`.
+
+    Args:
+        names, timeout, queue_bytes: as of any client.
+        read: `direct`.
+
+    Raises:
+        WriteRefused: this process may not write into the table.
+        ServerBusy: as many processes do so already as may.
+    """
+
+    def __init__(
+        self, names: Names, *, timeout: float, read: Read, queue_bytes: int | None
+    ) -> None:
+        if read != "direct":
+            raise InvalidArgument("write = 'direct' goes with read = 'direct' alone")
+        super().__init__(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+        self._timeout = timeout
+        self._table = DirectTable(names, timeout)
+        try:
+            self._sit_down()
+        except BaseException:
+            self.close()
+            raise
+
+    def _sit_down(self) -> None:
+        """Called before a write where the seat was given up, or the live settings have changed."""
+        self._require_open()
+        self._table.enter()
+        settings = self._table.settings
+        self._operations.value_bytes_max = settings.value_bytes_max
+        self._take_hand(*settings)
+        self._require_open()  # another thread that closed it meanwhile found nothing to let go of
+
+    def _require_open(self) -> None:
+        if self._closed:
+            self._leave()
+            raise ClientClosed("this client was closed")
+
+    def _life_ms(self, ttl: TTL) -> int:
+        return life_ms_of(to_ttl_ms(ttl))
+
+    _check_counter = staticmethod(checks.check_counter)
+    _check_version = staticmethod(checks.check_version)
+
+    def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
+        if command is commands.LIMIT:
+            return super()._ask(command, arguments)
+        while True:
+            self._require_seat()
+            with suppress(LeaseLost):  # meanwhile
+                return self._table.answer(command, arguments)
+
+    def _run_questions(self, call: Batch | Many, deadline: float) -> None:  # noqa: ARG002
+        while questions := call.questions():
+            call.take([self._ask(each.command, each.arguments) for each in questions])
+
+    def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        for operation in operations:
+            check_key(operation.key)  # of all, before anything is done
+        deadline = deadline_of(time.monotonic(), self._timeout)
+        self._require_seat()
+        results: list[Any] = []
+        for operation in operations:
+            try:
+                if results and time.monotonic() > deadline:
+                    raise ServerBusy("the time of this batch was over before this was begun")
+                results.append(self._run(operation))
+            except ClientClosed:
+                raise
+            except KvserveError as error:
+                results.append(error)
+        return results
+
+    def _require_seat(self) -> None:
+        if not self._table.is_current:
+            self._sit_down()
+
+    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+        """See `Client.set_many`."""
+        stopped = self._set_all(dict(check_mapping(values)), ttl)
+        if stopped is not None:
+            error, done = stopped
+            if done:  # ServerBusy would promise that nothing was changed
+                raise RequestTimeout(f"not everything was done in time: {error}")
+            raise error
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        """See `Client.delete_many`."""
+        keys = list(check_keys(keys))
+        for key in keys:
+            check_key(key)
+        self._require_seat()
+        return slices.to_the_end(many.each(self.delete, keys))
+
+    def close(self) -> None:
+        """See `Client.close`. The last one of a process gives its place among the writers back."""
+        super().close()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._table.leave()
+        self._drop_hand()

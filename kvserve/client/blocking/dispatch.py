@@ -1,0 +1,125 @@
+"""From an operation to its result, the blocking way: which worker is asked, and how batches go."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from kvserve.client.blocking.workers import Workers
+from kvserve.client.calls.batches import Batch
+from kvserve.client.calls.call import (
+    Looks,
+    Question,
+    instead_of_misrouted,
+    raise_for_all,
+)
+from kvserve.client.calls.many import GetMany, Many
+from kvserve.client.calls.operations import Key, Operation, Operations, check_timeout, value_of
+from kvserve.client.follower import Read, TableFollower
+from kvserve.errors import KvserveError, WrongWorker
+from kvserve.manifest import Manifest
+from kvserve.names import Names
+from kvserve.protocol import commands
+from kvserve.protocol.commands import Command
+
+
+class Dispatcher(TableFollower):
+    """What the methods of the blocking client stand on.
+
+    Args:
+        names, read, queue_bytes: see `TableFollower`.
+        timeout: seconds for each request.
+    """
+
+    def __init__(
+        self, names: Names, *, timeout: float, read: Read, queue_bytes: int | None
+    ) -> None:
+        timeout = check_timeout(timeout)
+        super().__init__(names, read, queue_bytes)
+        self._operations = Operations(self._manifest.value_bytes_max)
+        self._workers = Workers(
+            names, self._manifest, timeout, queue_bytes, self._on_manifest, self._died_over
+        )
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return self._workers.timeout
+
+    def _on_manifest(self, manifest: Manifest) -> None:
+        self._operations.value_bytes_max = manifest.value_bytes_max
+        super()._on_manifest(manifest)
+
+    def _get_elsewhere(self, key: Key, default: Any) -> Any:
+        self._follow_table()
+        return value_of(key, self._ask(commands.GET, (key,)), default)
+
+    def _get_many_elsewhere(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
+        self._follow_table()
+        deadline = self._workers.deadline()
+        gets = GetMany(self._split(rest, self._workers.count(deadline)))
+        self._run_questions(gets, deadline)
+        return found | gets.found
+
+    def _run(self, operation: Operation) -> Any:
+        command, arguments, interpret = operation
+        return interpret(self._ask(command, arguments))
+
+    def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
+        """The answer to a request about the key that is the first of its arguments."""
+        deadline = self._workers.deadline()
+        looks = Looks()
+        while True:
+            try:
+                return self._workers.ask(command, arguments, self._shard_of(arguments[0]), deadline)
+            except WrongWorker:
+                if not looks.may_look(time.monotonic(), deadline):
+                    raise
+                self._workers.look_again()
+
+    def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        """The result of each operation; errors are among them as objects."""
+        workers = self._workers
+        deadline = workers.deadline()
+        batch = Batch(operations, self._shard_of, workers.count(deadline), workers.frame_bytes_max)
+        self._run_questions(batch, deadline)
+        return batch.results
+
+    def _run_questions(self, call: Batch | Many, deadline: float) -> None:
+        """Asks until nothing is left. Each request has the client's timeout, the first ones and
+        those that came to a wrong worker until the deadline that they have already."""
+        looks = Looks()
+        while questions := call.questions():
+            outcomes = self._workers.ask_each(questions, deadline)
+            if call.take(outcomes):
+                if not looks.may_look(time.monotonic(), deadline):
+                    raise_for_all(questions, outcomes, begun=call.begun)
+                try:
+                    self._workers.look_again()
+                except KvserveError as error:  # which may promise more than is true of a part
+                    raise_for_all(
+                        questions, instead_of_misrouted(outcomes, error), begun=call.begun
+                    )
+                call.split(self._shard_of, self._workers.manifest.workers)
+            else:
+                deadline = self._workers.deadline()
+
+    def _ask_all_workers(self, command: Command) -> list[Any]:
+        self._follow_table()
+        deadline = self._workers.deadline()
+        while True:
+            workers = self._workers.manifest.workers
+            questions = [Question(command, (), n, idempotent=True) for n in range(workers)]
+            answers = self._workers.ask_each(questions, deadline)
+            raise_for_all(questions, answers)
+            if self._workers.manifest.workers == workers:
+                return answers
+            # The server was started anew with another number of workers: ask each of those.
+
+    def close(self) -> None:
+        """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.
+
+        Example:
+            >>> cache.close()
+        """
+        self._workers.close()
+        super().close()

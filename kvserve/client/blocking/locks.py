@@ -1,0 +1,136 @@
+"""Locks and limiters of the blocking client, and the thread that renews what is held."""
+
+from __future__ import annotations
+
+import _thread
+import weakref
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+
+from kvserve.client._scopes import Holder
+from kvserve.client.calls.operations import TTL
+from kvserve.client.contract import Cache
+from kvserve.client.recipes.claims import RENEWALS_A_TTL, Claim
+from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
+from kvserve.client.recipes.locks import LockState
+from kvserve.errors import KvserveError
+
+
+class Lock(LockState, Holder):
+    """A lock between processes, threads and tasks; made by `Client.lock`.
+
+    Threads may share the object: one at a time holds it.
+
+    Example:
+        >>> with cache.lock("nightly-job", ttl=30) as lock:
+        ...     lock.held
+        True
+    """
+
+    def __init__(
+        self,
+        client: Cache,
+        path: Sequence[str],
+        name: str,
+        *,
+        ttl: TTL,
+        timeout: float | None,
+        renew: bool,
+        max_hold: TTL,
+        thread_bound: bool,
+    ) -> None:
+        super().__init__(Port.of(client), path, name, ttl, timeout, renew, max_hold)
+        self._thread_bound = thread_bound
+
+    def _keep(self, claim: Claim, until_ms: float) -> None:
+        keep_in_thread(claim, self._port, until_ms, bound=self._thread_bound)
+
+    def _take(self, timeout: float | None) -> Claim:
+        return finish(self._got(timeout))
+
+    def _give_back(self, claim: Claim | None) -> None:
+        finish(self._end(claim))
+
+    def _leave(self, claim: Claim | None, exception_type: type[BaseException] | None) -> None:
+        try:
+            finish(self._end(claim))
+        except KvserveError:
+            if exception_type is None:  # else what went wrong in the block matters more
+                raise
+
+
+class Limiter(LimiterTerms):
+    """A rate limit that all processes share; made by `Client.limiter`.
+
+    Example:
+        >>> limiter = cache.limiter("login", rate=2, per=60)
+        >>> [bool(limiter.hit("192.0.2.7")) for attempt in range(3)]
+        [True, True, False]
+    """
+
+    def __init__(
+        self, client: Cache, path: Sequence[str], name: str, rate: int, per: TTL, sliding: bool
+    ) -> None:
+        super().__init__(path, name, rate=rate, per=per, sliding=sliding)
+        self._client = client
+
+    def hit(self, id: str | int, cost: int = 1) -> Hit:
+        """Counts a hit, if the limit allows it.
+
+        Args:
+            id: whose: an address, a user's number; each has a limit of its own.
+            cost: how many hits this one counts for; all or none of them.
+
+        Raises:
+            InvalidArgument: the cost is more than the rate, or the id is no id.
+            OutcomeUnknown: a worker died; it was counted once or not at all.
+
+        Example:
+            >>> hit = cache.limiter("search", rate=10, per=1.5).hit("Ada", cost=4)
+            >>> hit.allowed, hit.remaining, hit.retry_after
+            (True, 6, 0.0)
+        """
+        return as_hit(self._client._run(self._operation(self._client._operations, id, cost)))
+
+
+def keep_in_thread(claim: Claim, port: Port, until_ms: float, *, bound: bool) -> None:
+    """Keeps a claim of a blocking client alive, in a thread that no exit waits for.
+
+    Args:
+        bound: whether it is left alone when the calling thread has ended.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    # Its `put` is a function in C: what wakes the thread cannot be interrupted half way.
+    woken: SimpleQueue[object] = SimpleQueue()
+    if bound:
+        claim.bind(woken.put)
+    claim.when_over(woken.put)
+    reference = weakref.ref(claim, woken.put)
+    pause_seconds = claim.ttl_ms / 1000 / RENEWALS_A_TTL
+    # Not `threading.Thread`, whose `start` does not survive an exception from a signal's handler.
+    _thread.start_new_thread(_keep, (reference, port, woken, pause_seconds, until_ms))
+
+
+def _keep(
+    reference: weakref.ref[Claim],
+    port: Port,
+    woken: SimpleQueue[object],
+    pause_seconds: float,
+    until_ms: float,
+) -> None:
+    going_on = True
+    while going_on:
+        try:
+            woken.get(timeout=pause_seconds)
+            return
+        except Empty:
+            going_on = _keep_once(reference, port, until_ms)
+
+
+def _keep_once(reference: weakref.ref[Claim], port: Port, until_ms: float) -> bool:
+    # A function of its own, so that nothing refers to the claim while the thread sleeps.
+    claim = reference()
+    return claim is not None and finish(claim.keep(port, until_ms))

@@ -1,0 +1,176 @@
+"""A part of the cache with keys of its own, which can be cleared at once: the blocking kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from kvserve.client.blocking.recipes import Recipes
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
+from kvserve.client.contract import Cache
+from kvserve.client.mapping import MappingMethods
+from kvserve.client.pipeline import Pipeline
+from kvserve.client.recipes import key_layout
+from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.generations import Place, begin, moved, new_generation
+from kvserve.protocol.codec import Value
+from kvserve.table._core import check_key, check_keys
+
+
+class Namespaces(Recipes):
+    """All recipes, as methods of a blocking client or a namespace."""
+
+    def namespace(self, name: str) -> Namespace:
+        """A part of the cache with keys of its own, which `clear` empties at once.
+
+        It has the client's methods that take keys, and the recipes. Its keys are records of the
+        same table, under longer keys: the name and 26 bytes come before each.
+
+        Args:
+            name: any str but the empty one.
+
+        Example:
+            >>> eu = cache.namespace("eu")
+            >>> eu.set("capital", "Paris") > 0, eu.get("capital"), cache.get("capital")
+            (True, 'Paris', None)
+            >>> eu.clear()
+            >>> "capital" in eu
+            False
+        """
+        return Namespace(self._root, (*self._path, name))
+
+
+class Namespace(Namespaces, MappingMethods):
+    """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
+
+    Locks and limiters have the namespace in their names, and are not touched by `clear`.
+    """
+
+    def __init__(self, client: Cache, path: tuple[str, ...]) -> None:
+        self._client = client
+        self._operations = client._operations
+        self._level = Place(path)
+
+    @property
+    def _root(self) -> Cache:
+        return self._client
+
+    @property
+    def _path(self) -> tuple[str, ...]:
+        return self._level.path
+
+    def _prefix(self) -> str:
+        """What stands before the keys now. Read anew each time: another process may clear it."""
+        generations = []
+        for key in self._level.generation_keys:
+            generation = self._client.get(key)
+            if generation is None:
+                generation = finish(begin(Port.of(self._client), key))
+            generations.append(generation)
+        return self._level.prefix(generations)
+
+    def _place(self, key: Key) -> Key:
+        check_key(key)
+        return key_layout.joined(self._prefix(), key)
+
+    def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        return self._client._run_batch(moved(operations, self._prefix()))
+
+    def clear(self) -> None:
+        """Removes everything in it, at once, for all processes, however much it is.
+
+        What is being computed by `get_or_set` or `memoize` is stored out of reach.
+
+        Example:
+            >>> cache.namespace("eu").clear()
+        """
+        self._client.set(self._level.generation_keys[-1], new_generation(), math.inf)
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """See `Client.get`."""
+        return self._client.get(self._place(key), default)
+
+    def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
+        """See `Client.gets`."""
+        return self._client.gets(self._place(key), default)
+
+    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+        """See `Client.set`."""
+        return self._client.set(self._place(key), value, ttl)
+
+    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """See `Client.add`."""
+        return self._client.add(self._place(key), value, ttl)
+
+    def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
+        return self._client.replace(self._place(key), value, ttl)
+
+    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
+        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
+        return self._client.cas(self._place(key), value, version, ttl)
+
+    def delete(self, key: Key, version: int | None = None) -> bool:
+        """See `Client.delete`."""
+        return self._client.delete(self._place(key), version)
+
+    def touch(self, key: Key, ttl: TTL = None) -> bool:
+        """See `Client.touch`. Without a ttl the key never expires any more."""
+        return self._client.touch(self._place(key), ttl)
+
+    def ttl(self, key: Key) -> float | None:
+        """See `Client.ttl`."""
+        return self._client.ttl(self._place(key))
+
+    def incr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """See `Client.incr`."""
+        return self._client.incr(self._place(key), delta, initial, ttl)
+
+    def decr(
+        self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
+    ) -> int | None:
+        """See `Client.decr`."""
+        return self._client.decr(self._place(key), delta, initial, ttl)
+
+    def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """See `Client.get_many`."""
+        prefix = self._prefix()
+        own = {key_layout.joined(prefix, key): key for key in key_layout.checked(check_keys(keys))}
+        return {own[key]: value for key, value in self._client.get_many(own).items()}
+
+    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+        """See `Client.set_many`."""
+        prefix = self._prefix()
+        items = check_mapping(values)
+        keys = key_layout.checked(items)
+        self._client.set_many({key_layout.joined(prefix, key): items[key] for key in keys}, ttl)
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        """See `Client.delete_many`."""
+        prefix = self._prefix()
+        keys = key_layout.checked(check_keys(keys))
+        return self._client.delete_many([key_layout.joined(prefix, key) for key in keys])
+
+    def pipeline(self) -> Pipeline:
+        """See `Client.pipeline`."""
+        return Pipeline(self)
+
+    def contains(self, key: Key) -> bool:
+        """See `Client.contains`."""
+        return self._client.contains(self._place(key))
+
+    def scan(self, prefix: Key = "") -> Iterator[Key]:
+        """See `Client.scan`. The keys come without what stands before them.
+
+        Those of a namespace within this one are its own, and do not come.
+        """
+        before = self._prefix()
+        for key in self._client.scan(key_layout.joined(before, prefix)):
+            yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys in it, see `scan`."""
+        return self.scan()

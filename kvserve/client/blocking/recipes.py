@@ -1,0 +1,289 @@
+"""The recipes as methods: of the blocking client and of its namespaces."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from kvserve.client._scopes import vouched, with_value
+from kvserve.client.blocking.locks import Limiter, Lock, keep_in_thread
+from kvserve.client.calls.operations import TTL, Key
+from kvserve.client.contract import Cache
+from kvserve.client.recipes import key_layout
+from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
+from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, with_attributes
+from kvserve.client.recipes.single_flight import (
+    LEASE_SECONDS_DEFAULT,
+    MISSING,
+    Terms,
+    Turn,
+    as_read,
+    checked_terms,
+    seek,
+    with_turn,
+)
+from kvserve.errors import InvalidArgument, UnreadableValue
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Recipes:
+    """What is built of the cache's operations. docs/recipes.md tells more of each."""
+
+    @property
+    def _root(self) -> Cache:
+        """The client that does the work."""
+        return cast("Cache", self)
+
+    @property
+    def _path(self) -> tuple[str, ...]:
+        """The names of the namespaces around all that is made here."""
+        return ()
+
+    def _place(self, key: Key) -> Key:
+        """Where the record of a key is."""
+        return key
+
+    def get_or_set(
+        self,
+        key: Key,
+        factory: Callable[[], Any],
+        ttl: TTL = None,
+        *,
+        stale: TTL = None,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Any:
+        """The value of a key; on a miss it is computed, once for all processes, and stored.
+
+        Whoever misses it meanwhile waits. If the computing process dies, another takes its place
+        when the lease ends; if the factory raises, the next one in line computes.
+
+        Args:
+            factory: computes the value; on an asyncio client it may be a coroutine function. What
+                it raises is raised here.
+            ttl: as of `set`.
+            stale: seconds that a value is kept beyond its ttl. In that time one caller computes a
+                new one, and all others get the old one at once.
+            lease: seconds after which a computer that died is replaced. A living one renews it, up
+                to 60 times.
+            jitter: the part of the ttl, from 0 to below 1, by which it is shortened at random, so
+                that values that were stored together do not expire together.
+            stale_on_error: where the factory raises an Exception and the stale value is still
+                there, return that, and log a warning; else the caller gets the exception.
+
+        Returns:
+            The value, as `get` gives it.
+
+        Raises:
+            MisuseError: the factory asks for the value that it is to compute.
+            InvalidValue, ValueTooLarge: the computed value cannot be stored.
+            ServerUnavailable: on a miss, as any other call; the value is not computed.
+
+        Example:
+            >>> cache.get_or_set("answer", lambda: 6 * 7, ttl=60)
+            42
+        """
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
+        return get_or_set(self._root, self._place(key), factory, terms)
+
+    @overload
+    def memoize(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
+
+    @overload
+    def memoize(
+        self,
+        ttl: TTL = None,
+        *,
+        stale: TTL = None,
+        key: Callable[..., Key] | None = None,
+        typed: bool = False,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Callable[[Callable[P, R]], Memoized[P, R]]: ...
+
+    def memoize(
+        self,
+        ttl: Any = None,
+        *,
+        stale: TTL = None,
+        key: Callable[..., Key] | None = None,
+        typed: bool = False,
+        lease: TTL = LEASE_SECONDS_DEFAULT,
+        jitter: float = 0.0,
+        stale_on_error: bool = False,
+    ) -> Any:
+        """Decorates a function: its results are kept, for all processes, as by `get_or_set`.
+
+        Written without parentheses, `@cache.memoize`, the results live for the server's
+        `default_ttl`.
+
+        The key is made of the function's module and name and of all its arguments, which must be
+        None, str, bytes, bool, int, float, datetime, date, timedelta, UUID or Enum, or a list,
+        tuple, set, frozenset or dict of these. It is the same in every process and version of
+        Python. So is what it has of functions around it, if that is data, a function or a class.
+        What else it looks at, such as globals, is not part of it. A hit is equal to the result
+        that was computed, and of its type.
+
+        Args:
+            ttl, stale, lease, jitter, stale_on_error: see `get_or_set`.
+            key: makes the key of a call, from the call's arguments: for other types, and for
+                methods, whose first argument is an object.
+            typed: whether 1 and 1.0 are different arguments, and a set and a frozenset.
+
+        Returns:
+            The decorator. The function it makes has also `cache_key(...)`, the key of such a call;
+            `invalidate(...)`, which forgets its result; and `__wrapped__`.
+
+        Raises:
+            InvalidArgument: a coroutine function (an asyncio client memoizes those, and only
+                those), or one whose name others may have: a lambda, a method of an object, one
+                that was typed into Python; when called, an argument of another type.
+
+        Example:
+            >>> @cache.memoize(ttl=60, stale=30)
+            ... def square(number):
+            ...     return number * number
+            >>> square(4), square.invalidate(4), square.invalidate(4)
+            (16, True, False)
+        """
+        function = ttl if is_function(ttl) else None
+        ttl = None if function else ttl
+        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
+
+        def decorate(function: Callable[P, R]) -> Memoized[P, R]:
+            return memoize(self, function, CallKeys(function, key, typed=typed), terms)
+
+        return decorate if function is None else decorate(function)
+
+    def lock(
+        self,
+        name: str,
+        ttl: TTL = LOCK_SECONDS_DEFAULT,
+        *,
+        timeout: float | None = None,
+        renew: bool = True,
+        max_hold: TTL = None,
+        thread_bound: bool = True,
+    ) -> Lock:
+        """A lock that one thread of one process at a time holds; a context manager.
+
+        It is free after the ttl when its holder dies, when the thread that acquired it ends, when
+        the object is dropped, and when an exception, also one from a signal's handler, leaves
+        `acquire`, `release` or the block. It is not reentrant: the thread that has it gets
+        MisuseError; others wait, also by the same object. A forked child does not hold its
+        parent's. It is a record of a cache: when memory is short it may be evicted, which
+        its holder sees at the next renewal. So protect what must not be done twice with `fencing`.
+
+        Args:
+            name: the lock's; locks have names of their own, apart from keys.
+            ttl: seconds, or a timedelta, until it is over if it is not renewed.
+            timeout: seconds to wait for it, for another holder and for the workers together, then
+                LockTimeout; None: for ever, but for workers as long as the client.
+            renew: renew it every third of the ttl, as long as it is held.
+            max_hold: seconds, or a timedelta, after which it is renewed no more, so that it is over
+                one ttl later at last, whatever its holder does; None: no bound.
+            thread_bound: whether only the thread that acquired it may release it, and it is renewed
+                no more when that thread has ended. False: any thread may, while the object lives.
+
+        Example:
+            >>> with cache.lock("nightly-job", ttl=30, timeout=5) as lock:
+            ...     lock.held
+            True
+        """
+        return Lock(
+            self._root,
+            self._path,
+            name,
+            ttl=ttl,
+            timeout=timeout,
+            renew=renew,
+            max_hold=max_hold,
+            thread_bound=thread_bound,
+        )
+
+    def limiter(self, name: str, rate: int, per: TTL, *, sliding: bool = False) -> Limiter:
+        """A limit on how often something is done, exact over all processes.
+
+        A fixed window begins with the first hit, and its count is gone when it ends; so up to twice
+        the rate may pass within `per`, around the end of a window. A sliding window remembers when
+        each hit was: never more than `rate` pass within any `per`, at 8 bytes a hit.
+
+        Args:
+            name: what is limited; limiters have names of their own, apart from keys.
+            rate: hits that are allowed within a window; of a sliding one at most 10 000.
+            per: the window's length, in seconds or as a timedelta.
+            sliding: the kind of window.
+
+        Example:
+            >>> if not cache.limiter("signup", rate=5, per=60).hit("192.0.2.7"):
+            ...     raise SystemExit("too many attempts")
+        """
+        return Limiter(self._root, self._path, name, rate, per, sliding)
+
+
+def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms) -> Any:
+    """The blocking way; see `Recipes.get_or_set`."""
+    try:
+        value = client.get(key, MISSING)
+    except UnreadableValue:  # to store another one mends that
+        value = MISSING
+    if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
+        return value
+    turn = Turn(Port.of(client), client._names, key, terms)
+    value = finish(seek(turn, value))
+    if value is not MISSING:
+        return value
+    try:
+        with suppress(RuntimeError):  # no thread can be started: one lease must do
+            keep_in_thread(turn.claim, turn.port, turn.keep_until_ms, bound=True)
+        value = with_value(*with_turn(turn), vouched, turn.claim, factory)
+        _require_value(value)
+    except BaseException as error:
+        finish(turn.abandon())
+        value = finish(turn.instead_of(error))
+        if value is MISSING:
+            raise
+        return value
+    finish(turn.complete(value))
+    return as_read(value)
+
+
+def _require_value(value: Any) -> None:
+    """Raises InvalidArgument for a coroutine, which only an asyncio client can await."""
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise InvalidArgument("this factory is for an asyncio client: it makes an awaitable")
+
+
+def memoize(
+    owner: Recipes, function: Callable[P, R], keys: CallKeys, terms: Terms
+) -> Memoized[P, R]:
+    """The blocking way; see `Recipes.memoize`."""
+    if inspect.iscoroutinefunction(function):
+        raise InvalidArgument(
+            f"{function.__qualname__} is a coroutine function: memoize it with an asyncio client, "
+            "kvserve.connect_async()"
+        )
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = owner._place(keys(*args, **kwargs))
+        compute = functools.partial(function, *args, **kwargs)
+        result: R = get_or_set(owner._root, key, compute, terms)
+        return result
+
+    def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
+        key = owner._place(keys(*args, **kwargs))
+        owner._root.delete(key_layout.lease(key))
+        return owner._root.delete(key)
+
+    return with_attributes(call, keys, invalidate)

@@ -1,0 +1,1 @@
+"""What a call consists of, the same for both clients. No I/O."""

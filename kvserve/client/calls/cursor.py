@@ -1,0 +1,47 @@
+"""Where a scan is, and what it does when the server was started anew under it. No I/O."""
+
+from __future__ import annotations
+
+from kvserve.client.calls.call import Question
+from kvserve.client.calls.operations import Key
+from kvserve.errors import InvalidArgument
+from kvserve.manifest import Manifest
+from kvserve.protocol import commands
+
+
+class Cursor:
+    """A place in a table: a shard and a bucket of it. A successor of the table is begun anew.
+
+    Args:
+        prefix: what the keys must begin with.
+    """
+
+    def __init__(self, prefix: Key) -> None:
+        if not isinstance(prefix, (str, bytes)):
+            raise InvalidArgument(f"a prefix is str or bytes, not {type(prefix).__name__}")
+        self.prefix = prefix.encode() if isinstance(prefix, str) else prefix
+        self.shard = self.bucket = 0
+        self._instance_id: str | None = None
+
+    def enter(self, manifest: Manifest) -> bool:
+        """Is told what is served now; returns whether there is anything left to scan."""
+        if self.is_in_another(manifest):
+            self.shard = self.bucket = 0
+            self._instance_id = manifest.instance_id
+        return self.shard < manifest.shards
+
+    def is_in_another(self, manifest: Manifest) -> bool:
+        """Whether the place is one in another table than this."""
+        return manifest.instance_id != self._instance_id
+
+    def question(self) -> Question:
+        """What to ask the worker that serves this place."""
+        return Question(
+            commands.SCAN, (self.shard, self.bucket, self.prefix), self.shard, idempotent=True
+        )
+
+    def move(self, next_bucket: int | None) -> None:
+        """Goes on with this bucket, or with the next shard if there is none."""
+        if next_bucket is None:
+            self.shard += 1
+        self.bucket = next_bucket or 0

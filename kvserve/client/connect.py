@@ -1,0 +1,117 @@
+"""The ways in: `connect`, and for asyncio `connect_async` and `async_client`.
+
+Each kind of client is imported when it is asked for: few programs need two of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvserve import names as naming
+from kvserve.client.follower import Read, Write, check_write
+from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
+
+if TYPE_CHECKING:
+    from kvserve.client.aio.client import AsyncClient
+    from kvserve.client.blocking.client import Client
+
+
+def connect(
+    name: str | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS_DEFAULT,
+    read: Read = "direct",
+    write: Write = "worker",
+    queue_bytes: int | None = None,
+) -> Client:
+    """A client of a running server.
+
+    Args:
+        name: the instance's name; default: $KVSERVE_NAME, else `default`.
+        timeout: seconds within which each request ends, in an answer or an error.
+        read: `direct` reads hits from shared memory; `worker` sends every read to a worker.
+        write: `worker` sends every change to a worker; `direct` makes it here, in the table, if the
+            server was started with `--writers` and is this user's, or this user is root.
+        queue_bytes: the longest request that goes through a message queue, longer ones through a
+            FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
+
+    Returns:
+        A client, for any number of threads, usable after a fork, and as a context manager.
+
+    Raises:
+        ServerUnavailable: no server of this name runs.
+        WriteRefused, ServerBusy: `write` cannot be `direct`, as the text says.
+        ForeignObject: its objects are not what they should be.
+        InvalidName, InvalidArgument: an argument is out of its range.
+
+    Example:
+        >>> cache = kvserve.connect()
+        >>> cache.set("greeting", "hello", ttl=60) > 0
+        True
+        >>> cache.get("greeting")
+        'hello'
+    """
+    names = naming.instance(name)
+    if check_write(write) == "worker":
+        from kvserve.client.blocking.client import Client
+
+        return Client(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+    from kvserve.client.blocking.direct import DirectClient
+
+    return DirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+
+
+async def connect_async(
+    name: str | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS_DEFAULT,
+    read: Read = "direct",
+    write: Write = "worker",
+    queue_bytes: int | None = None,
+) -> AsyncClient:
+    """An asyncio client of a running server.
+
+    Arguments, errors and behaviour are those of `kvserve.connect`.
+
+    Returns:
+        A client for the running event loop, asyncio's or uvloop's; an async context manager.
+
+    Example:
+        >>> async def main():
+        ...     async with await kvserve.connect_async() as cache:
+        ...         await cache.set("greeting", "hello")
+        ...         return await cache.get("greeting")
+        >>> asyncio.run(main())
+        'hello'
+    """
+    return async_client(name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+
+
+def async_client(
+    name: str | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS_DEFAULT,
+    read: Read = "direct",
+    write: Write = "worker",
+    queue_bytes: int | None = None,
+) -> AsyncClient:
+    """What `connect_async` returns, without awaiting: for a module's top, and for `memoize` there.
+
+    It needs no event loop until it is used, and belongs to the one that uses it first.
+
+    Example:
+        >>> pages = kvserve.async_client()
+        >>> @pages.memoize(ttl=60)
+        ... async def load_page(number):
+        ...     return f"page {number}"
+        >>> asyncio.run(load_page(7))
+        'page 7'
+    """
+    names = naming.instance(name)
+    if check_write(write) == "worker":
+        from kvserve.client.aio.client import AsyncClient
+
+        return AsyncClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+    from kvserve.client.aio.direct import AsyncDirectClient
+
+    return AsyncDirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)

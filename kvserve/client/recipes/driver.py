@@ -1,0 +1,100 @@
+"""A client as the recipes see it, so that what they decide is written once for both clients.
+
+The decisions are coroutines over a `Port`. Those over an asyncio client are awaited. A blocking
+client's port never suspends: each of its methods has ended when it returns, so that `finish` runs
+such a coroutine to its end in one step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from kvserve.client.calls.operations import Key, from_ttl_ms
+from kvserve.client.contract import AsyncCache, Cache
+from kvserve.client.deadlines import within
+from kvserve.errors import UnreadableValue
+from kvserve.table._core import Elsewhere
+
+T = TypeVar("T")
+Method = Callable[..., Coroutine[Any, Any, Any]]
+
+
+class Port:
+    """Some of a client's methods as coroutines, under their own names.
+
+    Args:
+        client: whose.
+        as_coroutine: makes a coroutine of each.
+        sleep: the coroutine that waits for some seconds.
+        within: awaits a coroutine function with its arguments; all that it asks of workers together
+            has so many seconds.
+    """
+
+    def __init__(
+        self,
+        client: Cache | AsyncCache,
+        as_coroutine: Callable[[Callable[..., Any]], Method],
+        sleep: Method,
+        within: Method,
+    ) -> None:
+        self._get = as_coroutine(client.get)
+        self.gets = as_coroutine(client.gets)
+        self.ttl = as_coroutine(client.ttl)
+        self.set = as_coroutine(client.set)
+        self.add = as_coroutine(client.add)
+        self.cas = as_coroutine(client.cas)
+        self.delete = as_coroutine(client.delete)
+        self.sleep = sleep
+        self.within = within
+        self._client = client
+
+    async def get(self, key: Key, default: Any = None) -> Any:
+        """As the client's; what cannot be read counts as missing, and is stored anew."""
+        try:
+            return await self._get(key, default)
+        except UnreadableValue:
+            return default
+
+    @classmethod
+    def of(cls, client: Cache) -> Port:
+        """The port of a blocking client."""
+        return cls(client, at_once, at_once(time.sleep), _within)
+
+    @property
+    def timeout(self) -> float:
+        """The client's: seconds for a request, or for several that serve one purpose."""
+        return self._client._timeout_seconds
+
+    def is_seen(self, key: Key) -> bool:
+        """Whether this process sees a key in shared memory. Asks no worker; counts as no read."""
+        ttl_ms = self._client._ttl_ms(key)
+        return not isinstance(ttl_ms, Elsewhere) and from_ttl_ms(ttl_ms) is not None
+
+
+async def _within(seconds: float, function: Method, *args: Any) -> Any:
+    return within(seconds, _finished, function, *args)
+
+
+def _finished(function: Method, *args: Any) -> Any:
+    return finish(function(*args))
+
+
+def at_once(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """The function as a coroutine that never suspends."""
+
+    async def call(*args: Any, **kwargs: Any) -> T:
+        return function(*args, **kwargs)
+
+    return call
+
+
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that never suspends, and returns what it returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("a coroutine over a blocking client suspended")

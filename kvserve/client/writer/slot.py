@@ -1,0 +1,235 @@
+"""A process's seat among the trusted writers of an instance: one for all clients of the process.
+
+One, because record locks belong to the process: to close any descriptor of the lease file drops
+them all. A seat is a slot of the lease file, a ring of the change feed, and the table mapped for
+writing. It is of one run of a server: when the settings page says that this has ended, the seat is
+given up, and the next write looks for another one.
+
+What a seat promises the others is that its process changes the table only while it holds the
+slot's record lock, and tells of it in that slot's ring alone. A forked child has not got the lock,
+so it finds its seat given up, and takes one of its own.
+
+So seats are taken and left one after the other, under one lock: a descriptor that is closed late
+would take along the record lock that the next seat has got already. Clients go at any moment, also
+when the garbage collector finds them while this thread has that lock; whoever has it leaves what
+has no client any more once it is free.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import time
+import weakref
+from contextlib import suppress
+from threading import Lock
+from typing import Protocol
+
+from kvserve import runtime
+from kvserve.client import forks
+from kvserve.client.follower import require_server
+from kvserve.config import Config
+from kvserve.descriptors import Turn
+from kvserve.errors import ServerBusy, ServerUnavailable, WriteRefused
+from kvserve.limits import LEASE_SLOT_WRITER_FIRST
+from kvserve.live import feed_segment, settings
+from kvserve.live.applying import from_page
+from kvserve.manifest import Manifest
+from kvserve.names import Names
+from kvserve.objects import user_name
+from kvserve.table._core import Writer
+from kvserve.table.lease import Lease
+from kvserve.table.table import attach_maps
+
+_ATTEMPTS = 3  # each repeated only because a server has ended or begun meanwhile
+_ENTER_SECONDS = 1.0
+_MOURNED_SECONDS = 0.01  # the parent has a killed writer's slot while it tells of the death
+
+
+class Sitter(Protocol):
+    """Whom a seat is for."""
+
+    needs_seat: bool
+
+
+class Seat(Writer):
+    """What a process writes through; taken by `enter`, left with its last client.
+
+    Args:
+        names: the instance's.
+        owner_uid: who owns it.
+        page: the settings of the server's run.
+
+    Raises:
+        FileNotFoundError, ServerUnavailable: the server has just ended, or is still starting.
+        ForeignObject: something of the instance is not its owner's.
+        WriteRefused: the server lets nobody write into its table.
+        ServerBusy: as many processes as it lets do so already.
+    """
+
+    _lease: Lease | None = None
+
+    def __init__(self, names: Names, owner_uid: int, page: settings.SettingsPage) -> None:
+        self.page = page
+        self._clients: set[weakref.ref[Sitter]] = set()
+        self._pid = os.getpid()
+        config = from_page(page.read().values)
+        _require_leave(names, config)
+        manifest = Manifest.read(names)
+        self._lease = lease = _take_slot(names, config, owner_uid)
+        try:
+            attach_maps(self, names, owner_uid)
+            feed = None
+            if names.feed in manifest.memory_objects:
+                feed = feed_segment.attach(names, owner_uid, writable=True)
+            if page.is_retired:  # what was attached may be the next server's: touch nothing of it
+                raise FileNotFoundError(errno.ENOENT, "the server has just ended", names.name)
+            every = [names.shard_semaphore(shard) for shard in range(manifest.shards)]
+            self._join(lease.file, lease.slot, every)
+            self.recover(lease.slot)  # what a predecessor held when it was killed
+            if feed is not None:
+                self._attach_feed(feed, manifest.workers + lease.slot - LEASE_SLOT_WRITER_FIRST)
+        except BaseException:
+            self.leave()
+            raise
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether this process may write here: it has not left, and the server has not ended."""
+        return self._holds_lease and not self.page.is_retired
+
+    @property
+    def has_clients(self) -> bool:
+        """Whether anybody needs it; it is left when that is over, see `leave_unused`."""
+        clients = [client() for client in list(self._clients)]
+        return any(client is not None and client.needs_seat for client in clients)
+
+    def admit(self, client: Sitter) -> None:
+        """Stays at least until this client needs it no more, or is no more."""
+        self._clients.add(weakref.ref(client, self._forget))
+
+    def _forget(self, client: weakref.ref[Sitter]) -> None:
+        self._clients.discard(client)
+        leave_unused()
+
+    def leave(self) -> None:
+        """Gives the slot and the ring to whoever comes next. Twice does no harm.
+
+        In a forked child it only lets go of them: they are the parent's, who goes on.
+        """
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._give_lease_up(told_all=os.getpid() == self._pid)
+            lease.leave()
+
+
+class _Seats:
+    """All seats of this process, by the instance's name, of which the names of its kernel objects
+    are made."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Seat] = {}
+        self._changing = Lock()
+
+    def enter(self, names: Names, client: Sitter) -> Seat:
+        """This process's seat, taken now unless it has one; it stays while the client needs it.
+
+        Raises:
+            ServerUnavailable: nobody serves.
+            WriteRefused: this process may not write into the table.
+            ServerBusy: as many processes do so already as may.
+            ForeignObject: something of the instance is not its owner's.
+        """
+        forks.notice()
+        try:
+            with Turn(self._changing, _ENTER_SECONDS) as is_ours:
+                if not is_ours:
+                    raise ServerBusy("another thread of this process is just connecting; try again")
+                seat = self._taken.get(names.name)
+                if seat is None or not seat.is_taken:
+                    if seat is not None:
+                        seat.leave()  # first, for it would take the new one's lock along
+                    with runtime.named_errors():
+                        seat = self._taken[names.name] = _take(names)
+                seat.admit(client)
+                return seat
+        finally:
+            self.leave_unused()
+
+    def leave_unused(self) -> None:
+        """Leaves seats without clients, unless somebody is just changing seats: then he will."""
+        while not all(seat.has_clients for seat in list(self._taken.values())):
+            with Turn(self._changing, 0) as is_ours:
+                if not is_ours:
+                    return
+                for name, seat in list(self._taken.items()):
+                    if not seat.has_clients:
+                        seat.leave()
+                        del self._taken[name]
+
+    def end(self) -> None:
+        """Leaves all when the process ends; else whoever watches would be told of a loss."""
+        forks.notice()
+        with Turn(self._changing, _ENTER_SECONDS) as is_ours:
+            if is_ours:
+                self._leave_all()
+
+    def become_child(self) -> None:
+        """Lets go of the parent's seats in a forked child."""
+        self._changing = Lock()  # a thread that the child has not got may have the other
+        self._leave_all()
+
+    def _leave_all(self) -> None:
+        while self._taken:
+            self._taken.popitem()[1].leave()
+
+
+def _take(names: Names) -> Seat:
+    for _ in range(_ATTEMPTS):
+        require_server(names)
+        owner_uid = runtime.verify_directory(names)
+        if os.geteuid() not in (owner_uid, 0):
+            raise WriteRefused(
+                f"only {user_name(owner_uid)}, whose server this is, and root may write into the "
+                f"table of {names.name!r} themselves; leave out write='direct'"
+            )
+        with suppress(FileNotFoundError):  # of a server that is just starting or stopping
+            return Seat(names, owner_uid, settings.attach(names, owner_uid))
+    raise ServerUnavailable(f"the server of {names.name!r} is just starting or stopping; try again")
+
+
+def _require_leave(names: Names, config: Config) -> None:
+    if config.store != "none":
+        raise WriteRefused(
+            f"{names.name!r} has a store behind its table, which only the workers write; "
+            "leave out write='direct'"
+        )
+    if not config.writers:
+        raise WriteRefused(
+            f"the server {names.name!r} lets nobody else write into its table; start it with as "
+            "many writers as there shall be: kvserve serve --writers N"
+        )
+
+
+def _take_slot(names: Names, config: Config, owner_uid: int) -> Lease:
+    slots = range(LEASE_SLOT_WRITER_FIRST, LEASE_SLOT_WRITER_FIRST + config.writers)
+    with suppress(ServerBusy):
+        return Lease.join(names.lease_file, *slots, owner_uid=owner_uid)
+    time.sleep(_MOURNED_SECONDS)
+    try:
+        return Lease.join(names.lease_file, *slots, owner_uid=owner_uid)
+    except ServerBusy:
+        raise ServerBusy(
+            f"{config.writers} processes write into the table of {names.name!r} already, as many "
+            f"as may; for more: kvserve serve --writers {2 * config.writers}"
+        ) from None
+
+
+# A process-wide fact in process-wide state: see above.
+_seats = _Seats()
+enter = _seats.enter
+leave_unused = _seats.leave_unused
+
+forks.in_child(_seats.become_child)
+atexit.register(_seats.end)

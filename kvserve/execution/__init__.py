@@ -1,0 +1,1 @@
+"""What executes a command in the table: for workers, and for trusted writers."""

@@ -1,0 +1,225 @@
+"""Request to answer: the only caller of the table in a worker. Knows no descriptors and no bytes
+of frames."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from kvserve import limits
+from kvserve.config import Config
+from kvserve.errors import (
+    InternalError,
+    InvalidArgument,
+    InvalidTTL,
+    InvalidValue,
+    KvserveError,
+    ValueTooLarge,
+)
+from kvserve.execution import limiting, many
+from kvserve.execution.slices import Steps
+from kvserve.protocol import codec, commands
+from kvserve.protocol.messages import STATUS_DONE
+from kvserve.store.base import Key
+from kvserve.table._core import Writer
+
+_log = logging.getLogger(__name__)
+_ANSWER_OVERHEAD_BYTES = 32
+
+
+class Executor:
+    """Executes requests, one at a time.
+
+    Args:
+        table: this process's, to write with.
+        shards: the shards that this worker serves, for `flush`.
+        stats: gives the worker's own figures.
+    """
+
+    def __init__(self, table: Writer, shards: range, stats: Callable[[], dict[str, Any]]) -> None:
+        self._table = table
+        self._shards = shards
+        self._stats = stats
+        self._default_ttl_ms = 0
+        self._value_bytes_max = limits.VALUE_BYTES_MAX
+        # What takes long, in steps: each yields where others may be served.
+        self._in_steps: dict[int, Callable[..., Generator[None, None, Any]]] = {
+            commands.BATCH.code: self._batch,
+            commands.FLUSH.code: self._flush,
+            commands.GET_MANY.code: partial(many.read, table.read),
+            commands.SET_MANY.code: self._set_many,
+            commands.DELETE_MANY.code: partial(many.each, table.delete),
+        }
+        self._by_code: dict[int, Callable[..., Any]] = {
+            commands.PING.code: self._ping,
+            commands.STATS.code: stats,
+            commands.GET.code: table.read,
+            commands.TTL.code: table.ttl_ms,
+            commands.SET.code: self._set,
+            commands.ADD.code: self._add,
+            commands.REPLACE.code: self._replace,
+            commands.CAS.code: self._cas,
+            commands.DELETE.code: table.delete,
+            commands.DELETE_VERSION.code: table.delete_version,
+            commands.TOUCH.code: self._touch,
+            commands.INCR.code: self._incr,
+            commands.LIMIT.code: self._limit,
+            commands.SCAN.code: self._scan,
+            commands.VERIFY.code: self._verify,
+        }
+
+    def configure(self, config: Config) -> None:
+        """Takes the live settings of a configuration."""
+        # Never down to 0, which would be for ever.
+        life_ms = round(config.default_ttl * 1000)
+        self._default_ttl_ms = max(1, life_ms) if config.default_ttl else 0
+        self._value_bytes_max = config.max_value
+
+    def run(self, code: int, arguments: Any) -> tuple[int, Any]:
+        """The status and the answer of one operation, whatever goes wrong; the worker goes on."""
+        try:
+            return STATUS_DONE, self.execute(code, arguments)
+        except Exception as error:  # whatever it is, it becomes a reply
+            return refusal(code, error)
+
+    def execute(self, code: int, arguments: Any) -> Any:
+        """The answer of one operation. Raises what went wrong, as it is: where the caller's own
+        code runs in this process, it may be an exception of a signal handler."""
+        return self._by_code[code](*arguments)
+
+    def is_long(self, code: int) -> bool:
+        """Whether a command is executed by `steps`, not by `run`."""
+        return code in self._in_steps
+
+    def steps(self, code: int, arguments: Any) -> Steps[tuple[int, Any]]:
+        """As `run`, for a command that takes long."""
+        try:
+            self._table.check_own(many.keys_of(code, arguments))  # before anything is done
+            return STATUS_DONE, (yield from self._in_steps[code](*arguments))
+        except Exception as error:  # as in `run`
+            return refusal(code, error)
+
+    def _ping(self) -> None:
+        """Being answered is the answer."""
+
+    def _set(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
+        if number != codec.BYTES or len(payload) > self._value_bytes_max:
+            self.check_value(number, payload)
+        return self._table.set(key, number, payload, self.life_ms(ttl_ms))
+
+    def _add(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
+        self.check_value(number, payload)
+        return self._table.add(key, number, payload, self.life_ms(ttl_ms))
+
+    def _replace(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
+        self.check_value(number, payload)
+        return self._table.replace(key, number, payload, self.life_ms(ttl_ms))
+
+    def _cas(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int, version: int) -> int:
+        self.check_value(number, payload)
+        return self._table.cas(key, number, payload, self.life_ms(ttl_ms), version)
+
+    def _touch(self, key: bytes | str, ttl_ms: int) -> bool:
+        return self._table.touch(key, life_ms_of(ttl_ms))  # it stores nothing: 0 means never here
+
+    def _incr(self, key: bytes | str, delta: int, initial: int | None, ttl_ms: int) -> int | None:
+        return self._table.incr(key, delta, initial, self.life_ms(ttl_ms))
+
+    def _limit(
+        self, key: bytes | str, rate: int, per_ms: int, cost: int, sliding: bool
+    ) -> limiting.Verdict:
+        return limiting.hit(self._table, key, rate, per_ms, cost, sliding=sliding)
+
+    def _batch(self, operations: list[list[Any]]) -> Generator[None, None, list[tuple[int, Any]]]:
+        """One [status, answer] an operation. Stops early when the reply would grow too long: the
+        client sends the rest again."""
+        answers: list[tuple[int, Any]] = []
+        size_bytes = 0
+        for code, *arguments in operations:
+            answers.append(self.run(code, arguments))
+            size_bytes += answer_bytes(code, answers[-1])
+            if size_bytes >= limits.BATCH_REPLY_BYTES:
+                break
+            if not len(answers) % limits.SLICE_OPERATIONS:
+                yield
+        return answers
+
+    def _set_many(
+        self, keys: list[Key], numbers: bytes, payloads: list[bytes], ttl_ms: int
+    ) -> Generator[None, None, int]:
+        """How many were stored: all of them."""
+        lives_ms = itertools.repeat(ttl_ms, len(keys))
+        return many.each(self._set, keys, numbers, payloads, lives_ms)
+
+    def _scan(self, shard: int, bucket: int, prefix: bytes) -> tuple[list[bytes | str], int | None]:
+        return self._table.scan(shard, bucket, prefix)
+
+    def _flush(self) -> Generator[None, None, None]:
+        for shard in self._shards:
+            self._table.flush(shard)
+            yield
+
+    def _verify(self, shard: int) -> list[str]:
+        return self._table.verify(shard)
+
+    def check_value(self, number: int, payload: bytes) -> None:
+        """Raises ValueTooLarge or InvalidValue for what may not be stored now."""
+        if len(payload) > self._value_bytes_max:
+            raise ValueTooLarge(
+                f"a value of {len(payload)} bytes; at most {self._value_bytes_max} are allowed now"
+            )
+        if number != codec.BYTES:
+            _check_codec(number, payload)
+
+    def life_ms(self, ttl_ms: int) -> int:
+        """How long what is written lives: what is written without a ttl gets the default one."""
+        return life_ms_of(ttl_ms) if ttl_ms else self._default_ttl_ms
+
+
+def refusal(code: int, error: Exception) -> tuple[int, str]:
+    """The status and the text of a reply that says what went wrong."""
+    if isinstance(error, KvserveError):
+        return error.wire_code, str(error)
+    if isinstance(error, (OverflowError, IndexError)):
+        error = out_of_range(error)
+        return error.wire_code, str(error)
+    _log.error("command %d failed", code, exc_info=error)
+    return InternalError.wire_code, "the worker has a bug; its log tells more"
+
+
+def out_of_range(error: Exception) -> InvalidArgument:
+    """What it means that the skin of the core refuses a number."""
+    return InvalidArgument(f"an argument is out of its range: {error}")
+
+
+def answer_bytes(code: int, outcome: tuple[int, Any]) -> int:
+    """About how long the answer of one operation makes a batch's reply."""
+    status, answer = outcome
+    has_value = code == commands.GET.code and status == STATUS_DONE and answer
+    return _ANSWER_OVERHEAD_BYTES + (len(answer[1]) if has_value else 0)
+
+
+def _check_codec(number: int, payload: bytes) -> None:
+    """What a reader will rely on is checked here: the frame came from another process."""
+    if number == codec.TEXT:
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            raise InvalidValue("a text that is not UTF-8") from None
+    elif number == codec.COUNTER:
+        if len(payload) != codec.COUNTER_BYTES:
+            raise InvalidValue(f"a counter of {len(payload)} bytes")
+    elif number != codec.MSGPACK:
+        raise InvalidValue(f"no codec has number {number}; the client may be newer than its server")
+    elif not codec.is_readable(number, payload):
+        raise InvalidValue(f"{len(payload)} bytes that are no value of codec {number}")
+
+
+def life_ms_of(ttl_ms: int) -> int:
+    """A time to live as the table takes it; the longest one means never, as 0 does."""
+    if not 0 <= ttl_ms <= limits.TTL_MS_MAX:
+        raise InvalidTTL(f"a time to live of {ttl_ms} ms")
+    return 0 if ttl_ms == limits.TTL_MS_MAX else ttl_ms

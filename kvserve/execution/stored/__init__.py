@@ -1,0 +1,1 @@
+"""Commands where a store is behind the table: misses are loaded, writes written through."""

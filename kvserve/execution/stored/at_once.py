@@ -1,0 +1,102 @@
+"""Single requests by the shortest way to the store: no task, and no turn of the loop in between.
+
+Half of what a miss costs a worker would be these. What comes while connections are in use, what
+waits for its turn, and what comes in a batch goes the usual way, and is sent together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from kvserve.errors import KvserveError
+from kvserve.execution.stored.coherence import Coherence
+from kvserve.execution.stored.entry import name_of
+from kvserve.execution.stored.key_queues import KeyQueues
+from kvserve.execution.stored.running import Running
+from kvserve.execution.stored.table import StoredTable
+from kvserve.store.base import Key, Record
+from kvserve.store.guard import GuardedStore
+
+
+class AtOnce:
+    """See above.
+
+    Args:
+        stored: the table over the store.
+        store: the database.
+        queues: of the keys' jobs.
+        coherence: whether the table may be believed.
+        loop: the worker's.
+    """
+
+    def __init__(
+        self,
+        stored: StoredTable,
+        store: GuardedStore,
+        queues: KeyQueues,
+        coherence: Coherence,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._stored = stored
+        self._store = store
+        self._queues = queues
+        self._coherence = coherence
+        self._loop = loop
+
+    def read(self, running: Running, key: Key, name: bytes) -> asyncio.Future[Any] | None:
+        """What the store has of a key that nobody else asks for, by the shortest way; None: there
+        is none just now."""
+        if self._queues.is_full:
+            return None
+        result: asyncio.Future[Any] = self._loop.create_future()
+        call = self._coherence.begin(name)
+
+        def done(outcome: Record | KvserveError | None) -> None:
+            try:
+                if isinstance(outcome, KvserveError):
+                    raise outcome
+                with running:
+                    record = self._stored.loaded(outcome, call)
+                    result.set_result(None if record is None else self._stored.fill(record, call))
+            except Exception as error:  # it is raised where the result is awaited
+                result.set_exception(error)
+            finally:
+                self._coherence.end(call)
+
+        if not self._store.load_at_once(key, done):
+            self._coherence.end(call)
+            return None
+        self._queues.adopt(name, result, is_read=True)
+        return result
+
+    def set(
+        self, running: Running, key: Key, number: int, payload: bytes, ttl_ms: int
+    ) -> asyncio.Future[Any] | None:
+        """The version of a value that is being stored by the shortest way; None: there is none
+        just now. See `write`."""
+        name = name_of(key)
+        if self._queues.is_full or self._queues.is_busy(name):
+            return None
+        record = self._stored.record(key, number, payload, ttl_ms)
+        result: asyncio.Future[Any] = self._loop.create_future()
+        call = self._coherence.begin(name)
+
+        def done(outcome: KvserveError | None) -> None:
+            try:
+                if outcome is not None:
+                    raise outcome
+                with running:
+                    self._stored.forget_absence(name)
+                    result.set_result(self._stored.fill(record, call).version)
+            except Exception as error:  # it is raised where the result is awaited
+                result.set_exception(error)
+            finally:
+                self._coherence.end(call)
+
+        if not self._store.save_at_once(record, done):
+            self._coherence.end(call)
+            return None
+        self._stored.forget_absence(name)
+        self._queues.adopt(name, result, is_read=False)
+        return result

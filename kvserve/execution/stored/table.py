@@ -1,0 +1,235 @@
+"""The table and the store behind it as one: what a key holds, and how it is written.
+
+The order of a write is: out of the table, into the store, into the table, acknowledged. While it is
+on its way nobody finds the key in the table, so whoever asks for it waits for the outcome; and a
+worker that is killed at any moment leaves nothing in the table that the store does not have. With
+write-behind it is into the table and acknowledged, and the store gets it later.
+
+This keeps no order: one key's calls must come one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from kvserve.errors import StoreUnavailable, UnreadableValue, ValueTooLarge
+from kvserve.execution.executor import Executor
+from kvserve.execution.stored.coherence import Call, Coherence
+from kvserve.execution.stored.entry import (
+    Held,
+    alive,
+    content_version,
+    expiry_of,
+    name_of,
+    ttl_ms_of,
+)
+from kvserve.protocol import codec
+from kvserve.store.base import Key, Record, SharedStore
+from kvserve.store.guard import GuardedStore
+from kvserve.store.negative_cache import Absences
+from kvserve.store.write_behind import WriteBehind
+from kvserve.table.table import Table
+
+Answer = TypeVar("Answer")
+
+
+class StoredTable:
+    """One worker's table, over its store.
+
+    Args:
+        table: this process's.
+        executor: checks values, and knows the default ttl.
+        store: the database.
+        behind: where writes wait; None: they go through.
+        absences: what the store is known not to have.
+        coherence: whether the table may be believed.
+        value_bytes_max: the largest value that fits in a frame.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        executor: Executor,
+        store: GuardedStore,
+        behind: WriteBehind | None,
+        absences: Absences,
+        coherence: Coherence,
+        value_bytes_max: int,
+    ) -> None:
+        self._table = table
+        self._executor = executor
+        self._store = store
+        self._behind = behind
+        self._absences = absences
+        self._coherence = coherence
+        self._value_bytes_max = value_bytes_max
+
+    async def held(self, key: Key) -> Held | None:
+        """What the key holds; from the store if the table does not have it."""
+        found = self._table.read(key) if self._coherence.may_serve else None
+        if found is not None:
+            return Held(*found)
+        call = self._coherence.begin(name_of(key))
+        try:
+            record = await self._load(key, call)
+            return None if record is None else self.fill(record, call)
+        finally:
+            self._coherence.end(call)
+
+    async def load(self, key: Key) -> Record | None:
+        """What the store has, or will have once what waits is written."""
+        call = self._coherence.begin(name_of(key))
+        try:
+            return await self._load(key, call)
+        finally:
+            self._coherence.end(call)
+
+    async def _load(self, key: Key, call: Call) -> Record | None:
+        name = call.name
+        if self._behind is not None:
+            waits, record = self._behind.find(name)
+            if waits:
+                return alive(record)
+        # An absence is believed for no longer than a value is.
+        if self._coherence.may_serve and name in self._absences:
+            return None
+        return self.loaded(await self._store.load(key), call)
+
+    def loaded(self, found: Record | None, call: Call) -> Record | None:
+        """What a load found, if it can be used; notes an absence.
+
+        Raises:
+            ValueTooLarge, UnreadableValue.
+        """
+        record = alive(found)
+        if record is None:
+            if self._coherence.may_fill(call):
+                self._absences.note(call.name)
+        elif len(record.payload) > self._value_bytes_max:
+            raise ValueTooLarge(
+                f"the store holds {len(record.payload)} bytes; "
+                f"at most {self._value_bytes_max} are allowed here"
+            )
+        elif not codec.is_readable(record.codec, record.payload):
+            raise UnreadableValue(
+                f"the store's record of {record.key!r:.80} cannot be read: its "
+                f"{len(record.payload)} bytes do not follow codec {record.codec}, or a newer one "
+                "wrote it; set or delete it"
+            )
+        return record
+
+    async def ttl(self, key: Key) -> int | None:
+        """How long a key has to live, in milliseconds; 0: for ever, None: it is not there."""
+        if self._coherence.may_serve and (ttl_ms := self._table.ttl_ms(key)) is not None:
+            return ttl_ms
+        call = self._coherence.begin(name_of(key))
+        try:
+            record = await self._load(key, call)
+            if record is None:
+                return None
+            self.fill(record, call)
+            return ttl_ms_of(record)
+        finally:
+            self._coherence.end(call)
+
+    async def expiry(self, key: Key) -> int:
+        """When a key that is there expires: Unix time in milliseconds, 0: never."""
+        ttl_ms = self._table.ttl_ms(key) if self._coherence.may_serve else None
+        if ttl_ms is not None:
+            return expiry_of(ttl_ms)
+        record = await self.load(key)
+        return record.expires_at_ms if record else 0
+
+    def fill(self, record: Record, call: Call) -> Held:
+        """Puts what the store has into the table, unless it may have changed since the call."""
+        key, number, payload = record.key, record.codec, record.payload
+        if self._coherence.may_fill(call):
+            version = self._table.set(key, number, payload, ttl_ms_of(record))
+        else:
+            version = content_version(number, payload)
+        return Held(number, payload, version)
+
+    def record(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> Record:
+        """What a request asks to store.
+
+        Raises:
+            InvalidValue, ValueTooLarge, InvalidTTL.
+        """
+        self._executor.check_value(number, payload)
+        return Record(key, number, payload, self.expiry_of(ttl_ms))
+
+    def expiry_of(self, ttl_ms: int) -> int:
+        """When what is written now expires: Unix time in milliseconds, 0: never."""
+        return expiry_of(self._executor.life_ms(ttl_ms))
+
+    def forget_absence(self, name: bytes) -> None:
+        """The store may have this key from now on."""
+        self._absences.forget(name)
+
+    async def write(self, record: Record) -> int:
+        """Writes a record through or behind; returns its version."""
+        name = name_of(record.key)
+        self._absences.forget(name)
+        if self._behind is None:
+            # Before the table is touched: hits go on while nothing else does.
+            self._store.check(record.key)
+        call = self._coherence.begin(name)
+        try:
+            if self._behind is not None:
+                await self._behind.put(name, record.key, record)
+            else:
+                if not self._store.is_shared:
+                    self._table.withdraw(record.key)
+                await self._store.save(record)
+                self._absences.forget(name)
+            return self.fill(record, call).version
+        finally:
+            self._coherence.end(call)
+
+    async def change(
+        self,
+        name: bytes,
+        change: Callable[[SharedStore], Awaitable[Answer]],
+        kept: Callable[[Answer], Record | None] = lambda _: None,
+    ) -> tuple[Answer, int]:
+        """Makes a change that the shared store decides, after what waits for this key.
+
+        Args:
+            name: of the key.
+            change: of the store.
+            kept: what the key holds then, of the change's answer, if that is known.
+
+        Returns:
+            The answer, and the version of what is kept; 0: nothing is.
+        """
+        if self._behind is not None and self._behind.find(name)[0]:
+            await self._behind.flush(name)
+            if self._behind.find(name)[0]:
+                raise StoreUnavailable("an earlier write of this key has not reached the store yet")
+        self._absences.forget(name)
+        call = self._coherence.begin(name)
+        try:
+            answer = await self._store.change(name, change)
+            record = kept(answer)
+            if record is None and answer:  # it was changed, and what it holds now is not known
+                self._table.delete(name)
+            return answer, 0 if record is None else self.fill(record, call).version
+        finally:
+            self._coherence.end(call)
+
+    # Operations that are the same whoever decides.
+
+    async def set(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
+        return await self.write(self.record(key, number, payload, ttl_ms))
+
+    async def delete(self, key: Key) -> bool:
+        name = name_of(key)
+        if self._behind is not None:
+            there = await self.held(key) is not None
+            await self._behind.put(name, key, None)
+            self._table.delete(key)
+            return there
+        self._store.check(key)  # as in write
+        was_here = self._table.delete(key)
+        return await self._store.delete(key) or was_here

@@ -1,0 +1,1 @@
+"""A store in Valkey or Redis, single or a cluster."""

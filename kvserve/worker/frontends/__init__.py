@@ -1,0 +1,1 @@
+"""How requests come into a worker, and how its replies leave it."""
