@@ -43,8 +43,8 @@ def package(module: str, distribution: str, first: str = "") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        mend = f"{first}pip install {distribution}"
-        raise Missing(f"{distribution} is not installed: {mend}") from None
+        fix = f"{first}pip install {distribution}"
+        raise Missing(f"{distribution} is not installed: {fix}") from None
 
 
 @dataclass(frozen=True)

@@ -18,59 +18,14 @@ from typing import Any
 from kvserve import limits
 from kvserve.errors import ConfigError
 from kvserve.toml_file import read_settings, told
+from kvserve.units import format_size, parse_mode, parse_size
 
 ENVIRONMENT_PREFIX = "KVSERVE_"
+RENAMED = {"absence_ttl": "negative_ttl"}  # by the old name, in files and variables
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 SIZES = ("memory", "item_size", "max_value", "queue_message", "feed_size", "buffer_memory")
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _GROUP = re.compile(r"[^\0-\x1f:]{0,256}")
-_MODE_MAX = 0o7777  # more than these bits is no mode
-_SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-
-
-def parse_size(text: str | int) -> int:
-    """Bytes in a size such as `256MiB`, `64k` or `4096`. Units are powers of 1024.
-
-    Raises:
-        ConfigError: not a size.
-
-    Example:
-        >>> parse_size("1.5 MiB"), parse_size("64k"), parse_size(4096)
-        (1572864, 65536, 4096)
-    """
-    # An integer is told first: Python makes no text of one that is very long.
-    match = _SIZE.fullmatch(text.strip() if isinstance(text, str) else told(text))
-    if isinstance(text, bool) or match is None:
-        raise ConfigError(f"{told(text)} is not a size; write it like 4096, 64KiB, 256MiB or 2GiB")
-    size = float(match[1])
-    return max(1, int(size * _SIZE_UNITS[match[2].lower()])) if size else 0  # 0 may mean none
-
-
-def format_size(size_bytes: int) -> str:
-    """A size for people to read.
-
-    Example:
-        >>> format_size(48 * 2**20), format_size(1536), format_size(10)
-        ('48 MiB', '1.5 KiB', '10 B')
-    """
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1023.5:
-            return f"{size:.4g} {unit}"
-        size = max(1.0, size / 1024)  # what would be rounded to 1024 is one of the next unit
-    return f"{size:.4g} TiB"
-
-
-def parse_mode(text: str | int) -> int:
-    """Permission bits: in a text octal digits such as `0660`, as TOML's 0o660 an int."""
-    try:
-        mode = text if isinstance(text, int) else int(text, 8)
-        if not 0 <= mode <= _MODE_MAX:
-            raise ValueError
-        return mode
-    except (TypeError, ValueError):  # TOML may hold any type here
-        raise ConfigError(f"mode {told(text)} is not octal; write it like 0600 or 0660") from None
 
 
 def _setting(default: Any, help_text: str, fixed: str = "") -> Any:
@@ -181,7 +136,7 @@ class Config:
         "Seconds that a write may wait for the store; 0: it is stored before it is acknowledged.",
         fixed="writes may be waiting",
     )
-    absence_ttl: float = _setting(
+    negative_ttl: float = _setting(
         0.0, "Seconds to remember that the store has no such key; 0 asks it each time."
     )
     store_timeout: float = _setting(2.0, "Seconds after which the store counts as unavailable.")
@@ -241,7 +196,7 @@ class Config:
                 f"writers = {self.writers}: with a store all writes go through the workers; use 0"
             )
         self._check_range("write_behind", 0.0, limits.WRITE_BEHIND_SECONDS_MAX)
-        self._check_range("absence_ttl", 0.0, limits.ABSENCE_SECONDS_MAX)
+        self._check_range("negative_ttl", 0.0, limits.ABSENCE_SECONDS_MAX)
         low, high = limits.STORE_TIMEOUT_SECONDS_MIN, limits.STORE_TIMEOUT_SECONDS_MAX
         self._check_range("store_timeout", low, high)
         low, high = limits.STALENESS_SECONDS_MIN, limits.STALENESS_SECONDS_MAX
@@ -302,6 +257,8 @@ def adjusted(running: Config, name: str, value: Any) -> Config:
 
 def check_known(name: str) -> None:
     """Raises ConfigError unless there is a setting of this name."""
+    if name in RENAMED:
+        raise ConfigError(f"{name} is called {RENAMED[name]} now")
     if name not in _FIXED:
         raise ConfigError(f"unknown key {told(name)}; known: {', '.join(_FIXED)}")
 
@@ -355,6 +312,10 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Raises ConfigError for one by its old name: it would do nothing, silently."""
+    for name, new in RENAMED.items():
+        if environment.get(variable := ENVIRONMENT_PREFIX + name.upper()):
+            raise ConfigError(f"{variable} is called {ENVIRONMENT_PREFIX}{new.upper()} now")
     return {
         name: environment[variable]
         for name in describe()

@@ -139,7 +139,7 @@ class AlreadyServed(ServerError):
 
 
 class LimitError(ServerError):
-    """A limit of the system stands in the way; the text names the command that mends it."""
+    """A limit of the system stands in the way; the text names the command that fixes it."""
 
     wire_code = 36
 
@@ -193,7 +193,7 @@ class UnreadableValue(ServerError):
     """What is stored under a key is no value that this kvserve knows.
 
     A newer kvserve may have written it, or it was damaged where it came from. To set or delete the
-    key mends it. Only what asks for this one key raises it; docs/values.md tells what others do.
+    key fixes it. Only what asks for this one key raises it; docs/values.md tells what others do.
     """
 
     wire_code = 45

@@ -1,4 +1,4 @@
-"""What the system has not enough of, when something failed for that, and what mends it."""
+"""What the system has not enough of, when something failed for that, and what fixes it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from kvserve.errors import KvserveError, LimitError
 from kvserve.names import SHARED_MEMORY
 
-FILE_SIZE_MEND = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
-ADDRESS_SPACE_MEND = "ulimit -v unlimited (of a service: LimitAS=infinity)"
+FILE_SIZE_FIX = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
+ADDRESS_SPACE_FIX = "ulimit -v unlimited (of a service: LimitAS=infinity)"
 _MIB = 2**20
 # How posix_ipc words some errors, whose numbers it keeps to itself.
 _OF_POSIX_IPC = {
@@ -25,7 +25,7 @@ _OF_POSIX_IPC = {
 
 
 def shortage(error: BaseException) -> str | None:
-    """What the system has not enough of, if that is why something failed, and what mends it.
+    """What the system has not enough of, if that is why something failed, and what fixes it.
 
     Args:
         error: as Python raised it; one of an import, too, which does not say why a file cannot be
@@ -60,14 +60,14 @@ def shortage(error: BaseException) -> str | None:
     if _is_start_refused(error):
         return "no more processes and threads may be started; raise the limit: ulimit -u"
     if number == errno.EFBIG and _is_limited(resource.RLIMIT_FSIZE):
-        return f"a file may not become so large; raise the limit: {FILE_SIZE_MEND}"
+        return f"a file may not become so large; raise the limit: {FILE_SIZE_FIX}"
     return None
 
 
 def shared_memory_refusal(
     error: OSError, size_bytes: int, directory: Path = SHARED_MEMORY
 ) -> str | None:
-    """Why shared memory of this size was not to be had, and what mends it; None: something else.
+    """Why shared memory of this size was not to be had, and what fixes it; None: something else.
 
     Args:
         error: of the system, when it was made, filled or mapped.
@@ -122,7 +122,7 @@ def room_for(path: Path) -> Iterator[None]:
         if why is None:
             raise
         raise LimitError(
-            f"{path} cannot be written: {why}; mend that, or set KVSERVE_RUNTIME_DIR to a "
+            f"{path} cannot be written: {why}; fix that, or set KVSERVE_RUNTIME_DIR to a "
             "directory elsewhere"
         ) from None
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvserve.config import format_size
+from kvserve.units import format_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from kvserve import limits
 from kvserve.bench.trace import DELETE, Request, Trace
-from kvserve.config import Config, format_size
+from kvserve.config import Config
 from kvserve.errors import ConfigError, InvalidArgument
 from kvserve.parent.starting import workers_wanted
 from kvserve.table.geometry import Geometry, plan
+from kvserve.units import format_size
 
 _SAMPLE_KEYS_MAX = 2**17
 _RUNGS = 8  # the least is about a hundredth of what holds everything

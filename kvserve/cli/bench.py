@@ -17,9 +17,9 @@ from kvserve.bench import operations, plot
 from kvserve.cli import output
 from kvserve.cli.exits import INTERRUPTED
 from kvserve.cli.options import NumberRange, client_options, connect, json_option
-from kvserve.config import format_size, parse_size
 from kvserve.errors import ConfigError, ServerError
 from kvserve.limits import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, VALUE_BYTES_MAX
+from kvserve.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from kvserve.bench.samples import Measured

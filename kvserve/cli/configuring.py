@@ -65,7 +65,7 @@ def set_command(setting: str, value: str, as_json: bool, name: str | None) -> No
     """Change a setting while the server runs.
 
     Of these: default_ttl, max_value (up to what the table was made for), log_level, slow_request,
-    spin, buffer_memory, absence_ttl, store_timeout, near_cache_staleness. What the others need is
+    spin, buffer_memory, negative_ttl, store_timeout, near_cache_staleness. What the others need is
     a restart.
 
     The change lasts until the next one, a reload of the file (SIGHUP) or a restart. Every worker

@@ -11,12 +11,12 @@ from kvserve import names
 from kvserve.cli import output
 from kvserve.cli.exits import REFUSED
 from kvserve.cli.options import client_options, connect, json_option
-from kvserve.config import format_size
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
 from kvserve.runtime import not_served
 from kvserve.stats.catalog import INSTANCE, NODE, STORE, WORKER
 from kvserve.stats.prometheus import exposition
+from kvserve.units import format_size
 
 _WORKERS_ABREAST = 4  # fit into 80 columns
 _HISTOGRAM = "request_times"
@@ -184,7 +184,7 @@ def verify_command(as_json: bool, name: str | None, timeout: float) -> None:
     """Check the whole table against its invariants.
 
     Without a server it checks the table that the last one left, and keeps servers from starting
-    meanwhile. What a killed process left half done is mended in a copy first, as the next serve
+    meanwhile. What a killed process left half done is repaired in a copy first, as the next serve
     does it in the table, and is told as "unrecovered". Only the server's own user can do that.
 
     Prints each violation on a line. Exits with 1 if there is any, and with 3 if there is neither
@@ -222,7 +222,7 @@ def verify_command(as_json: bool, name: str | None, timeout: float) -> None:
 
 
 def _verify_kept(kept: Names) -> tuple[list[str], int]:
-    """The violations of the table that a server left, and how many of its shards were mended."""
+    """The violations of the table that a server left, and how many of its shards were repaired."""
     from kvserve.parent.inspection import inspect_kept  # not above: it needs the server's modules
 
     found = inspect_kept(kept)

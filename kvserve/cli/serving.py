@@ -84,14 +84,14 @@ def clean_command(as_json: bool, name: str | None) -> None:
 def doctor_command(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Check whether the server can run here.
 
-    Where it cannot, each failed check says what mends it, and so does one that passed where
+    Where it cannot, each failed check says what fixes it, and so does one that passed where
     more would be better. Takes the settings that matter from where `kvserve serve` takes them;
     run it as the user who is to serve. Exits with 1 if a check failed.
 
     \b
     Example:
       $ kvserve doctor --memory 2GiB
-      $ kvserve doctor --json | jq -r '.[] | select(.ok | not) | .mend'
+      $ kvserve doctor --json | jq -r '.[] | select(.ok | not) | .fix'
     """
     from kvserve.parent.doctor import doctor
 
@@ -103,8 +103,8 @@ def doctor_command(config_file: Path | None, as_json: bool, **flags: Any) -> Non
         _print_findings_table(findings)
     else:
         for finding in findings:
-            mend = f"; mend: {finding.mend}" if finding.mend else ""
-            output.write_line(_verdict(finding), finding.check, finding.text + mend)
+            fix = f"; fix: {finding.fix}" if finding.fix else ""
+            output.write_line(_verdict(finding), finding.check, finding.text + fix)
     if not all(finding.ok for finding in findings):
         raise click.exceptions.Exit(REFUSED)
 
@@ -126,7 +126,7 @@ def _print_findings_table(findings: list[Finding]) -> None:
     for finding in findings:
         verdict = _verdict(finding)
         text = Text(visible(finding.text))
-        if finding.mend:
-            text.append(f"\n{visible(finding.mend)}", style="bold")
+        if finding.fix:
+            text.append(f"\n{visible(finding.fix)}", style="bold")
         table.add_row(Text(verdict, style=styles[verdict]), Text(finding.check), text)
     Console(highlight=False).print(table)

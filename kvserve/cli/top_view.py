@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kvserve.cli.inspecting import for_people
-from kvserve.config import format_size
 from kvserve.errors import ServerError
 from kvserve.escaping import visible
+from kvserve.units import format_size
 
 _BAR_CHARACTERS = 30
 _HIDDEN = {"ping", "stats"}  # mostly our own

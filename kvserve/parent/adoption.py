@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kvserve import limits
-from kvserve.config import Config, format_size
+from kvserve.config import Config
 from kvserve.errors import ForeignObject, ServerBusy
 from kvserve.names import Names, memory_path
 from kvserve.objects import grant
@@ -21,6 +21,7 @@ from kvserve.table import lease
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, kept, remove, versions_so_far
+from kvserve.units import format_size
 
 _VIOLATIONS_LOGGED = 5  # the first ones tell the story
 

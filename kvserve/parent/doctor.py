@@ -58,12 +58,12 @@ def start_checks(names: Names, config: Config) -> None:
 
     Raises:
         ForeignObject: an object of this name is somebody else's.
-        LimitError: any other fatal finding, with its mending command.
+        LimitError: any other fatal finding, with the command that fixes it.
     """
     permissions = check_permissions(names, config)
     if not permissions.ok:
-        raise ForeignObject(f"{permissions.text}; mend: {permissions.mend}")
+        raise ForeignObject(f"{permissions.text}; fix: {permissions.fix}")
     for check in (check_descriptors, check_shared_memory, check_memory_limit):
         finding = check(names, config)
         if finding.fatal and not finding.ok:
-            raise LimitError(f"{finding.text}; mend: {finding.mend}")
+            raise LimitError(f"{finding.text}; fix: {finding.fix}")

@@ -1,4 +1,4 @@
-"""What a check of `kvserve doctor` answers, and how it names what mends."""
+"""What a check of `kvserve doctor` answers, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Finding:
         ok: nothing is wrong.
         fatal: if something is wrong, then a server cannot start.
         text: one sentence.
-        mend: the command that mends it, or that makes better what is well enough; empty when
-            there is nothing to mend.
+        fix: the command that fixes it, or that makes better what is well enough; empty when
+            there is nothing to fix.
     """
 
     check: str
     ok: bool
     fatal: bool
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def how_to_end(pids: Iterable[int], option: str = "") -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvserve import limits
-from kvserve.config import Config, format_size
+from kvserve.config import Config
 from kvserve.names import Names
 from kvserve.parent.finding import Finding
 from kvserve.parent.system_checks import kept_bytes
+from kvserve.units import format_size
 
 _UNLIMITED_BYTES = 2**62  # version 1 of control groups says about twice that for no limit
 
@@ -71,11 +72,11 @@ def check_memory_limit(
         "the kernel kills the process that fills the table"
     )
     wanted_mib = -(-(2 * config.memory + room.held) // limits.MIB)  # as much again, for processes
-    mend = (
+    fix = (
         f"systemctl set-property UNIT MemoryMax={wanted_mib}M (of a container: "
         f"--memory={wanted_mib}m), or serve with a smaller --memory"
     )
-    return Finding(check, False, True, text, mend)
+    return Finding(check, False, True, text, fix)
 
 
 def _rooms(groups: Path, own: Path) -> Iterator[_Room]:

@@ -137,7 +137,7 @@ def _has_reader(directory: int, fifo: str) -> bool:
 class NameWatch:
     """Remembers which objects the names of shared memory and semaphores lead to.
 
-    See `mending` for what becomes of those that vanish.
+    See `repair` for what becomes of those that vanish.
 
     Args:
         memory_objects: names of shared memory, with their slash.

@@ -31,7 +31,7 @@ def inspect_kept(names: Names) -> Inspection | None:
     """Checks a kept table against its invariants, as the next server would.
 
     A process that was killed inside a shard's lock leaves the lock taken and counts that are off,
-    which the next server mends. So the check is of a private copy in which that was done. The
+    which the next server fixes. So the check is of a private copy in which that was done. The
     claim on the segment keeps servers away meanwhile; the lock on the pid file is left alone,
     because clients take who holds it for a server.
 

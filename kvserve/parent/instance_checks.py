@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvserve import limits, whereabouts
-from kvserve.config import Config, format_size, parse_size
+from kvserve.config import Config
 from kvserve.errors import ConfigError, ForeignObject, ServerUnavailable
 from kvserve.names import Names, memory_path, semaphore_path
 from kvserve.objects import as_user, is_locked, user_name
@@ -20,6 +20,7 @@ from kvserve.parent.starting import workers_wanted
 from kvserve.runtime import holder, verify_directory
 from kvserve.table.geometry import Geometry, plan
 from kvserve.table.table import kept
+from kvserve.units import format_size, parse_size
 
 
 def check_permissions(names: Names, _config: Config) -> Finding:
@@ -39,11 +40,11 @@ def check_permissions(names: Names, _config: Config) -> Finding:
         above, _ = _nearest(names.runtime_directory)
         if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
             text = f"{above} cannot be written by {user_name(os.geteuid())}"
-            mend = "set KVSERVE_RUNTIME_DIR to a directory of your own"
-            return Finding(check, False, True, text, mend)
+            fix = "set KVSERVE_RUNTIME_DIR to a directory of your own"
+            return Finding(check, False, True, text, fix)
     except ForeignObject as error:
-        text, _, mend = str(error).partition("; ")
-        return Finding(check, False, True, text, mend.removeprefix("run: ") or "use another --name")
+        text, _, fix = str(error).partition("; ")
+        return Finding(check, False, True, text, fix.removeprefix("run: ") or "use another --name")
     return Finding(check, True, True, "nothing of another user's is in the way")
 
 
@@ -72,7 +73,7 @@ def check_leftovers(names: Names, config: Config) -> Finding:
         return Finding(check, True, False, text)
     if reason := reason_to_replace(names, geometry):
         text = f"{found}, which the next serve replaces by an empty one: {reason}"
-        return Finding(check, False, False, text, _mend_replacement(names, config, workers))
+        return Finding(check, False, False, text, _fix_replacement(names, config, workers))
     text = f"{found}: the next serve takes it over, {clean} it, kvserve verify checks it"
     return Finding(check, True, False, text)
 
@@ -141,8 +142,8 @@ def _unseen(check: str, what: str, names: Names, path: Path) -> Finding:
     """The finding where another user's permissions keep us from looking."""
     owner = path.lstat().st_uid
     text = f"{what} cannot be seen by {user_name(os.geteuid())}: {path} is {user_name(owner)}'s"
-    mend = as_user(owner, f"kvserve doctor --name {names.name}")
-    return Finding(check, False, False, text, mend)
+    fix = as_user(owner, f"kvserve doctor --name {names.name}")
+    return Finding(check, False, False, text, fix)
 
 
 def _foreign(names: Names) -> tuple[Path, int] | None:
@@ -173,7 +174,7 @@ def _memory_paths(names: Names) -> list[Path]:
     return [*(memory_path(name) for name in (names.table, names.hints)), names.lease_file]
 
 
-def _mend_replacement(names: Names, config: Config, workers: int) -> str:
+def _fix_replacement(names: Names, config: Config, workers: int) -> str:
     """How to keep the kept table; how to give it up, where no settings lead to it."""
     try:
         flags = _flags_for(kept(names), config, workers)

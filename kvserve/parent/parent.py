@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from kvserve import limits
-from kvserve.config import LOG_LEVELS, Config, format_size
+from kvserve.config import LOG_LEVELS, Config
 from kvserve.errors import KvserveError
 from kvserve.live import settings
 from kvserve.live.applying import Follower, differences
@@ -34,9 +34,9 @@ from kvserve.parent.daemon import Daemon, launch, open_standard_descriptors
 from kvserve.parent.doctor import start_checks
 from kvserve.parent.instance_lock import claim, unlink_claim
 from kvserve.parent.logs import Log
-from kvserve.parent.mending import Mending
 from kvserve.parent.prefault import touch_memory
 from kvserve.parent.reloading import ConfigFile
+from kvserve.parent.repair import Repair
 from kvserve.parent.respawning import Respawns
 from kvserve.parent.rounds import Rounds
 from kvserve.parent.signals import SignalInbox
@@ -46,6 +46,7 @@ from kvserve.parent.workers import Workers
 from kvserve.runtime import PidFile, prepared_directory
 from kvserve.shortages import take_all_descriptors
 from kvserve.store import urls
+from kvserve.units import format_size
 from kvserve.worker import exit_codes
 
 BOOT_ATTEMPTS_MAX = 3  # deaths of one worker in a row before the server has ever served
@@ -69,7 +70,7 @@ def serve(config: Config, *, config_file: Path | None = None, daemon: bool = Fal
         AlreadyServed: another server has this name.
         ConfigError: no such group, or a bad file.
         ForeignObject: something of this name is somebody else's.
-        LimitError: the system's limits do not allow it; the text says how to mend that.
+        LimitError: the system's limits do not allow it; the text says how to fix that.
 
     Example:
         >>> serve(Config(name="sessions", memory=256 * limits.MIB))  # doctest: +SKIP
@@ -162,7 +163,7 @@ class Parent:
             on_serving=self._welcome,
             on_end=self._mourn,
         )
-        mending = Mending(
+        repair = Repair(
             instance.names,
             instance.manifest,
             queue_mode(instance.config),
@@ -171,7 +172,7 @@ class Parent:
             log,
             self._workers.replace,
         )
-        self._rounds = Rounds(instance, mending, self._timers, log, self._fail)
+        self._rounds = Rounds(instance, repair, self._timers, log, self._fail)
         self._handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self.handle_term,
             signal.SIGINT: self.handle_term,

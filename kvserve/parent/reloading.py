@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from kvserve import config as configuration
-from kvserve.config import LIVE, Config, format_size
+from kvserve.config import LIVE, Config
 from kvserve.live import settings
 from kvserve.live.applying import from_page, to_page
 from kvserve.names import Names
+from kvserve.units import format_size
 
 LOCK_SECONDS = 0.2  # the parent waits for nobody for long
 Remark = tuple[str, str]  # a level of the log, and a sentence

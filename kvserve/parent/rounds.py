@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from kvserve.names import memory_path
 from kvserve.parent.housekeeping import sweep_dead_fifos
 from kvserve.parent.logs import Log
-from kvserve.parent.mending import Mending
+from kvserve.parent.repair import Repair
 from kvserve.parent.starting import Instance
 from kvserve.parent.timers import Timers
 
@@ -22,7 +22,7 @@ class Rounds:
 
     Args:
         instance: the parent's.
-        mending: of its names.
+        repair: of its names.
         timers: the parent's.
         log: where it says what it did.
         stop: ends the server, given the reason.
@@ -31,13 +31,13 @@ class Rounds:
     def __init__(
         self,
         instance: Instance,
-        mending: Mending,
+        repair: Repair,
         timers: Timers,
         log: Log,
         stop: Callable[[str], None],
     ) -> None:
         self._instance = instance
-        self._mending = mending
+        self._repair = repair
         self._timers = timers
         self._log = log
         self._stop = stop
@@ -70,7 +70,7 @@ class Rounds:
     def watch_names(self) -> None:
         """Makes again what somebody removed; stops the server where that cannot be."""
         names = self._instance.names
-        if lost := self._mending.lost():
+        if lost := self._repair.lost():
             if {str(memory_path(names.table)), str(memory_path(names.hints))} & set(lost):
                 self._instance.held.is_kept = False  # half a table is none
             self._stop(
@@ -78,5 +78,5 @@ class Rounds:
                 "it stops. If a user's logout did it, see systemd's RemoveIPC and kvserve doctor"
             )
             return
-        self._mending.mend()
+        self._repair.repair()
         self._timers.set("watching the names", NAME_WATCH_SECONDS, self.watch_names)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from kvserve import limits
-from kvserve.config import Config, format_size
+from kvserve.config import Config
 from kvserve.errors import ConfigError
 from kvserve.live import feed_segment, settings
 from kvserve.live.applying import to_page
@@ -35,6 +35,7 @@ from kvserve.table._core import LAYOUT_VERSION
 from kvserve.table.geometry import Geometry
 from kvserve.table.table import Table
 from kvserve.transport.mqueue import create_queues, unlink_queue
+from kvserve.units import format_size
 
 # What only those need who may own a shard's lock. A client that could wait on a semaphore could
 # hold up everybody.

@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from kvserve import limits
-from kvserve.config import Config, format_size
+from kvserve.config import Config
 from kvserve.errors import ForeignObject, LimitError, ServerUnavailable
 from kvserve.manifest import Manifest
 from kvserve.names import SHARED_MEMORY, Names, memory_path
@@ -17,8 +17,9 @@ from kvserve.objects import user_name
 from kvserve.parent.finding import Finding
 from kvserve.parent.starting import workers_wanted
 from kvserve.runtime import holder
-from kvserve.shortages import ADDRESS_SPACE_MEND, FILE_SIZE_MEND
+from kvserve.shortages import ADDRESS_SPACE_FIX, FILE_SIZE_FIX
 from kvserve.transport.mqueue import MESSAGE_OVERHEAD_BYTES, create_queues, unlink_queue
+from kvserve.units import format_size
 
 DESCRIPTORS_OF_A_WORKER = 64  # its own, beside the two of each client
 _SYSTEM_UID_MAX = 999  # systemd removes nothing of users up to here
@@ -35,8 +36,8 @@ def check_shared_memory(names: Names, config: Config, directory: Path = SHARED_M
         status = os.statvfs(directory)
     except OSError as error:
         text = f"{directory} cannot be used: {error.strerror}"
-        mend = f"mkdir -p {directory} && mount -t tmpfs -o mode=1777 tmpfs {directory}"
-        return Finding(check, False, True, text, mend)
+        fix = f"mkdir -p {directory} && mount -t tmpfs -o mode=1777 tmpfs {directory}"
+        return Finding(check, False, True, text, fix)
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         text = f"{directory} cannot be written by {user_name(os.geteuid())}"
         return Finding(check, False, True, text, f"mount -o remount,rw,mode=1777 {directory}")
@@ -51,7 +52,7 @@ def check_shared_memory(names: Names, config: Config, directory: Path = SHARED_M
 
 
 def memory_shortage(memory: int, directory: Path = SHARED_MEMORY) -> tuple[str, str]:
-    """The sentence and the mending command when `memory` bytes do not fit into `directory`."""
+    """The sentence when `memory` bytes do not fit into `directory`, and the command that helps."""
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
     total = status.f_blocks * status.f_frsize
@@ -64,7 +65,7 @@ def memory_shortage(memory: int, directory: Path = SHARED_MEMORY) -> tuple[str, 
 
 
 def _limited_process(memory: int, kept: int) -> tuple[str, str] | None:
-    """The sentence and the mending command where a limit on this process stands in the way.
+    """The sentence where a limit on this process stands in the way, and the command that helps.
 
     Args:
         memory: what it is to make and map, in bytes.
@@ -75,7 +76,7 @@ def _limited_process(memory: int, kept: int) -> tuple[str, str] | None:
         text = (
             f"a file may have {format_size(soft)} here, but the table needs {format_size(memory)}"
         )
-        return text, FILE_SIZE_MEND
+        return text, FILE_SIZE_FIX
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     if 0 <= soft < taken + memory:
@@ -83,7 +84,7 @@ def _limited_process(memory: int, kept: int) -> tuple[str, str] | None:
             f"a process may use {format_size(soft)} of address space, of which it has taken "
             f"{format_size(taken)}, but the table needs {format_size(memory)}"
         )
-        return text, ADDRESS_SPACE_MEND
+        return text, ADDRESS_SPACE_FIX
     return None
 
 
@@ -109,16 +110,16 @@ def check_queues(names: Names, config: Config) -> Finding:
     try:
         got = served or _probe_queues(names, *wanted)
     except LimitError as error:
-        text, _, mend = str(error).partition("; ")
+        text, _, fix = str(error).partition("; ")
         if "RLIMIT_MSGQUEUE" in text:
-            mend = _mend_limit(*wanted)
-        return Finding(check, False, True, text, mend)
+            fix = _fix_limit(*wanted)
+        return Finding(check, False, True, text, fix)
     plural = "s" if count > 1 else ""
     text = f"for {count} worker{plural}, queues of {got[1]} messages of {format_size(got[2])} each"
     if got[1] >= wanted[1] and got[2] >= wanted[2]:
         return Finding(check, True, True, text)
     text += f"; {wanted[1]} of {format_size(wanted[2])}, as configured, would bear more load"
-    return Finding(check, True, True, text, queue_mend(*wanted))
+    return Finding(check, True, True, text, queue_fix(*wanted))
 
 
 def _served_queues(names: Names) -> tuple[int, int, int] | None:
@@ -141,7 +142,7 @@ def _probe_queues(names: Names, count: int, depth: int, message_bytes: int) -> t
             unlink_queue(probe.worker_queue(worker))
 
 
-def queue_mend(
+def queue_fix(
     count: int, depth: int, message_bytes: int, sysctls: Path = Path("/proc/sys/fs/mqueue")
 ) -> str:
     """The commands that allow so many queues of this depth and message size."""
@@ -153,11 +154,11 @@ def queue_mend(
         steps.append(f"sysctl {' '.join(over)} (of a container: {options})")
     soft, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
     if not steps or 0 <= soft < _accounted_bytes(count, depth, message_bytes):
-        steps.append(_mend_limit(count, depth, message_bytes))
+        steps.append(_fix_limit(count, depth, message_bytes))
     return ", and ".join(steps)
 
 
-def _mend_limit(count: int, depth: int, message_bytes: int) -> str:
+def _fix_limit(count: int, depth: int, message_bytes: int) -> str:
     """How to raise RLIMIT_MSGQUEUE by what these queues take.
 
     By all of that, because the system does not tell how much of the limit others take already.
@@ -200,11 +201,11 @@ def check_descriptors(_names: Names, _config: Config) -> Finding:
         return Finding(check, True, False, text)
     clients = max(0, hard - DESCRIPTORS_OF_A_WORKER) // 2  # without any it does not even start
     text = f"at most {hard} file descriptors: a worker can serve {clients} clients at a time"
-    mend = (
+    fix = (
         f"ulimit -Hn {wanted}, as root (of a service: LimitNOFILE={wanted}; "
         f"of a container: --ulimit nofile={wanted})"
     )
-    return Finding(check, False, not clients, text, mend)
+    return Finding(check, False, not clients, text, fix)
 
 
 def check_logout(

@@ -211,7 +211,7 @@ cdef class Owner(Reader):
         kv_release(&self.t, self.me, shard)
 
     def recover(self, slot=None):
-        """Takes the locks of dead owners and mends what they left; returns how many.
+        """Takes the locks of dead owners and repairs what they left; returns how many.
 
         Args:
             slot: only those of the owner in this lease slot; None: of anybody.

@@ -44,7 +44,7 @@ def run(seconds: float, seed: int, names: list[str]) -> dict[str, Any]:
             primary = cluster.node_id(cluster.servers[shard])
             cluster.spares[shard].call("CLUSTER", "REPLICATE", primary)
         trial = Faults(cluster, name)
-        trial.mend()
+        trial.repair()
         with _clients(trial, name, dice):
             time.sleep(BOUND_SECONDS)
             ends = time.monotonic() + seconds
@@ -65,7 +65,7 @@ def _near_cache(cluster: Cluster) -> Iterator[str]:
     name = f"checker-{secrets.token_hex(4)}"
     command = [sys.executable, "-m", "kvserve", "serve", "--name", name, "--workers", "2"]
     command += ["--store", cluster.url, "--near-cache-staleness", str(BOUND_SECONDS)]
-    command += ["--store-timeout", str(TIMEOUT_SECONDS), "--absence-ttl", "30"]
+    command += ["--store-timeout", str(TIMEOUT_SECONDS), "--negative-ttl", "30"]
     cluster.wait_ready()
     server = subprocess.Popen(command, stderr=sys.stderr)
     try:

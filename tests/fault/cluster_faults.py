@@ -25,10 +25,10 @@ class Faults(Trial):
         self.hurt = set(shards)
         self.fault = fault
         yield
-        self.mend()
+        self.repair()
         self.hurt = set()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Waits until the cluster agrees, and every shard has a replica that is up to date."""
         self.cluster.wait_ready()
         for shard in range(SHARDS):

@@ -1,4 +1,4 @@
-"""Limits of the system that stand in the way: each is named, with the command that mends it."""
+"""Limits of the system that stand in the way: each is named, with the command that fixes it."""
 
 from __future__ import annotations
 

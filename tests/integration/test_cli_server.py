@@ -90,7 +90,7 @@ def test_a_refused_serve_leaves_no_directory(names: Names) -> None:
 def test_doctor() -> None:
     done = kvserve("doctor", "--memory", "16MiB", "--json")
     findings = json.loads(done.stdout)
-    assert all({"check", "ok", "fatal", "text", "mend"} <= set(finding) for finding in findings)
+    assert all({"check", "ok", "fatal", "text", "fix"} <= set(finding) for finding in findings)
     assert done.returncode == (0 if all(finding["ok"] for finding in findings) else 1)
     lines = kvserve("doctor", "--memory", "16MiB").stdout.decode().splitlines()
     assert len(lines) == len(findings)
@@ -111,11 +111,11 @@ def test_doctor_knows_the_running_servers_queues(server: Server) -> None:
         found: dict[str, object] = next(f for f in findings if f["check"] == "message queues")
         return found
 
-    assert queues("4")["mend"] == ""
+    assert queues("4")["fix"] == ""
     deeper = queues("128")
     assert deeper["ok"]
     assert "128 of 8 KiB, as configured" in str(deeper["text"])
-    assert "128" in str(deeper["mend"]) or "ulimit -q" in str(deeper["mend"])
+    assert "128" in str(deeper["fix"]) or "ulimit -q" in str(deeper["fix"])
 
 
 def test_a_queue_that_was_lowered_leads_to_the_command_that_raises_it(
@@ -130,7 +130,7 @@ def test_a_queue_that_was_lowered_leads_to_the_command_that_raises_it(
     finally:
         resource.setrlimit(resource.RLIMIT_MSGQUEUE, (soft, hard))
     row = next(row for row in done.stdout.decode().splitlines() if "\tmessage queues\t" in row)
-    assert "; mend: " in row
+    assert "; fix: " in row
     assert "ulimit -q " in row
 
 
@@ -152,4 +152,4 @@ def test_another_user_is_told_whose_it_is(server: Server) -> None:
     rows = as_nobody("doctor").stdout.decode().splitlines()
     assert [row for row in rows if "nobody serves" in row or "takes it over" in row] == []
     assert rows[-1].startswith("warn\tserver\twhether somebody serves this name cannot be seen by")
-    assert rows[-1].endswith(f"mend: sudo -u root kvserve doctor --name {server.name}")
+    assert rows[-1].endswith(f"fix: sudo -u root kvserve doctor --name {server.name}")

@@ -231,9 +231,9 @@ def test_two_commands_at_once_both_take_effect(server: Server) -> None:
     command = [sys.executable, "-m", "kvserve", "config", "set", "--name", server.name]
     setters = [
         subprocess.Popen([*command, name, value], stdout=subprocess.DEVNULL)
-        for name, value in (("spin", "0"), ("default_ttl", "60"), ("absence_ttl", "5"))
+        for name, value in (("spin", "0"), ("default_ttl", "60"), ("negative_ttl", "5"))
     ]
     assert [setter.wait() for setter in setters] == [0, 0, 0]
     assert versions(server) == [4, 4]
     shown = json.loads(config(server, "show", "--live", "--json").stdout)
-    assert [shown[name]["value"] for name in ("spin", "default_ttl", "absence_ttl")] == [0, 60, 5]
+    assert [shown[name]["value"] for name in ("spin", "default_ttl", "negative_ttl")] == [0, 60, 5]

@@ -161,7 +161,7 @@ def test_a_second_server_from_another_directory_is_refused_and_touches_nothing(
 def test_too_much_memory_is_refused_with_its_mending(names: Names) -> None:
     refused = kvserve("serve", "--name", names.name, "--memory", "1TiB")
     assert refused.returncode == 3
-    assert "the table needs 1 TiB; mend: mount -o remount,size=" in refused.stderr.decode()
+    assert "the table needs 1 TiB; fix: mount -o remount,size=" in refused.stderr.decode()
     assert leftovers(names) == []
     assert not names.runtime_directory.exists()
 

@@ -187,7 +187,7 @@ def loads(cache: kvserve.Client) -> int:
 def test_absences_are_asked_again_only_after_their_time(
     make_server: StartServer, file: Path
 ) -> None:
-    server = make_server("--store", f"sqlite:///{file}", "--absence-ttl", "60")
+    server = make_server("--store", f"sqlite:///{file}", "--negative-ttl", "60")
     with server.connect() as cache:
         for _ in range(5):
             assert cache.get("nobody") is None

@@ -23,7 +23,7 @@ ROOM_SHARE_MAX = 0.25
 
 GROUND_FLOOR = {
     *("errors", "limits", "names", "config", "toml_file", "runtime", "manifest", "objects"),
-    *("escaping", "shortages", "whereabouts", "descriptors", "_descriptors", "native"),
+    *("escaping", "shortages", "units", "whereabouts", "descriptors", "_descriptors", "native"),
 }
 # What the files of a room may import beside the room itself and the ground floor.
 ROOMS: dict[str, set[str]] = {

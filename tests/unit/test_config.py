@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from kvserve import config, limits
-from kvserve.config import Config, describe, format_size, load, parse_mode, parse_size
+from kvserve.config import Config, describe, load
 from kvserve.errors import ConfigError
+from kvserve.units import format_size, parse_mode, parse_size
 
 SAMPLE = Path(__file__).parents[2] / "config" / "kvserve.toml"
 DEFAULTS = {setting.name: setting.default for setting in dataclasses.fields(Config)}
@@ -127,7 +128,7 @@ def test_bounds(setting: str, low: int, high: int) -> None:
         ("default_ttl", 0.0, limits.TTL_MS_MAX / 1000),
         ("slow_request", 0.0, limits.TIMEOUT_SECONDS_MAX),
         ("write_behind", 0.0, limits.WRITE_BEHIND_SECONDS_MAX),
-        ("absence_ttl", 0.0, limits.ABSENCE_SECONDS_MAX),
+        ("negative_ttl", 0.0, limits.ABSENCE_SECONDS_MAX),
         ("store_timeout", limits.STORE_TIMEOUT_SECONDS_MIN, limits.STORE_TIMEOUT_SECONDS_MAX),
         ("near_cache_staleness", limits.STALENESS_SECONDS_MIN, limits.STALENESS_SECONDS_MAX),
     ],
@@ -241,7 +242,7 @@ def test_every_setting_can_come_from_every_source(tmp_path: Path, left_out: str)
         "buffer_memory": "32MiB",
         "store": "sqlite:///cache.db",
         "write_behind": "1.5",
-        "absence_ttl": "5",
+        "negative_ttl": "5",
         "store_timeout": "0.5",
         "near_cache_staleness": "2",
     }
@@ -327,7 +328,7 @@ def test_unknown_key_lists_the_known_ones(tmp_path: Path) -> None:
 
 LIVE_ONES = {
     "log_level": "debug", "default_ttl": "60", "max_value": "64KiB", "slow_request": "0.25",
-    "spin": "0", "absence_ttl": "5", "store_timeout": "1", "near_cache_staleness": "2",
+    "spin": "0", "negative_ttl": "5", "store_timeout": "1", "near_cache_staleness": "2",
     "buffer_memory": "32MiB",
 }  # fmt: skip
 
@@ -379,3 +380,14 @@ def test_sample_file_lists_every_setting_with_its_default() -> None:
     assert [line.partition("=")[0].strip() for line in settings] == list(DEFAULTS)
     values = tomllib.loads("\n".join(settings))
     assert config.load(flags=values, environment={}) == Config()
+
+
+def test_a_setting_by_its_old_name_is_refused_with_its_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "kvserve.toml"
+    file.write_text("absence_ttl = 5.0\n")
+    with pytest.raises(ConfigError, match="absence_ttl is called negative_ttl now"):
+        load(file, environment={})
+    with pytest.raises(ConfigError, match="KVSERVE_ABSENCE_TTL is called KVSERVE_NEGATIVE_TTL now"):
+        load(environment={"KVSERVE_ABSENCE_TTL": "5"})
+    assert not set(config.RENAMED) & set(describe())
+    assert set(config.RENAMED.values()) <= set(describe())

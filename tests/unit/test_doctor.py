@@ -25,7 +25,7 @@ HUGE = Config(memory=limits.MEMORY_BYTES_MAX)
 def sound(finding: Finding) -> bool:
     """Whether it reads well: one sentence without a full stop, and a command if it failed."""
     is_sentence = bool(finding.text) and finding.text[-1] != "." and "\n" not in finding.text
-    return is_sentence and (finding.ok or bool(finding.mend))
+    return is_sentence and (finding.ok or bool(finding.fix))
 
 
 def test_every_check_says_one_sentence(names: Names) -> None:
@@ -44,15 +44,15 @@ def test_too_little_shared_memory_is_fatal_and_names_the_mending(names: Names) -
     assert not finding.ok
     assert finding.fatal
     assert "/dev/shm has" in finding.text
-    assert "mount -o remount,size=" in finding.mend
-    with pytest.raises(LimitError, match=r"free, but the table needs 1 TiB; mend: mount"):
+    assert "mount -o remount,size=" in finding.fix
+    with pytest.raises(LimitError, match=r"free, but the table needs 1 TiB; fix: mount"):
         start_checks(names, HUGE)
 
 
 def test_no_shared_memory_at_all(names: Names, tmp_path: Path) -> None:
     finding = system_checks.check_shared_memory(names, Config(), tmp_path / "absent")
     assert not finding.ok
-    assert "mount -t tmpfs" in finding.mend
+    assert "mount -t tmpfs" in finding.fix
 
 
 def test_a_kept_table_counts_as_free(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_shared_memory_that_cannot_be_written(
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     finding = system_checks.check_shared_memory(names, Config())
     assert (finding.ok, finding.fatal) == (False, True)
-    assert "remount,rw" in finding.mend
+    assert "remount,rw" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_control_groups_memory(
         (tmp_path / "groups" / file).write_text(content)
     finding = check_memory_limit(names, Config(), tmp_path / "groups", tmp_path / "own")
     assert (finding.ok, finding.fatal) == (ok, not ok)
-    assert ok or "MemoryMax=96M" in finding.mend
+    assert ok or "MemoryMax=96M" in finding.fix
 
 
 def test_queues_that_do_not_fit_are_fatal(names: Names) -> None:
@@ -118,8 +118,8 @@ def test_queues_that_do_not_fit_are_fatal(names: Names) -> None:
     assert finding.fatal
     assert "RLIMIT_MSGQUEUE" in finding.text
     needed = 2 * limits.QUEUE_DEPTH * (limits.QUEUE_MESSAGE_BYTES + 96)
-    assert f"ulimit -q {needed}, as root" in finding.mend
-    assert f"LimitMSGQUEUE={needed}" in finding.mend
+    assert f"ulimit -q {needed}, as root" in finding.fix
+    assert f"LimitMSGQUEUE={needed}" in finding.fix
 
 
 def test_queues_that_were_lowered_name_each_limit_that_is_in_the_way(
@@ -133,23 +133,23 @@ def test_queues_that_were_lowered_name_each_limit_that_is_in_the_way(
     assert finding.text.startswith(
         "for 2 workers, queues of 10 messages of 4 KiB each; 64 of 8 KiB"
     )
-    assert finding.mend
+    assert finding.fix
 
-    def mend(depth_max: int, bytes_max: int, workers: int = 1) -> str:
+    def fix(depth_max: int, bytes_max: int, workers: int = 1) -> str:
         (tmp_path / "msg_max").write_text(f"{depth_max}\n")
         (tmp_path / "msgsize_max").write_text(f"{bytes_max}\n")
-        return system_checks.queue_mend(workers, 64, 8192, tmp_path)
+        return system_checks.queue_fix(workers, 64, 8192, tmp_path)
 
-    assert "sysctl fs.mqueue.msg_max=64 (" in mend(10, 8192)
-    assert "sysctl fs.mqueue.msgsize_max=8192 (" in mend(64, 4096)
-    assert "sysctl fs.mqueue.msg_max=64 fs.mqueue.msgsize_max=8192 (" in mend(10, 4096)
-    assert "ulimit" not in mend(10, 8192)  # one such queue takes 530,432 bytes
-    both = mend(10, 8192, workers=2)
+    assert "sysctl fs.mqueue.msg_max=64 (" in fix(10, 8192)
+    assert "sysctl fs.mqueue.msgsize_max=8192 (" in fix(64, 4096)
+    assert "sysctl fs.mqueue.msg_max=64 fs.mqueue.msgsize_max=8192 (" in fix(10, 4096)
+    assert "ulimit" not in fix(10, 8192)  # one such queue takes 530,432 bytes
+    both = fix(10, 8192, workers=2)
     assert "sysctl" in both
     assert f"ulimit -q {819_200 + 2 * 530_432}," in both
-    assert mend(64, 8192).startswith("ulimit -q ")  # others take what is missing
+    assert fix(64, 8192).startswith("ulimit -q ")  # others take what is missing
     monkeypatch.setattr(system_checks, "_passes_over_sysctls", lambda: True)
-    assert mend(10, 8192).startswith("ulimit -q ")
+    assert fix(10, 8192).startswith("ulimit -q ")
 
 
 def test_a_kernel_without_queues(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_kernel_without_queues(names: Names, monkeypatch: pytest.MonkeyPatch) 
     finding = system_checks.check_queues(names, Config(name=names.name))
     assert (finding.ok, finding.fatal) == (False, True)
     assert finding.text == "this kernel has no POSIX message queues"
-    assert finding.mend == "use another"
+    assert finding.fix == "use another"
 
 
 def test_few_file_descriptors_are_a_warning(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ class TestLogout:
     def test_it_is_on_by_default(self, names: Names, root: Path) -> None:
         finding = self.check(names, root)
         assert (finding.ok, finding.fatal) == (False, False)
-        assert "RemoveIPC=no" in finding.mend
+        assert "RemoveIPC=no" in finding.fix
 
     def test_no_systemd(self, names: Names, tmp_path: Path) -> None:
         assert self.check(names, tmp_path).ok
@@ -240,7 +240,7 @@ def test_a_directory_open_to_everybody_is_fatal(names: Names) -> None:
     names.runtime_directory.chmod(0o777)
     finding = instance_checks.check_permissions(names, Config())
     assert (finding.ok, finding.fatal) == (False, True)
-    assert "chmod o-rwx" in finding.mend
+    assert "chmod o-rwx" in finding.fix
     with pytest.raises(ForeignObject, match="open to everybody"):
         start_checks(names, Config(name=names.name))
 
@@ -255,7 +255,7 @@ def test_a_directory_that_cannot_be_made_is_fatal(names: Names) -> None:
         os.seteuid(0)
     assert (finding.ok, finding.fatal) == (False, True)
     assert finding.text == "/etc cannot be written by nobody"
-    assert "KVSERVE_RUNTIME_DIR" in finding.mend
+    assert "KVSERVE_RUNTIME_DIR" in finding.fix
 
 
 def test_a_directory_in_one_that_everybody_may_change_is_fatal(names: Names) -> None:
@@ -265,7 +265,7 @@ def test_a_directory_in_one_that_everybody_may_change_is_fatal(names: Names) -> 
     below = names._replace(runtime_directory=above / names.name)
     finding = instance_checks.check_permissions(below, Config())
     assert (finding.ok, finding.fatal) == (False, True)
-    assert finding.mend == f"chmod go-w {above}"
+    assert finding.fix == f"chmod go-w {above}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -280,5 +280,5 @@ def test_another_users_object_is_fatal(names: Names) -> None:
     finally:
         path.unlink()
     assert (finding.ok, finding.fatal) == (False, True)
-    assert "another --name" in finding.mend
-    assert f"sudo -u '#12345' kvserve clean --name {names.name}" in finding.mend
+    assert "another --name" in finding.fix
+    assert f"sudo -u '#12345' kvserve clean --name {names.name}" in finding.fix

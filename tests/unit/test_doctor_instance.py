@@ -78,8 +78,8 @@ def test_a_kept_table_of_other_sizes_is_not_said_to_be_taken_over(
     assert "which the next serve replaces by an empty one: it was made for " in finding.text
     assert reason in finding.text
     serve = f"kvserve serve --name {kept.name} "
-    assert finding.mend.startswith(f"{serve}{flags}")
-    words = finding.mend.removeprefix(serve).removesuffix(" keeps it").split()
+    assert finding.fix.startswith(f"{serve}{flags}")
+    words = finding.fix.removeprefix(serve).removesuffix(" keeps it").split()
     told = {
         flag.strip("-").replace("-", "_"): text
         for flag, text in zip(words[::2], words[1::2], strict=True)
@@ -97,7 +97,7 @@ def test_what_is_no_segment_is_fatal(names: Names) -> None:
     finally:
         path.unlink()
     assert not findings["permissions"].ok
-    assert findings["permissions"].mend == f"rm -r {path}"
+    assert findings["permissions"].fix == f"rm -r {path}"
     assert findings["server"].ok
 
 
@@ -106,7 +106,7 @@ def test_half_a_table_is_replaced(kept: Names) -> None:
     finding = instance_checks.check_leftovers(kept, SMALL)
     assert not finding.ok
     assert "a part of it is missing" in finding.text
-    assert finding.mend == f"kvserve clean --name {kept.name}"
+    assert finding.fix == f"kvserve clean --name {kept.name}"
 
 
 def test_a_server_of_another_runtime_directory_is_seen(kept: Names) -> None:
@@ -137,7 +137,7 @@ def test_another_user_is_told_what_he_cannot_see(kept: Names, seen: str) -> None
     for finding in findings:
         assert (finding.ok, finding.fatal) == (False, False)
         assert "cannot be seen by nobody" in finding.text
-        assert finding.mend == f"sudo -u root kvserve doctor --name {kept.name}"
+        assert finding.fix == f"sudo -u root kvserve doctor --name {kept.name}"
 
 
 def test_the_doctor_refuses_what_serve_refuses(names: Names) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from kvserve import config as configuration
 from kvserve.client.blocking.workers import Workers
 from kvserve.client.follower import require_server
-from kvserve.config import Config, format_size
+from kvserve.config import Config
 from kvserve.errors import ConfigError, ForeignObject, KvserveError
 from kvserve.live import settings
 from kvserve.live.applying import from_page, to_page
@@ -20,6 +20,7 @@ from kvserve.names import Names
 from kvserve.objects import as_user, user_name
 from kvserve.protocol import commands
 from kvserve.runtime import named_errors, not_served, verify_directory
+from kvserve.units import format_size
 
 APPLY_SECONDS = 2.0  # twenty times the interval at which a worker looks
 _ANSWER_SECONDS = 0.2  # of one worker; it is asked again

@@ -130,7 +130,7 @@ async def get_or_set(
     """The asyncio way; see `Recipes.get_or_set`."""
     try:
         value = await client.get(key, MISSING)
-    except UnreadableValue:  # to store another one mends that
+    except UnreadableValue:  # to store another one fixes that
         value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(await client.ttl(key))):
         return value

@@ -233,7 +233,7 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
     """The blocking way; see `Recipes.get_or_set`."""
     try:
         value = client.get(key, MISSING)
-    except UnreadableValue:  # to store another one mends that
+    except UnreadableValue:  # to store another one fixes that
         value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
         return value

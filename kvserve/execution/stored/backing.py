@@ -93,7 +93,7 @@ class Backing:
         if self._behind is not None:
             self._behind.bytes_max = config.buffer_bytes // limits.BEHIND_SHARE
         self._store.tune(config.store_timeout, config.near_cache_staleness)
-        self._absences.seconds = config.absence_ttl
+        self._absences.seconds = config.negative_ttl
         if self._store.is_shared:
             self._coherence.share_seconds = config.near_cache_staleness * _SHARED_PART
 
@@ -147,7 +147,7 @@ def backing(
     if database is None:
         return None
     store = GuardedStore(database, loop, config.store_timeout, config.max_value)
-    absences = Absences(config.absence_ttl, time.monotonic)
+    absences = Absences(config.negative_ttl, time.monotonic)
     coherence = Coherence(table, shards, index, absences, is_shared=store.is_shared)
     behind = WriteBehind(store, loop, config.write_behind) if config.write_behind else None
     stored = StoredExecutor(

@@ -172,7 +172,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _cannot_use(path: Path, error: sqlite3.Error) -> ConfigError | StoreUnavailable:
-    """What SQLite says when it opens the file: some of it no waiting will mend."""
+    """What SQLite says when it opens the file: some of it no waiting will fix."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
         return ConfigError(

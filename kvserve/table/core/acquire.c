@@ -56,7 +56,7 @@ bool kv_owner_dead(const struct kv_table *t, const struct kv_owner *me, uint64_t
     return fcntl(me->lease, F_GETLK, &query) == 0 && query.l_type == F_UNLCK;
 }
 
-/* If the lock's owner is dead: takes the lock, mends the shard, and returns true. */
+/* If the lock's owner is dead: takes the lock, repairs the shard, and returns true. */
 bool kv_take_from_dead(struct kv_table *t, const struct kv_owner *me, uint32_t shard) {
     _Atomic uint64_t *lock = kv_shard_lock(t, shard);
     uint64_t seen = LOAD_ACQUIRE(*lock);

@@ -31,7 +31,7 @@ from kvserve.runtime import PidFile, prepare_directory
 from kvserve.transport.mqueue import create_queue, queue_identity
 
 
-class Mending:
+class Repair:
     """The names of a server, all of which stand when this is made.
 
     Args:
@@ -75,17 +75,17 @@ class Mending:
         ]
         return [*map(str, self._watch.vanished()), *replaced]
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Makes again what can be.
 
         Raises:
             KvserveError, OSError: it cannot be made just now; the next call tries again.
         """
-        self._mend_queues()
-        self._mend_files()
-        self._mend_log()
+        self._fix_queues()
+        self._fix_files()
+        self._fix_log()
 
-    def _mend_queues(self) -> None:
+    def _fix_queues(self) -> None:
         depth, size_bytes = self._manifest.queue_depth, self._manifest.queue_message_bytes
         for index, (name, known) in enumerate(self._queues.items()):
             if queue_identity(name) == known:
@@ -95,7 +95,7 @@ class Mending:
             self._say(f"the message queue {name}", f"worker {index} is replaced to receive from it")
             self._replace_worker(index)
 
-    def _mend_files(self) -> None:
+    def _fix_files(self) -> None:
         names, group_id = self._names, self._manifest.group_id
         for directory in (names.runtime_directory, names.clients_directory):
             if not directory.is_dir():
@@ -112,7 +112,7 @@ class Mending:
             self._manifest_identity = identity(names.manifest)
             self._say(str(names.manifest))
 
-    def _mend_log(self) -> None:
+    def _fix_log(self) -> None:
         """Opens a log that is gone at two looks in a row; else a rotation may just be about it."""
         was_lost, self._log_was_lost = self._log_was_lost, False
         if self._daemon is not None and self._daemon.has_lost_log:
