@@ -24,7 +24,7 @@ SECTIONS = {
     | dict.fromkeys(("set", "add", "replace"), "storing")
     | dict.fromkeys(("delete", "incr", "decr", "touch", "ttl", "keys", "flush"), "data")
     | dict.fromkeys(("dump", "load"), "dumping"),
-    "Looking": dict.fromkeys(("stats", "ping", "verify"), "looking")
+    "Looking": dict.fromkeys(("stats", "ping", "verify"), "inspecting")
     | {"watch": "watching", "top": "top", "bench": "bench"},
 }
 MODULES = {name: module for section in SECTIONS.values() for name, module in section.items()}

@@ -104,7 +104,7 @@ def test_ctrl_c_loses_nothing_that_is_just_arriving(shared: Server) -> None:
     program = (
         "import os, signal\n"
         "from kvserve.cli.main import main\n"
-        "from kvserve.cli.measuring import processes\n"
+        "from kvserve.bench import processes\n"
         "receive = processes._receive\n"
         "def interrupted(pipe, patience):\n"
         "    if patience == 0:  # a result is there\n"

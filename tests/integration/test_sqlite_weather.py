@@ -46,7 +46,7 @@ def start_writers(path: Path) -> Iterator[StartWriters]:
         new = {}
         for number in range(len(started), len(started) + WRITERS):
             name = f"writer{number}"
-            arguments = ["-m", "sqlite_writer", url, str(path.with_name(name)), name]
+            arguments = ["-m", "support.sqlite_writer", url, str(path.with_name(name)), name]
             new[name] = subprocess.Popen([sys.executable, *arguments])
         started.update(new)
         return new

@@ -96,7 +96,7 @@ def test_children_are_found() -> None:
 
 
 def test_stray_processes_are_ended_and_named(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leftovers.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("support.leftovers.PATIENCE_SECONDS", 0.0)
     with Popen([sys.executable, "-c", "import time; time.sleep(1000)", names.name]) as child:
         strays = end_processes(names)
     assert len(strays) == 1

@@ -317,18 +317,18 @@ def test_flush_ends_though_writes_go_on() -> None:
         guarded = GuardedStore(store, loop, 20.0)
         await guarded.open()
         behind = WriteBehind(guarded, loop, 60.0)
-        await write_behind.put(b"first", "first", record("first"))
+        await behind.put(b"first", "first", record("first"))
 
         async def write_on() -> None:
             for number in itertools.count():
-                await write_behind.put(b"%d" % number, str(number), record(str(number)))
+                await behind.put(b"%d" % number, str(number), record(str(number)))
                 await asyncio.sleep(0.001)
 
         writing = loop.create_task(write_on())
-        await asyncio.wait_for(write_behind.flush(b"first"), 20)
+        await asyncio.wait_for(behind.flush(b"first"), 20)
         assert store.records[b"first"]
         writing.cancel()
-        await write_behind.flush()
+        await behind.flush()
         assert len(behind) == 0
 
     asyncio.run(main())
