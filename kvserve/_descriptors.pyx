@@ -321,7 +321,7 @@ cdef class MadeFifo:
             self.path = None
 
 
-cdef class Turn:
+cdef class LockGuard:
     """A lock for a block of code, if it is got in time; what `with` gives tells whether.
 
     An exception of a signal handler between `acquire` and the line behind it would leave the lock

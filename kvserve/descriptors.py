@@ -6,10 +6,10 @@ native.load("kvserve._descriptors")
 
 from kvserve._descriptors import (  # noqa: E402 - only now is it known to be there
     Descriptor,
+    LockGuard,
     MadeFifo,
-    Turn,
     close_inherited,
     fork_count,
 )
 
-__all__ = ["Descriptor", "MadeFifo", "Turn", "close_inherited", "fork_count"]
+__all__ = ["Descriptor", "LockGuard", "MadeFifo", "close_inherited", "fork_count"]

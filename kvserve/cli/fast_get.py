@@ -12,7 +12,7 @@ from contextlib import closing
 from kvserve.cli import output
 from kvserve.client.follower import TableFollower
 from kvserve.names import instance
-from kvserve.table._core import ELSEWHERE
+from kvserve.table._core import ASK_WORKER
 
 _MISSING = object()
 
@@ -32,7 +32,7 @@ def get(words: list[str]) -> bool | None:
     key, name = parsed
     with closing(TableFollower(instance(name), "direct", None)) as table:
         value = table.get(output.parse_key(key), _MISSING)
-    if value is ELSEWHERE:
+    if value is ASK_WORKER:
         return None
     if value is _MISSING:
         output.say("no such key")

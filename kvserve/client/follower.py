@@ -11,7 +11,7 @@ from typing import Literal
 from kvserve import runtime
 from kvserve.client import forks
 from kvserve.client.notes import Notes
-from kvserve.descriptors import Turn
+from kvserve.descriptors import LockGuard
 from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable
 from kvserve.manifest import Manifest
 from kvserve.names import Names
@@ -52,7 +52,7 @@ class TableFollower(Reader):
     """A reader of an instance's table, mapped read-only, that follows it from server to server.
 
     Reading goes on while no server runs, from the kept table. When the table is given up (`serve
-    --fresh`, `clean`), reads answer ELSEWHERE until `_follow_table` finds its successor.
+    --fresh`, `clean`), reads answer ASK_WORKER until `_follow_table` finds its successor.
 
     Args:
         names: the instance's.
@@ -107,7 +107,7 @@ class TableFollower(Reader):
 
     def _on_full_notes(self) -> None:
         """Looks whether what is noted is still read. Called inside a read: it waits for nobody."""
-        with Turn(self._attaching, 0) as is_ours:
+        with LockGuard(self._attaching, 0) as is_ours:
             if is_ours:
                 self._replace_lost_notes()
 
@@ -141,7 +141,7 @@ class TableFollower(Reader):
     def _on_manifest(self, manifest: Manifest) -> None:
         """A new session was opened: is it still the table that we are attached to?"""
         forks.notice()
-        with Turn(self._attaching, TIMEOUT_MAX):
+        with LockGuard(self._attaching, TIMEOUT_MAX):
             if not self._closed and (
                 self._retired or manifest.instance_id != self._manifest.instance_id
             ):
@@ -159,7 +159,7 @@ class TableFollower(Reader):
         """Lets go of the table."""
         forks.notice()
         self._ending.has_come = True  # without the lock: whoever has it looks again
-        with Turn(self._attaching, TIMEOUT_MAX):
+        with LockGuard(self._attaching, TIMEOUT_MAX):
             self._detach()
             for memory in self._maps:
                 memory.close()

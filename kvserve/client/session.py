@@ -1,6 +1,6 @@
 """A session with one worker: its descriptors, its ids, its frames. Does not wait.
 
-`channel.Channel` waits for it by polling, `aio_channel.AioChannel` on an event loop.
+`channel.Channel` waits for it by polling, `aio_channel.AsyncChannel` on an event loop.
 """
 
 from __future__ import annotations

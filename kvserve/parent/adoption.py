@@ -14,7 +14,7 @@ from kvserve.errors import ForeignObject, ServerBusy
 from kvserve.names import Names, memory_path
 from kvserve.objects import grant
 from kvserve.parent.finding import how_to_end
-from kvserve.parent.instance_lock import SegmentClaim
+from kvserve.parent.instance_lock import SegmentLock
 from kvserve.parent.logs import Log
 from kvserve.store import urls
 from kvserve.table import lease
@@ -47,7 +47,7 @@ def held_table(
     config: Config,
     geometry: Geometry,
     group_id: int | None,
-    claim: SegmentClaim,
+    claim: SegmentLock,
     log: Log,
 ) -> Iterator[HeldTable]:
     """Adopts or creates the table; at the end lets go of it, and removes it if it is not kept.
@@ -115,7 +115,7 @@ def _create(
     config: Config,
     geometry: Geometry,
     group_id: int | None,
-    claim: SegmentClaim,
+    claim: SegmentLock,
     so_far: int,
 ) -> HeldTable:
     create(names, geometry, config.mode, group_id, so_far)

@@ -15,7 +15,7 @@ from kvserve.live import feed_segment, settings
 from kvserve.names import Names, semaphore_path
 from kvserve.objects import as_user, taken_over, unlink_file, user_name
 from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes
-from kvserve.parent.instance_lock import MakingLock, SegmentClaim, claim, is_alive, unlink_claim
+from kvserve.parent.instance_lock import MakingLock, SegmentLock, claim, is_alive, unlink_claim
 from kvserve.runtime import holder, prepared_directory, remove_directory, verify_directory
 from kvserve.table import semaphores
 from kvserve.table.table import remove
@@ -55,9 +55,9 @@ def clean(names: Names) -> list[str]:
         if not making.take():
             raise making.in_use(names)
         undo.callback(making.release)
-        segment_claim = SegmentClaim(names)
-        undo.callback(segment_claim.release)
-        segment_claim.take()
+        segment_lock = SegmentLock(names)
+        undo.callback(segment_lock.release)
+        segment_lock.take()
         removed = remove(names) + _remove_semaphores(names) + _remove_queues(names)
         removed += settings.remove(names) + feed_segment.remove(names)
         removed += remove_all_fifos(names) + remove_all_notes(names) + _remove_files(names)

@@ -9,7 +9,7 @@ from kvserve.errors import AlreadyServed, ForeignObject
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST, LEASE_SLOTS
 from kvserve.names import Names, memory_path
 from kvserve.parent.finding import how_to_end
-from kvserve.parent.instance_lock import SegmentClaim
+from kvserve.parent.instance_lock import SegmentLock
 from kvserve.table import lease
 from kvserve.table.table import PrivateCopy
 
@@ -45,7 +45,7 @@ def inspect_kept(names: Names) -> Inspection | None:
         AlreadyServed: it is served, or somebody writes into it although its server was killed.
         ForeignObject: it is another user's.
     """
-    claim = SegmentClaim(names)
+    claim = SegmentLock(names)
     if not claim.take():
         return None
     try:

@@ -205,7 +205,7 @@ def _served_elsewhere(names: Names) -> AlreadyServed:
     )
 
 
-class SegmentClaim:
+class SegmentLock:
     """The lock on the table's segment, against servers of other runtime directories.
 
     Args:

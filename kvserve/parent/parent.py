@@ -160,8 +160,8 @@ class Parent:
             log,
             self._selector,
             in_child=self._become_child,
-            on_serving=self._welcome,
-            on_end=self._mourn,
+            on_serving=self._on_worker_ready,
+            on_end=self._on_worker_exit,
         )
         repair = Repair(
             instance.names,
@@ -229,7 +229,7 @@ class Parent:
             self._log.error(f"worker {index} cannot be forked: {error.strerror}")
             self._replace(index, has_served=False)
 
-    def _welcome(self, child: Child) -> None:
+    def _on_worker_ready(self, child: Child) -> None:
         if self._has_served:
             self._log.info(f"{child.title} serves")
             return
@@ -248,7 +248,7 @@ class Parent:
             self._daemon.ready()
         touch_memory(self._instance.held.table, self._timers)
 
-    def _mourn(self, child: Child, code: int, phrase: str) -> None:
+    def _on_worker_exit(self, child: Child, code: int, phrase: str) -> None:
         text = f"{child.title} {phrase}"
         if self._is_stopping:
             self._log.write("debug" if code == exit_codes.DONE else "warning", text)

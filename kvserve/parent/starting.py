@@ -25,7 +25,7 @@ from kvserve.names import Names
 from kvserve.objects import taken_over, unlink_file
 from kvserve.parent.adoption import HeldTable, held_table, wanted_geometry
 from kvserve.parent.housekeeping import remove_all_fifos, remove_all_notes
-from kvserve.parent.instance_lock import MakingLock, SegmentClaim
+from kvserve.parent.instance_lock import MakingLock, SegmentLock
 from kvserve.parent.logs import Log
 from kvserve.parent.writers import TrustedWriters
 from kvserve.protocol.messages import PROTOCOL_VERSION
@@ -79,19 +79,19 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
             raise making.in_use(names)
         undo.callback(making.release)
         geometry, workers = _plan(names, config, log)
-        segment_claim = SegmentClaim(names)
-        undo.callback(segment_claim.release)
-        segment_claim.take()  # before anything that a server elsewhere may use is touched
+        segment_lock = SegmentLock(names)
+        undo.callback(segment_lock.release)
+        segment_lock.take()  # before anything that a server elsewhere may use is touched
         unlink_file(names.manifest)
         undo.callback(remove_all_fifos, names)
         remove_all_fifos(names)
         undo.callback(remove_all_notes, names)
         remove_all_notes(names)
-        undo.callback(_unlink_objects, names, segment_claim)
-        _unlink_objects(names, segment_claim)  # a killed server's; it may have had more of them
+        undo.callback(_unlink_objects, names, segment_lock)
+        _unlink_objects(names, segment_lock)  # a killed server's; it may have had more of them
         depth, message_bytes = _make_queues(names, config, workers, group_id, log)
         semaphores.create(names, geometry.shards, _OWNER_ONLY, None)
-        held = undo.enter_context(held_table(names, config, geometry, group_id, segment_claim, log))
+        held = undo.enter_context(held_table(names, config, geometry, group_id, segment_lock, log))
         config = dataclasses.replace(config, workers=workers, max_value=geometry.value_bytes_max)
         _introduce_store(held.table, config)
         pages = _make_pages(names, config, group_id)
@@ -173,9 +173,9 @@ def _plan(names: Names, config: Config, log: Log) -> tuple[Geometry, int]:
     return geometry, workers
 
 
-def _unlink_objects(names: Names, segment_claim: SegmentClaim) -> None:
+def _unlink_objects(names: Names, segment_lock: SegmentLock) -> None:
     """Unlinks all queues, semaphores and pages of the name, unless another server has it now."""
-    if segment_claim.is_superseded:
+    if segment_lock.is_superseded:
         return
     settings.remove(names)
     feed_segment.remove(names)
@@ -212,7 +212,7 @@ def _introduce_store(table: Table, config: Config) -> None:
     """Tells the readers what they cannot know by themselves where there is a store."""
     has_store = config.store != "none"
     is_shared = has_store and urls.is_shared(config.store)
-    table.set_elsewhere(has_store, is_shared, config.workers)
+    table.set_read_policy(has_store, is_shared, config.workers)
     table.store_mark = urls.mark(config.store)
 
 

@@ -90,7 +90,7 @@ class Workers:
                 return
             # As pid 1 of a container we also inherit other people's orphans.
             if child := self._by_pid.pop(pid, None):
-                self._bury(child, status)
+                self._clean_up_after(child, status)
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to all of them."""
@@ -110,9 +110,9 @@ class Workers:
         self.send(signal.SIGKILL)
         for child in self:
             _, status = os.waitpid(child.pid, 0)
-            self._bury(self._by_pid.pop(child.pid), status)
+            self._clean_up_after(self._by_pid.pop(child.pid), status)
 
-    def _bury(self, child: Child, status: int) -> None:
+    def _clean_up_after(self, child: Child, status: int) -> None:
         """Frees what a dead worker held, hears its last words, and tells the parent, at any rate.
 
         It is buried once: whatever fails here must not cost it its successor.

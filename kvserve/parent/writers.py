@@ -12,7 +12,7 @@ import mmap
 
 from kvserve.errors import ForeignObject
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
-from kvserve.table._core import mourn_ring, ring_is_open
+from kvserve.table._core import mark_gap, ring_is_open
 from kvserve.table.table import Table
 
 
@@ -46,6 +46,6 @@ class TrustedWriters:
         if lease.take_too(slot):  # else its producer lives
             try:
                 with contextlib.suppress(ForeignObject):  # damaged: its watchers are told that
-                    mourn_ring(feed, ring)
+                    mark_gap(feed, ring)
             finally:
                 lease.give_back(slot)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kvserve.stats.catalog import INSTANCE, NODE, STORE, WORKER, Figure
+from kvserve.stats.catalog import INSTANCE, NODE, STORE, WORKER, Statistic
 
 # What the others tell, and what has metrics of its own.
 _LEFT_OUT = {"workers", "request_times", "hit_ratio", "store"}
@@ -48,7 +48,7 @@ def _escaped(text: str) -> str:
 
 
 def _lines(
-    prefix: str, figures: Mapping[str, Figure], told: list[tuple[str, Mapping[str, Any]]]
+    prefix: str, figures: Mapping[str, Statistic], told: list[tuple[str, Mapping[str, Any]]]
 ) -> Iterator[str]:
     """The lines of each figure together, as the format wants them."""
     for field, figure in figures.items():

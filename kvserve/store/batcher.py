@@ -26,7 +26,7 @@ class _Waiting(NamedTuple, Generic[Item, Answer]):
     since: float
 
 
-class Turn(Generic[Item, Answer]):
+class Batcher(Generic[Item, Answer]):
     """Calls about single items, made together.
 
     Args:

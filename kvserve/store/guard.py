@@ -20,7 +20,7 @@ from kvserve.errors import (
     StoreUnavailable,
 )
 from kvserve.store.base import CallAgain, Key, Record, SharedStore, Store, StoreRefusal
-from kvserve.store.batcher import Turn
+from kvserve.store.batcher import Batcher
 from kvserve.store.breaker import Breaker, State
 from kvserve.store.probing import Probing
 from kvserve.store.window import LoadSizes, Window, key_bytes, record_bytes
@@ -67,13 +67,13 @@ class GuardedStore:
         self._loads, self._saves = loads, saves
         self._windows = (loads, saves, deletes)
         part = store.part
-        self.load: Turn[Key, Record | None] = Turn(
+        self.load: Batcher[Key, Record | None] = Batcher(
             loop, part, self._load, loads, self._patience_seconds
         )
-        self.save: Turn[Record, None] = Turn(
+        self.save: Batcher[Record, None] = Batcher(
             loop, lambda record: part(record.key), self._save, saves, self._patience_seconds
         )
-        self.delete: Callable[[Key], asyncio.Future[bool]] = Turn(
+        self.delete: Callable[[Key], asyncio.Future[bool]] = Batcher(
             loop, part, self._delete, deletes, self._patience_seconds
         )
 

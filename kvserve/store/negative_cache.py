@@ -11,7 +11,7 @@ KEYS_MAX = 65_536
 BYTES_MAX = 16 * limits.MIB
 
 
-class Absences:
+class NegativeCache:
     """What one worker knows to be missing; the one that was noted first is forgotten first.
 
     Args:
@@ -20,9 +20,9 @@ class Absences:
         bytes_max: the memory of what is known. May be changed at any time.
 
     Example:
-        >>> absences = Absences(1.0, lambda: 0.0)
-        >>> absences.note(b"nobody")
-        >>> b"nobody" in absences, b"somebody" in absences
+        >>> negative_cache = NegativeCache(1.0, lambda: 0.0)
+        >>> negative_cache.note(b"nobody")
+        >>> b"nobody" in negative_cache, b"somebody" in negative_cache
         (True, False)
     """
 

@@ -32,7 +32,7 @@ cdef class Attached:
         Args:
             table, hints: buffers; the table's may be read-only, and with notes the hints', too.
             boot_id: this boot's.
-            reads_here: False: only for finding keys' shards, all reads answer ELSEWHERE.
+            reads_here: False: only for finding keys' shards, all reads answer ASK_WORKER.
             notes: where to tell of reads instead of the hints, see `_write_notes`.
 
         Raises:
@@ -87,7 +87,7 @@ cdef class Attached:
         self.stripe_of = forks
 
     def _detach(self):
-        """Lets go of the segments. Reads answer ELSEWHERE from now on."""
+        """Lets go of the segments. Reads answer ASK_WORKER from now on."""
         self._release()
 
     def _shard_of(self, key):

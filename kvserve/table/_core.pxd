@@ -32,7 +32,7 @@ cdef extern from "core/layout.h" nogil:
         KV_INDEX_EVICTIONS, KV_PROMOTIONS, KV_REINSERTIONS, KV_CLEANED, KV_GHOST_HITS
         KV_FLUSHES, KV_LOCK_RECOVERIES, KV_WITHDRAWALS
         KV_WORKERS_MAX
-        KV_MISSES_ELSEWHERE, KV_HITS_NEED_LEASE
+        KV_MISSES_ASK_WORKER, KV_HITS_NEED_FRESHNESS
     struct kv_notes:
         pass
     struct kv_geometry:
@@ -125,8 +125,8 @@ cdef extern from "core/table.h" nogil:
     bint kv_ready(const kv_table *)
     enum:
         KV_READS_HERE
-    uint32_t kv_reading(const kv_table *)
-    void kv_set_elsewhere(kv_table *, uint32_t, uint32_t)
+    uint32_t kv_read_mode(const kv_table *)
+    void kv_set_read_policy(kv_table *, uint32_t, uint32_t)
     uint64_t kv_fresh_until(const kv_table *, uint32_t)
     void kv_begin_request(kv_table *, uint32_t, uint64_t, uint64_t)
     void kv_end_request(kv_table *, uint32_t)

@@ -85,13 +85,13 @@ class LeaseLost(ServerBusy):
     another, or says why there is none."""
 
 
-class Elsewhere:
-    """What a read answers that only a worker can answer. There is one: `ELSEWHERE`."""
+class AskWorker:
+    """What a read answers that only a worker can answer. There is one: `ASK_WORKER`."""
 
 
-cdef object _elsewhere = Elsewhere()
+cdef object _ask_worker = AskWorker()
 cdef object _miss = object()
-ELSEWHERE = _elsewhere
+ASK_WORKER = _ask_worker
 
 cdef int RETRIES_MAX = 64
 cdef uint32_t STACK_BYTES = 1024

@@ -59,7 +59,7 @@ def ring_is_open(memory, uint32_t ring):
     return is_open
 
 
-def mourn_ring(memory, uint32_t ring):
+def mark_gap(memory, uint32_t ring):
     """Tells of a gap in the ring of a producer that was killed; nobody else may be its producer.
 
     Raises:

@@ -30,7 +30,7 @@ cdef class Owner(Reader):
     cdef uint32_t place
 
     def __cinit__(self):
-        self.heeded = KV_READS_HERE  # it is the elsewhere that readers ask
+        self.policy_mask = KV_READS_HERE  # a worker answers misses itself, and needs no freshness
         self.me = &self.owner
         self.wait_ms = LOCK_WAIT_MS
         self.step = 1

@@ -3,23 +3,23 @@
 cdef class Reader(Attached):
     """Reads a table in shared memory, without locks. See `kvserve.table.segment` to open one."""
 
-    cdef uint32_t heeded  # the flags of `kv_reading` that this reader goes by
+    cdef uint32_t policy_mask  # the flags of `kv_read_mode` that this reader obeys
     cdef uint64_t wall_ahead_ns  # of the monotonic clock; see `expired`
     cdef uint64_t boot_ahead_ms
 
     def __cinit__(self):
-        self.heeded = KV_READS_HERE | KV_MISSES_ELSEWHERE | KV_HITS_NEED_LEASE
+        self.policy_mask = KV_READS_HERE | KV_MISSES_ASK_WORKER | KV_HITS_NEED_FRESHNESS
         self.wall_ahead_ns = 0  # the epoch began before any boot
 
     cdef inline uint32_t reading(self) noexcept:
-        """How to read now, as `kv_reading` says; 0: not here."""
+        """How to read now, as `kv_read_mode` says; 0: not here."""
         if self.stripe_of != forks:
             self.choose_stripe()
-        return kv_reading(&self.t) & self.heeded if self.attached and self.reads_here else 0
+        return kv_read_mode(&self.t) & self.policy_mask if self.attached and self.reads_here else 0
 
     cdef inline bint lapsed(self, uint32_t reading, uint32_t shard) noexcept:
         """Whether reads of a shard need a lease that does not run. See `kv_fresh_until`."""
-        if not reading & KV_HITS_NEED_LEASE:
+        if not reading & KV_HITS_NEED_FRESHNESS:
             return False
         return clock_ms(CLOCK_MONOTONIC_COARSE) >= kv_fresh_until(&self.t, shard)
 
@@ -54,7 +54,7 @@ cdef class Reader(Attached):
         return self.attached and not kv_ready(&self.t)
 
     cdef object _copy(self, const kv_key *key, kv_view *view, bint begun=False):
-        """What a live key holds, whole: `_miss`, or `_elsewhere` if writers overtook it for ever.
+        """What a live key holds, whole: `_miss`, or `_ask_worker` if writers overtook it for ever.
 
         A value, or where `is_packed` says so a payload that is to be decoded when nothing of the
         view is needed any more: decoding may let another thread in, which may detach the table.
@@ -72,7 +72,7 @@ cdef class Reader(Attached):
             if status == KV_MISSING:
                 return _miss
             if status == KV_CONTENDED:
-                return _elsewhere
+                return _ask_worker
             if view.value_bytes > STACK_BYTES and not kv_view_intact(view):
                 continue  # its length may be anything: do not allocate that
             if view.codec == KV_CODEC_COUNTER:
@@ -93,7 +93,7 @@ cdef class Reader(Attached):
             if kv_view_intact(view):
                 break
         else:
-            return _elsewhere
+            return _ask_worker
         if view.expiry_ms != 0 and self.expired(view.expiry_ms):
             return _miss
         if kv_view_flushed(&self.t, key.shard, view):
@@ -133,24 +133,24 @@ cdef class Reader(Attached):
         cdef object value
         cdef uint32_t reading = self.reading()
         if reading == 0:
-            return self._get_elsewhere(key, default)
+            return self._get_from_worker(key, default)
         as_key(&self.t, key, &k)
         if self.lapsed(reading, k.shard):
-            return self._get_elsewhere(key, default)
+            return self._get_from_worker(key, default)
         value = self._copy(&k, &view)
         if value is _miss:
-            if reading & KV_MISSES_ELSEWHERE:
-                return self._get_elsewhere(key, default)
+            if reading & KV_MISSES_ASK_WORKER:
+                return self._get_from_worker(key, default)
             kv_count_read(&self.t, False)
             return default
-        if value is _elsewhere:
-            return self._get_elsewhere(key, default)
+        if value is _ask_worker:
+            return self._get_from_worker(key, default)
         self._count_hit(&view)
         return decode(view.codec, value, key) if is_packed(&view) else value
 
-    def _get_elsewhere(self, key, default):
+    def _get_from_worker(self, key, default):
         """What `get` answers that cannot be read here. Subclasses ask a worker."""
-        return _elsewhere
+        return _ask_worker
 
     def get_many(self, keys):
         """The values of those keys that are there.
@@ -173,9 +173,9 @@ cdef class Reader(Attached):
         """
         cdef list rest = []
         cdef dict found = self._get_some_here(keys, rest)
-        return self._get_many_elsewhere(found, rest) if rest else found
+        return self._get_many_from_worker(found, rest) if rest else found
 
-    def _get_many_elsewhere(self, found, rest):
+    def _get_many_from_worker(self, found, rest):
         """What `get_many` answers, of whose keys the rest cannot be read here."""
         return found
 
@@ -201,7 +201,7 @@ cdef class Reader(Attached):
 
     cdef Py_ssize_t _get_group(self, uint32_t reading, tuple wanted, Py_ssize_t first,
                                dict found, list rest) except -1:
-        """Reads the next keys of many, in the steps of `kv_prefetch_bucket`; returns where to go on.
+        """Reads the next keys of many, in steps (see `kv_prefetch_bucket`); returns where to go on.
 
         Of a table of a million items, a key takes 170 ns so, and 420 one after the other.
         """
@@ -222,8 +222,8 @@ cdef class Reader(Attached):
             if self.attachment != attachment:
                 return first + n
             key = wanted[first + n]
-            value = self._copy(&k[n], &view[n], begun=True) if here[n] else _elsewhere
-            if value is _elsewhere or (value is _miss and reading & KV_MISSES_ELSEWHERE):
+            value = self._copy(&k[n], &view[n], begun=True) if here[n] else _ask_worker
+            if value is _ask_worker or (value is _miss and reading & KV_MISSES_ASK_WORKER):
                 rest.append(key)
             elif value is _miss:
                 kv_count_read(&self.t, False)
@@ -238,7 +238,7 @@ cdef class Reader(Attached):
         return first + count
 
     def _gets_here(self, key):
-        """(value, version), None on a miss, or ELSEWHERE.
+        """(value, version), None on a miss, or ASK_WORKER.
 
         A counter's value and version are two cells, which only the lock's owner can read as one.
         """
@@ -247,41 +247,41 @@ cdef class Reader(Attached):
         cdef object value
         cdef uint32_t reading = self.reading()
         if reading == 0:
-            return _elsewhere
+            return _ask_worker
         as_key(&self.t, key, &k)
         if self.lapsed(reading, k.shard):
-            return _elsewhere
+            return _ask_worker
         value = self._copy(&k, &view)
         if value is _miss:
-            if reading & KV_MISSES_ELSEWHERE:
-                return _elsewhere
+            if reading & KV_MISSES_ASK_WORKER:
+                return _ask_worker
             kv_count_read(&self.t, False)
             return None
-        if value is _elsewhere or view.codec == KV_CODEC_COUNTER:
-            return _elsewhere
+        if value is _ask_worker or view.codec == KV_CODEC_COUNTER:
+            return _ask_worker
         self._count_hit(&view)
         return decode(view.codec, value, key) if is_packed(&view) else value, view.cas
 
     def _ttl_ms(self, key):
-        """Milliseconds until a key expires, 0 if it never does, None on a miss, or ELSEWHERE."""
+        """Milliseconds until a key expires, 0 if it never does, None on a miss, or ASK_WORKER."""
         cdef kv_key k
         cdef kv_view view
         cdef int retries
         cdef uint64_t now
         cdef kv_status status
         cdef uint32_t reading = self.reading()
-        cdef object miss = _elsewhere if reading & KV_MISSES_ELSEWHERE else None
+        cdef object miss = _ask_worker if reading & KV_MISSES_ASK_WORKER else None
         if reading == 0:
-            return _elsewhere
+            return _ask_worker
         as_key(&self.t, key, &k)
         if self.lapsed(reading, k.shard):
-            return _elsewhere
+            return _ask_worker
         for retries in range(RETRIES_MAX):
             status = kv_find(&self.t, &k, &view)
             if status == KV_MISSING:
                 return miss
             if status == KV_CONTENDED:
-                return _elsewhere
+                return _ask_worker
             if not kv_view_intact(&view):
                 continue
             if kv_view_flushed(&self.t, k.shard, &view):
@@ -290,7 +290,7 @@ cdef class Reader(Attached):
                 return 0
             now = now_ms()
             return view.expiry_ms - now if view.expiry_ms > now else miss
-        return _elsewhere
+        return _ask_worker
 
     def _scan(self, uint32_t shard, uint32_t bucket, bytes prefix):
         """Some keys of a shard that begin with a prefix.

@@ -7,11 +7,11 @@ cdef class TrustedWriter(Reader):
     """The methods of a client that change one key, done in the table at once.
 
     What is common goes straight through here. What is rare, and what is no business of the table,
-    is left to methods of the client (kvserve/client/blocking/direct.py): `_sit_down` gets a Writer,
-    `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
+    is left to methods of the client (kvserve/client/blocking/direct.py): `_join_writers` gets a
+    Writer, `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
     """
 
-    cdef Writer hand
+    cdef Writer writer
     cdef Py_buffer page
     cdef const uint64_t *version_now  # in the page
     cdef uint64_t version
@@ -21,13 +21,13 @@ cdef class TrustedWriter(Reader):
     def __dealloc__(self):
         PyBuffer_Release(&self.page)
 
-    def _take_hand(self, Writer hand not None, page, Py_ssize_t version_at, uint64_t version,
+    def _use_writer(self, Writer writer not None, page, Py_ssize_t version_at, uint64_t version,
                    uint64_t default_ttl_ms, Py_ssize_t value_bytes_max):
         """Writes with this from now on, as these settings say.
 
         Args:
-            hand: who borrows from the process's seat.
-            page: shared memory; `_sit_down` is called when the 8 bytes at `version_at` are not
+            writer: who borrows from the process's seat.
+            page: shared memory; `_join_writers` is called when the 8 bytes at `version_at` are not
                 `version` any more.
             default_ttl_ms, value_bytes_max: what is in force with that version.
         """
@@ -38,20 +38,20 @@ cdef class TrustedWriter(Reader):
         self.version = version
         self.default_ttl_ms = default_ttl_ms
         self.value_bytes_max = value_bytes_max
-        self.hand = hand
+        self.writer = writer
         PyBuffer_Release(&view)  # last: to unmap it lets other threads in
 
-    def _drop_hand(self):
-        """Writes no more, unless `_sit_down` says otherwise."""
-        self.hand = None
+    def _drop_writer(self):
+        """Writes no more, unless `_join_writers` says otherwise."""
+        self.writer = None
 
     cdef inline Writer ready(self):
-        if self.hand is None or not self.hand.holds_lease() or (
+        if self.writer is None or not self.writer.holds_lease() or (
                 self.version_now[0] != self.version):
-            self._sit_down()
-            if self.hand is None:  # another thread was let in, and dropped it
+            self._join_writers()
+            if self.writer is None:  # another thread was let in, and dropped it
                 raise ClientClosed("this client was closed")
-        return self.hand
+        return self.writer
 
     cdef inline uint64_t life_ms(self, ttl) except? 1:
         """Milliseconds to live, 0 for ever. Raises InvalidTTL."""
@@ -106,12 +106,12 @@ cdef class TrustedWriter(Reader):
         cdef kv_key k
         cdef kv_value v
         cdef int64_t cell
-        cdef Writer hand = self.ready()
+        cdef Writer writer = self.ready()
         cdef object holder = self.as_value(value, &v, &cell)
         cdef uint64_t ttl_ms = self.life_ms(ttl)
-        as_key(&hand.t, key, &k)
+        as_key(&writer.t, key, &k)
         try:
-            return hand.put(&k, &v, ttl_ms, condition, expected)
+            return writer.put(&k, &v, ttl_ms, condition, expected)
         except LeaseLost:  # `ready` gets another one, or says why there is none
             return self.store(key, value, ttl, condition, expected)
 
@@ -133,21 +133,21 @@ cdef class TrustedWriter(Reader):
 
     def delete(self, key, version=None):
         """See `Client.delete`."""
-        cdef Writer hand
+        cdef Writer writer
         if version is not None:
             version = self._check_version(version)
-        hand = self.ready()
+        writer = self.ready()
         try:
-            return hand.delete(key) if version is None else hand.delete_version(key, version)
+            return writer.delete(key) if version is None else writer.delete_version(key, version)
         except LeaseLost:
             return self.delete(key, version)
 
     def touch(self, key, ttl=None):
         """See `Client.touch`."""
-        cdef Writer hand = self.ready()
+        cdef Writer writer = self.ready()
         cdef uint64_t ttl_ms = 0 if ttl is None else self.life_ms(ttl)
         try:
-            return hand.touch(key, ttl_ms)
+            return writer.touch(key, ttl_ms)
         except LeaseLost:
             return self.touch(key, ttl)
 
@@ -163,13 +163,13 @@ cdef class TrustedWriter(Reader):
 
     def incr(self, key, delta=1, initial=0, ttl=None):
         """See `Client.incr`."""
-        cdef Writer hand = self.ready()
+        cdef Writer writer = self.ready()
         cdef int64_t by = self.counter("delta", delta)
         if initial is not None:
             self.counter("initial", initial)
         cdef uint64_t ttl_ms = self.life_ms(ttl)
         try:
-            return hand.incr(key, by, initial, ttl_ms)
+            return writer.incr(key, by, initial, ttl_ms)
         except LeaseLost:
             return self.incr(key, delta, initial, ttl)
 
@@ -189,7 +189,7 @@ cdef class TrustedWriter(Reader):
         cdef kv_key k
         cdef kv_value v
         cdef int64_t cell
-        cdef Writer hand = self.ready()
+        cdef Writer writer = self.ready()
         cdef uint64_t ttl_ms = self.life_ms(ttl)
         cdef list holders = []
         cdef list codecs = []
@@ -199,7 +199,7 @@ cdef class TrustedWriter(Reader):
             holders.append(self.as_value(value, &v, &cell))
             codecs.append(v.codec)
         for key in values:
-            as_key(&hand.t, key, &k)
+            as_key(&writer.t, key, &k)
         for key in values:
             holder = holders[done]
             v.codec = codecs[done]
@@ -210,12 +210,12 @@ cdef class TrustedWriter(Reader):
                 self.as_value(holder, &v, &cell)
             try:
                 while True:
-                    as_key(&hand.t, key, &k)
+                    as_key(&writer.t, key, &k)
                     try:
-                        hand.put(&k, &v, ttl_ms, KV_SET, 0)
+                        writer.put(&k, &v, ttl_ms, KV_SET, 0)
                         break
                     except LeaseLost:
-                        hand = self.ready()
+                        writer = self.ready()
             except (ServerBusy, ServerUnavailable) as error:
                 return error, done
             except ValueTooLarge as error:

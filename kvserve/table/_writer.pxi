@@ -3,7 +3,7 @@
 cdef class Writer(Owner):
     """Changes a table. One of its process; see `kvserve.table.table.Table`."""
 
-    def set_elsewhere(self, bint misses, bint freshness, uint32_t workers):
+    def set_read_policy(self, bint misses, bint freshness, uint32_t workers):
         """Says what readers must leave to the workers; for the parent, before there are any.
 
         Args:
@@ -14,8 +14,8 @@ cdef class Writer(Owner):
         if not 1 <= workers <= KV_WORKERS_MAX:
             raise InternalError(f"{workers} workers")
         self._require_attached()
-        kv_set_elsewhere(&self.t, (KV_MISSES_ELSEWHERE if misses else 0) |
-                         (KV_HITS_NEED_LEASE if freshness else 0), workers)
+        kv_set_read_policy(&self.t, (KV_MISSES_ASK_WORKER if misses else 0) |
+                         (KV_HITS_NEED_FRESHNESS if freshness else 0), workers)
 
     def keep_to(self, uint32_t place, uint32_t step):
         """Refuses from now on to read or change any other shards than `place`, `place + step` ...
@@ -85,7 +85,7 @@ cdef class Writer(Owner):
         """Milliseconds until a key expires, 0 if it never does, None on a miss."""
         self._require_attached()
         ttl = self._ttl_ms(key)
-        if ttl is _elsewhere:
+        if ttl is _ask_worker:
             raise ServerBusy("writers overtook this read too often")
         return ttl
 

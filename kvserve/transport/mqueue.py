@@ -160,7 +160,7 @@ def create_queue(
     """Makes one queue.
 
     Raises:
-        LimitError: the system's limits do not allow it; the text names the limit and what raises it.
+        LimitError: the system's limits do not allow it; the text says which, and what raises it.
         ForeignObject: the name is taken.
     """
     try:

@@ -34,7 +34,7 @@ from kvserve.protocol.messages import (
 from kvserve.table.table import Table
 from kvserve.worker.frontends.session import Session
 from kvserve.worker.frontends.sessions import Sessions
-from kvserve.worker.stats import Figures
+from kvserve.worker.stats import RequestStats
 
 _log = logging.getLogger(__name__)
 _KEY_CHARACTERS = 100  # of a key in the log
@@ -70,7 +70,7 @@ class Requests:
         self._budget = budget
         self._executor = executor
         self._backing = backing
-        self._figures = Figures()
+        self._figures = RequestStats()
         self._requests = self._replies = self._bad = self._late = self._unknown = 0
         self.slow_seconds = 0.0  # a request that takes longer is logged; 0: none is
 
@@ -116,7 +116,7 @@ class Requests:
     ) -> None:
         client_id = request.client_id
         if request.command is commands.HELLO:
-            self._welcome(request)
+            self._handle_hello(request)
             return
         if session is None:
             session = self._sessions.get(client_id)
@@ -217,7 +217,7 @@ class Requests:
         if session is not None and session.client_id == client_id:
             self._reply(session, Reply.failure(request_id, error))
 
-    def _welcome(self, request: Request) -> None:
+    def _handle_hello(self, request: Request) -> None:
         session = self._sessions.open(request.client_id)
         if session is None:
             self._unknown += 1
@@ -230,7 +230,7 @@ class Requests:
         self._replies += 1
 
     def stats(self) -> dict[str, Any]:
-        """Figures by name."""
+        """RequestStats by name."""
         return {
             "requests": self._requests,
             "replies": self._replies,

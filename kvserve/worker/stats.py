@@ -20,11 +20,11 @@ _GET_MANY = commands.GET_MANY.code
 _LOOKING = (commands.HELLO, commands.PING, commands.STATS)
 
 
-class Figures:
+class RequestStats:
     """The counters of one worker. A request that is answered later is counted then.
 
     Example:
-        >>> figures = Figures()
+        >>> figures = RequestStats()
         >>> started_ns = time.monotonic_ns()
         >>> request = Request(1, 1, commands.GET, 0, ("key",))
         >>> figures.note(request, Reply(1, STATUS_DONE, None), started_ns) > 0

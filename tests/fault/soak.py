@@ -262,7 +262,7 @@ class Soak:
         self.report.locks = len(numbers)
         assert len(set(numbers)) == len(numbers), "two held a lock at once"
         give_up = time.monotonic() + PATIENCE_SECONDS
-        while left := [*cache.scan("kvserve:lock:"), *cache.scan("kvserve:lease:")]:
+        while left := [*cache.scan("kvserve:lock:"), *cache.scan("kvserve:claim:")]:
             assert time.monotonic() < give_up, f"nobody is left to hold {left}"
             time.sleep(0.01)
 

@@ -82,7 +82,7 @@ def turn(cache: kvserve.Client, notes: Notes) -> None:
     with suppress(kvserve.ServerError), cache.lock(f"soak {which}", ttl=TTL, timeout=0.5) as lock:
         notes.held.add(which, lock.fencing)
     with suppress(kvserve.ServerError):
-        cache.get_or_set(f"computed {number % 5}", lambda: number, ttl=0.05, lease=TTL)
+        cache.get_or_set(f"computed {number % 5}", lambda: number, ttl=0.05, claim_ttl=TTL)
 
 
 def interrupted(name: str, way: str, directory: Path) -> None:
@@ -122,7 +122,7 @@ def cancelled(name: str, way: str, directory: Path) -> None:
             async with cache.lock(f"soak {which}", ttl=TTL, timeout=0.5) as lock:
                 notes.held.add(which, lock.fencing)
         with suppress(kvserve.ServerError):
-            await cache.get_or_set(f"computed {number % 5}", lambda: number, 0.05, lease=TTL)
+            await cache.get_or_set(f"computed {number % 5}", lambda: number, 0.05, claim_ttl=TTL)
 
     async def strike(cache: kvserve.AsyncClient) -> None:
         while True:
@@ -175,7 +175,7 @@ def fork_within(cache: kvserve.Client, fork: Callable[[], int], notes: Notes) ->
     try:
         with cache.lock("fork", ttl=TTL, timeout=0.5) as lock:
             notes.held.add(FORK_LOCK, lock.fencing)
-            cache.get_or_set("forked", compute, ttl=0.001, lease=TTL)
+            cache.get_or_set("forked", compute, ttl=0.001, claim_ttl=TTL)
             if forked == [0]:
                 assert not lock.held
     except kvserve.LockLost:

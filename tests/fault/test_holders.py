@@ -63,7 +63,7 @@ def cache(served: Server) -> Iterator[kvserve.Client]:
 
 def held(cache: kvserve.Client) -> list[str]:
     """The names of all locks and leases that are held."""
-    kinds = ("kvserve:lock:", "kvserve:lease:")
+    kinds = ("kvserve:lock:", "kvserve:claim:")
     return [key for kind in kinds for key in cache.scan(kind)]
 
 
@@ -88,11 +88,11 @@ def by_hand(cache: kvserve.Client, name: str, kept: list[Any]) -> None:
 
 
 def compute(cache: kvserve.Client, name: str, _: list[Any]) -> None:
-    assert cache.get_or_set(name, lambda: name, ttl=60, lease=TTL) == name
+    assert cache.get_or_set(name, lambda: name, ttl=60, claim_ttl=TTL) == name
 
 
 def memoized(cache: kvserve.Client, name: str, kept: list[Any]) -> None:
-    @cache.namespace("eu").memoize(60, lease=TTL)
+    @cache.namespace("eu").memoize(60, claim_ttl=TTL)
     def twice(text: str) -> str:
         return 2 * text
 
@@ -120,11 +120,11 @@ async def compute_async(cache: kvserve.AsyncClient, name: str, _: list[Any]) -> 
         await asyncio.sleep(0)
         return name
 
-    assert await cache.get_or_set(name, factory, ttl=60, lease=TTL) == name
+    assert await cache.get_or_set(name, factory, ttl=60, claim_ttl=TTL) == name
 
 
 async def memoized_async(cache: kvserve.AsyncClient, name: str, kept: list[Any]) -> None:
-    @cache.namespace("eu").memoize(60, lease=TTL)
+    @cache.namespace("eu").memoize(60, claim_ttl=TTL)
     async def twice(text: str) -> str:
         return 2 * text
 
@@ -302,7 +302,7 @@ def test_task_cancelled_at_every_await_leaves_nothing_that_is_renewed(
 
 async def nothing_left(cache: kvserve.AsyncClient) -> None:
     """Waits until no lock or lease is held, and until no other task is there."""
-    for kind in ("kvserve:lock:", "kvserve:lease:"):
+    for kind in ("kvserve:lock:", "kvserve:claim:"):
         while [key async for key in cache.scan(kind)]:
             await asyncio.sleep(0.01)
     while len(asyncio.all_tasks()) > 1:
@@ -352,7 +352,7 @@ def test_task_that_its_own_factory_cancels(served: Server, run: Callable[..., An
                 async with cache.lock("job", ttl=3600):
                     cancelled()
 
-            for work in (cache.get_or_set("key", cancelled, lease=3600), locked()):
+            for work in (cache.get_or_set("key", cancelled, claim_ttl=3600), locked()):
                 with pytest.raises(asyncio.CancelledError):
                     await asyncio.create_task(work)
             await nothing_left(cache)  # long before the hour is over

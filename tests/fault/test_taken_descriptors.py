@@ -75,9 +75,9 @@ if hasattr(cache, "_table"):
 WRITING = """
 cache = kvserve.connect(name, timeout=30, write="direct")
 cache.set("key", 1)
-seat = cache._table._seat
+slot = cache._table._slot
 take_descriptors()
-while cache._table._seat is seat:  # until it looks, in the middle of a write
+while cache._table._slot is slot:  # until it looks, in the middle of a write
     cache.set("key", 2)
 cache.set("key", 3)
 assert cache.get("key") == 3

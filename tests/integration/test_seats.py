@@ -82,7 +82,7 @@ def test_a_client_that_was_dropped_gives_its_place_back(server: Server) -> None:
 def test_places_are_left_once_nobody_changes_seats(server: Server, way: str) -> None:
     cache: kvserve.Client | None = direct(server)
     assert cache is not None
-    with slot._seats._changing:  # this thread is just taking another one
+    with slot._slots._changing:  # this thread is just taking another one
         if way == "closed":
             cache.close()
         cache = None

@@ -65,7 +65,7 @@ def test_it_concerns_its_key_alone(served: Server, way: str) -> None:
         assert "bad" in cache
         assert cache.touch("bad", 60)
         assert [item.key for item in dump.dump(cache, "bad")] == ["bad"]
-        assert cache.get_or_set("bad", lambda: "repaired", lease=3600) == "repaired"
+        assert cache.get_or_set("bad", lambda: "repaired", claim_ttl=3600) == "repaired"
         assert cache.get("bad") == "repaired"
         assert cache.memoize(key=lambda: "later")(lambda: "new")() == "new"
         assert cache.get_many(["later", "a"]) == {"later": "new", "a": [1]}
@@ -86,7 +86,7 @@ def test_it_concerns_its_key_alone_in_asyncio(served: Server, way: str) -> None:
             pipe = cache.pipeline()
             results = await pipe.get("bad").get("a").execute(raise_on_error=False)
             assert (type(results[0]), results[1]) == (UnreadableValue, [1])
-            assert await cache.get_or_set("bad", lambda: "repaired", lease=3600) == "repaired"
+            assert await cache.get_or_set("bad", lambda: "repaired", claim_ttl=3600) == "repaired"
             assert await cache.get("bad") == "repaired"
 
     asyncio.run(main())

@@ -22,7 +22,7 @@ from support.trusted import direct, staying, writers
 import kvserve
 from kvserve.client.blocking.direct import DirectClient
 from kvserve.client.writer import executor
-from kvserve.client.writer.slot import Seat, enter
+from kvserve.client.writer.slot import WriterSlot, enter
 from kvserve.errors import ClientClosed, RequestTimeout, ServerBusy, WriteRefused
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.names import Names
@@ -202,13 +202,13 @@ def close_in_a_thread(cache: kvserve.Client) -> None:
 def test_a_client_that_is_closed_while_another_thread_takes_its_place(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def enter_late(names: Names, client: object) -> Seat:
-        seat = enter(names, client)
+    def enter_late(names: Names, client: object) -> WriterSlot:
+        slot = enter(names, client)
         close_in_a_thread(cache)
-        return seat
+        return slot
 
     cache = direct(server)
-    cache._drop_hand()  # type: ignore[attr-defined]  # so that the next write looks for a place
+    cache._drop_writer()  # type: ignore[attr-defined]  # so that the next write looks for a place
     monkeypatch.setattr(executor, "enter", enter_late)
     with pytest.raises(ClientClosed):
         cache.set("key", 1)
@@ -223,18 +223,18 @@ def test_a_client_that_is_closed_before_another_thread_uses_its_place(
         close_in_a_thread(client)
 
     cache = direct(server)
-    cache._drop_hand()  # type: ignore[attr-defined]
-    sit_down = DirectClient._sit_down
-    monkeypatch.setattr(DirectClient, "_sit_down", sit_down_early)
+    cache._drop_writer()  # type: ignore[attr-defined]
+    sit_down = DirectClient._join_writers
+    monkeypatch.setattr(DirectClient, "_join_writers", sit_down_early)
     with pytest.raises(ClientClosed):
         cache.delete("key")
     assert writers(server) == 0
 
 
-def lose_lease(seat: Any) -> None:
+def lose_lease(slot: Any) -> None:
     """Its descriptor becomes one of another file, as in a program that closes all of them."""
     with Path(os.devnull).open() as other:
-        os.dup2(other.fileno(), seat._lease.file.number)
+        os.dup2(other.fileno(), slot._lease.file.number)
 
 
 def in_a_pipeline(cache: Any) -> Any:
@@ -267,10 +267,10 @@ def test_a_lease_that_is_lost_while_a_lock_is_waited_for(server: Server, way: st
         for name, write in WRITES.items():
             cache.set("key", 1)
             cache.delete_many(["number", "new"])
-            seat = table._seat
-            lose_lease(seat)
+            slot = table._slot
+            lose_lease(slot)
             hold_locks(server, LEASE_SLOT_WRITER_FIRST)
             assert write(cache), name
-            assert table._seat is not seat, name
+            assert table._slot is not slot, name
         assert cache.verify() == []
     assert writers(server) == 0

@@ -19,9 +19,9 @@ from fuzz.attacker import Attacker
 from support.servers import StartServer
 
 import kvserve
-from kvserve.client.aio.channel import AioChannel
+from kvserve.client.aio.channel import AsyncChannel
 from kvserve.client.blocking.channel import Channel
-from kvserve.client.calls.call import Question
+from kvserve.client.calls.call import Call
 from kvserve.errors import WrongWorker
 from kvserve.protocol import commands
 
@@ -180,17 +180,17 @@ def test_a_call_that_never_comes_to_the_right_worker_has_one_deadline(
         async with await kvserve.connect_async(server.name, timeout=0.3) as cache:
             await cache.ping()
             workers = cache._workers
-            original = AioChannel.ask
+            original = AsyncChannel.ask
 
             async def ask_channel(
-                channel: AioChannel, command: Any, arguments: Any, deadline: float
+                channel: AsyncChannel, command: Any, arguments: Any, deadline: float
             ) -> Any:
                 timeouts.append(deadline)
                 return await original(channel, command, arguments, deadline)
 
-            monkeypatch.setattr(AioChannel, "ask", ask_channel)
+            monkeypatch.setattr(AsyncChannel, "ask", ask_channel)
             monkeypatch.setattr(workers, "look_again", lambda: asyncio.sleep(0.02))
-            question = Question(commands.INCR, (keys[0], 1, 0, 0), 1, idempotent=False)
+            question = Call(commands.INCR, (keys[0], 1, 0, 0), 1, idempotent=False)
             operation = SimpleNamespace(question=lambda _: question, interpret=print)
             with pytest.raises(WrongWorker):
                 await cache._run(operation)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import Reply, Request
 from kvserve.store.base import Key, Record
 from kvserve.store.guard import GuardedStore
-from kvserve.store.negative_cache import Absences
+from kvserve.store.negative_cache import NegativeCache
 from kvserve.store.write_behind import WriteBehind
 from kvserve.table.geometry import plan
 from kvserve.table.table import Table
@@ -76,13 +76,13 @@ class Rig:
         guarded = GuardedStore(store, loop, 5.0, value_bytes_max=1024)
         self._opening = loop.create_task(guarded.open())
         shards = range(table.shards)
-        absences = Absences(0.0, loop.time)
-        self.coherence = Coherence(table, shards, 0, absences, is_shared=store.is_shared)
+        negative_cache = NegativeCache(0.0, loop.time)
+        self.coherence = Coherence(table, shards, 0, negative_cache, is_shared=store.is_shared)
         self.behind = WriteBehind(guarded, loop, behind_seconds) if behind_seconds else None
-        self.absences = absences
+        self.negative_cache = negative_cache
         self.executor = StoredExecutor(
-            table, 0, Executor(table, shards, dict), guarded, self.behind, absences, self.coherence,
-            loop, 1024,
+            table, 0, Executor(table, shards, dict), guarded, self.behind, negative_cache,
+            self.coherence, loop, 1024,
         )  # fmt: skip
 
     def submit(self, command: Command, *arguments: Any) -> asyncio.Future[Reply]:
@@ -158,7 +158,7 @@ def test_every_answer_is_the_dictionarys(
         truth = Truth()
         for round_ in range(60):
             store.pause_seconds = dice.choice((0.0, 0.0, 0.003))
-            rig.absences.seconds = dice.choice((0.0, 60.0))
+            rig.negative_cache.seconds = dice.choice((0.0, 60.0))
             await asyncio.gather(
                 *[
                     rig.ask(commands.SET, f"filler-{dice.randrange(FILLERS)}", 0, b"f" * 60, 0)
@@ -355,15 +355,15 @@ def test_a_load_is_not_shared_for_longer_than_half_the_bound(names: Names) -> No
 
 
 def test_absences_are_believed_for_no_longer_than_values(names: Names) -> None:
-    """A worker that was stopped was told of nothing: neither of values nor of absences."""
+    """A worker that was stopped was told of nothing: neither of values nor of negative_cache."""
 
     async def main(table: Table) -> None:
         store = SharedMemory()
         rig = Rig(table, store, 0.0)
-        rig.absences.seconds = 60.0
+        rig.negative_cache.seconds = 60.0
         rig.coherence.on_fresh(time.monotonic_ns() // 1_000_000 + 30)
         assert await rig.ask(commands.GET, "a") is None
-        assert b"a" in rig.absences
+        assert b"a" in rig.negative_cache
         store.records[b"a"] = Record("a", 0, b"v", 0)  # elsewhere, and untold
         while rig.coherence.may_serve:
             await asyncio.sleep(0.001)

@@ -14,7 +14,7 @@ from kvserve.errors import AlreadyServed, ForeignObject, ServerError
 from kvserve.names import Names
 from kvserve.parent.cleanup import clean
 from kvserve.parent.housekeeping import memory_path
-from kvserve.parent.instance_lock import MakingLock, SegmentClaim, claim
+from kvserve.parent.instance_lock import MakingLock, SegmentLock, claim
 from kvserve.runtime import prepare_directory
 
 
@@ -47,7 +47,7 @@ def test_a_segment_that_is_replaced_meanwhile(
 
     flock = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", replace_and_lock)
-    ours = SegmentClaim(names)
+    ours = SegmentLock(names)
     assert ours.take()
     assert locked[1:] == [segment.stat().st_ino]
     assert not ours.is_superseded
@@ -58,7 +58,7 @@ def test_a_segment_that_is_removed_meanwhile(
     names: Names, segment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda *_: segment.unlink())
-    assert SegmentClaim(names).take() is False
+    assert SegmentLock(names).take() is False
 
 
 @pytest.mark.parametrize("kind", ["directory", "link"])
@@ -86,7 +86,7 @@ def test_what_is_no_pid_file_is_to_be_removed(names: Names, plant: Callable[[Pat
 def test_who_only_looks_at_a_segment_keeps_nobody_out(
     names: Names, segment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = SegmentClaim(names)
+    ours = SegmentLock(names)
     with segment.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         with pytest.raises(AlreadyServed, match="another runtime directory"):

@@ -37,7 +37,7 @@ CALLS: dict[str, Callable[[PrivateTable], object]] = {
     "instance_id": lambda table: table.instance_id(),
     "store_mark": lambda table: table.store_mark,
     "set_store_mark": set_store_mark,
-    "set_elsewhere": lambda table: table.set_elsewhere(False, False, 1),
+    "set_read_policy": lambda table: table.set_read_policy(False, False, 1),
     "extend_freshness": lambda table: table.extend_freshness(0, 1),
     "retire": lambda table: table.retire(),
 }

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
-from kvserve.stats.catalog import INSTANCE, NODE, STORE, WORKER, Figure
+from kvserve.stats.catalog import INSTANCE, NODE, STORE, WORKER, Statistic
 from kvserve.stats.collect import percentiles
 from kvserve.stats.prometheus import exposition
 from kvserve.stats.rates import between
 from kvserve.worker import stats as counting
-from kvserve.worker.stats import Figures
+from kvserve.worker.stats import RequestStats
 
 
 def note(
-    counted: Figures, command: commands.Command, arguments: tuple[object, ...], answer: object
+    counted: RequestStats, command: commands.Command, arguments: tuple[object, ...], answer: object
 ) -> None:
     """One request more."""
     request = Request(1, 1, command, 0, arguments)
@@ -28,7 +28,7 @@ def note(
 
 
 def test_operations_are_counted_by_command() -> None:
-    counted = Figures()
+    counted = RequestStats()
     for _ in range(3):
         note(counted, commands.GET, ("k",), None)
     note(counted, commands.DELETE, ("k",), True)
@@ -38,7 +38,7 @@ def test_operations_are_counted_by_command() -> None:
 
 
 def test_of_a_batch_what_was_executed_is_counted() -> None:
-    counted = Figures()
+    counted = RequestStats()
     operations = [[commands.GET.code, "a"], [commands.DELETE.code, "b"], [commands.GET.code, "c"]]
     note(counted, commands.BATCH, (operations,), [(0, None), (0, True)])
     found = counted.stats()["operations"]
@@ -46,7 +46,7 @@ def test_of_a_batch_what_was_executed_is_counted() -> None:
 
 
 def test_of_many_keys_each_is_counted_that_was_asked_for() -> None:
-    counted = Figures()
+    counted = RequestStats()
     note(counted, commands.GET_MANY, (["a", "b", "c"],), (bytes(2), [None, b"v"]))
     note(counted, commands.SET_MANY, (["a", "b"], bytes(2), [b"", b""], 0), 2)
     note(counted, commands.DELETE_MANY, (["a", "b", "c"],), 1)
@@ -56,14 +56,14 @@ def test_of_many_keys_each_is_counted_that_was_asked_for() -> None:
 
 
 def test_a_batch_that_failed_counts_as_none_of_its_operations() -> None:
-    counted = Figures()
+    counted = RequestStats()
     request = Request(1, 1, commands.BATCH, 0, ([[commands.GET.code, "a"]],))
     counted.note(request, Reply(1, 50, "a bug"), time.monotonic_ns())
     assert counted.stats()["operations"]["get"] == 0
 
 
 def test_looking_at_a_server_leaves_its_times_alone() -> None:
-    counted = Figures()
+    counted = RequestStats()
     note(counted, commands.PING, (), None)
     note(counted, commands.STATS, (), {})
     assert counted.stats()["request_times"] == {}
@@ -73,7 +73,7 @@ def test_looking_at_a_server_leaves_its_times_alone() -> None:
 
 @given(st.integers(0, 2**62))
 def test_a_bucket_tells_a_time_to_a_quarter(taken_ns: int) -> None:
-    counted = Figures()
+    counted = RequestStats()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting.time, "monotonic_ns", lambda: taken_ns)
         counted.note(Request(1, 1, commands.GET, 0, ("k",)), Reply(1, 0, None), 0)
@@ -148,7 +148,7 @@ def test_every_figure_is_explained_by_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("figures", [INSTANCE, WORKER, STORE, NODE])
-def test_the_documentation_has_the_same_sentences(figures: dict[str, Figure]) -> None:
+def test_the_documentation_has_the_same_sentences(figures: dict[str, Statistic]) -> None:
     document = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
     rows = [f"| `{name}` | {each.kind} | {each.sentence} |\n" for name, each in figures.items()]
     assert "".join(rows) in document

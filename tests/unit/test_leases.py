@@ -11,7 +11,7 @@ from conformance.ways import own_table, reading
 from kvserve.errors import InternalError, UnreadableValue
 from kvserve.names import Names
 from kvserve.protocol import codec
-from kvserve.table._core import ELSEWHERE, Reader
+from kvserve.table._core import ASK_WORKER, Reader
 from kvserve.table.geometry import plan
 from kvserve.table.table import Table
 
@@ -56,7 +56,7 @@ def answers(reader: Reader, key: str) -> list[object]:
         reader.get(key, "missing"),
         reader._gets_here(key),
         reader._ttl_ms(key),
-        found.get(key, "missing") if key not in rest else ELSEWHERE,
+        found.get(key, "missing") if key not in rest else ASK_WORKER,
     ]
 
 
@@ -79,40 +79,40 @@ def test_a_damaged_text(table: Table, reader: Reader, size: int) -> None:
     assert reader.get_many(["damaged", "there"]) == {"there": b"value"}
 
 
-def test_misses_elsewhere(table: Table, reader: Reader) -> None:
-    table.set_elsewhere(misses=True, freshness=False, workers=WORKERS)
+def test_misses_ask_a_worker(table: Table, reader: Reader) -> None:
+    table.set_read_policy(misses=True, freshness=False, workers=WORKERS)
     for key in ("nobody", "over"):
-        assert answers(reader, key) == [ELSEWHERE] * 4
+        assert answers(reader, key) == [ASK_WORKER] * 4
     assert reader.get("there") == b"value"
     table.flush(table.shard_of("there"))
-    assert answers(reader, "there") == [ELSEWHERE] * 4
-    table.set_elsewhere(misses=False, freshness=False, workers=WORKERS)
+    assert answers(reader, "there") == [ASK_WORKER] * 4
+    table.set_read_policy(misses=False, freshness=False, workers=WORKERS)
     assert answers(reader, "there") == ["missing", None, None, "missing"]
 
 
 @pytest.mark.parametrize("worker", range(WORKERS))
 def test_hits_need_the_lease_of_their_worker(table: Table, reader: Reader, worker: int) -> None:
     own, other = key_of_worker(table, worker), key_of_worker(table, 1 - worker)
-    table.set_elsewhere(misses=True, freshness=True, workers=WORKERS)
-    assert answers(reader, own) == [ELSEWHERE] * 4
+    table.set_read_policy(misses=True, freshness=True, workers=WORKERS)
+    assert answers(reader, own) == [ASK_WORKER] * 4
     table.extend_freshness(worker, now_ms() + FOR_LONG_MS)
     assert answers(reader, own)[0] == b"value"
-    assert ELSEWHERE not in answers(reader, own)
-    assert answers(reader, other) == [ELSEWHERE] * 4
-    assert answers(reader, "nobody") == [ELSEWHERE] * 4
+    assert ASK_WORKER not in answers(reader, own)
+    assert answers(reader, other) == [ASK_WORKER] * 4
+    assert answers(reader, "nobody") == [ASK_WORKER] * 4
     table.extend_freshness(worker, now_ms() - 1)
-    assert answers(reader, own) == [ELSEWHERE] * 4
+    assert answers(reader, own) == [ASK_WORKER] * 4
 
 
 def test_a_lease_runs_out_and_never_late(table: Table, reader: Reader) -> None:
-    table.set_elsewhere(misses=True, freshness=True, workers=1)
+    table.set_read_policy(misses=True, freshness=True, workers=1)
     table.extend_freshness(0, now_ms() + FOR_LONG_MS)
     assert reader.get("there") == b"value"
     until_ms = now_ms() + 100
     table.extend_freshness(0, until_ms)
     while True:
         began_ms = time.monotonic_ns() / 10**6
-        if reader.get("there") is ELSEWHERE:
+        if reader.get("there") is ASK_WORKER:
             break
         assert began_ms < until_ms
     ended_ms = time.monotonic_ns() / 10**6
@@ -121,17 +121,17 @@ def test_a_lease_runs_out_and_never_late(table: Table, reader: Reader) -> None:
 
 def test_new_workers_begin_without_leases(table: Table, reader: Reader) -> None:
     """The shards of a worker are others when there are more of them."""
-    table.set_elsewhere(misses=True, freshness=True, workers=WORKERS)
+    table.set_read_policy(misses=True, freshness=True, workers=WORKERS)
     for worker in range(WORKERS):
         table.extend_freshness(worker, now_ms() + FOR_LONG_MS)
     keys = [key_of_worker(table, worker) for worker in range(WORKERS)]
     assert [reader.get(key) for key in keys] == [b"value"] * WORKERS
-    table.set_elsewhere(misses=True, freshness=True, workers=1)
-    assert [reader.get(key) for key in keys] == [ELSEWHERE] * WORKERS
+    table.set_read_policy(misses=True, freshness=True, workers=1)
+    assert [reader.get(key) for key in keys] == [ASK_WORKER] * WORKERS
 
 
 def test_workers_themselves_read_everything(table: Table) -> None:
-    table.set_elsewhere(misses=True, freshness=True, workers=WORKERS)
+    table.set_read_policy(misses=True, freshness=True, workers=WORKERS)
     assert table.read("there") is not None
     assert table.read("nobody") is None
     assert table.ttl_ms("there") == 0
@@ -142,7 +142,7 @@ def test_workers_themselves_read_everything(table: Table) -> None:
 def test_what_cannot_be_is_refused(table: Table) -> None:
     for workers in (0, 65):
         with pytest.raises(InternalError):
-            table.set_elsewhere(misses=True, freshness=True, workers=workers)
+            table.set_read_policy(misses=True, freshness=True, workers=workers)
     with pytest.raises(InternalError):
         table.extend_freshness(64, 1)
     table.extend_freshness(63, 3)  # so early on that the slack is longer

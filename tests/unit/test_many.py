@@ -36,19 +36,19 @@ Key = str | bytes
 def test_each_worker_is_asked_for_its_keys_until_it_has_answered_all() -> None:
     """A worker may leave out the end, never the beginning."""
     gets = GetMany([["a", "b", "c"], [], ["d"]])
-    asked = [(each.shard, each.arguments) for each in gets.questions()]
+    asked = [(each.shard, each.arguments) for each in gets.calls()]
     assert asked == [(0, (["a", "b", "c"],)), (2, (["d"],))]
     gets.take([(b"\x00\x01", [None, b"two"]), (b"\x02", [codec.encode(4)[1]])])
-    assert [(each.shard, each.arguments) for each in gets.questions()] == [(0, (["c"],))]
+    assert [(each.shard, each.arguments) for each in gets.calls()] == [(0, (["c"],))]
     gets.take([(b"\x00", [b"three"])])
-    assert gets.questions() == []
+    assert gets.calls() == []
     assert gets.found == {"b": "two", "c": b"three", "d": 4}
 
 
 @pytest.mark.parametrize("answer", [(b"", []), (bytes(2), [b"", b""]), (b"", [b""])], ids=repr)
 def test_an_answer_of_another_length_is_our_bug(answer: Any) -> None:
     gets = GetMany([["a"]])
-    gets.questions()
+    gets.calls()
     with pytest.raises(InternalError):
         gets.take([answer])
 
@@ -56,11 +56,11 @@ def test_an_answer_of_another_length_is_our_bug(answer: Any) -> None:
 def test_deletes_are_counted_over_all_workers_and_frames() -> None:
     keys: list[Key] = [str(number) for number in range(MANY_KEYS_MAX + 1)]
     deletes = DeleteMany([keys, ["x"]])
-    assert [len(each.arguments[0]) for each in deletes.questions()] == [MANY_KEYS_MAX, 1]
+    assert [len(each.arguments[0]) for each in deletes.calls()] == [MANY_KEYS_MAX, 1]
     deletes.take([7, 1])
-    assert [each.arguments[0] for each in deletes.questions()] == [keys[MANY_KEYS_MAX:]]
+    assert [each.arguments[0] for each in deletes.calls()] == [keys[MANY_KEYS_MAX:]]
     deletes.take([1])
-    assert (deletes.count, deletes.questions()) == (9, [])
+    assert (deletes.count, deletes.calls()) == (9, [])
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_no_frame_is_too_long_and_no_item_is_lost(sizes: list[int], value_bytes_
     values = {str(n).rjust(KEY_BYTES_MAX, "k"): bytes(size) for n, size in enumerate(sizes)}
     sets = SetMany([list(values)], values, codec.encode, 0, longest)
     stored: dict[Key, bytes] = {}
-    while questions := sets.questions():
+    while questions := sets.calls():
         ((command, arguments, worker, idempotent),) = questions
         assert (command, worker, idempotent) == (commands.SET_MANY, 0, True)
         frame = Request(2**64 - 1, 2**64 - 1, command, 2**63, arguments).encode()

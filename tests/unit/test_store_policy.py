@@ -1,4 +1,4 @@
-"""What stands between a worker and its store: turns, limits, absences, write-behind."""
+"""What stands between a worker and its store: turns, limits, negative_cache, write-behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kvserve.store.base import Key, Record
 from kvserve.store.batcher import ITEMS_MAX
 from kvserve.store.breaker import FAILURES_MAX
 from kvserve.store.guard import GuardedStore
-from kvserve.store.negative_cache import Absences
+from kvserve.store.negative_cache import NegativeCache
 from kvserve.store.write_behind import WriteBehind
 
 
@@ -152,7 +152,7 @@ def test_what_waits_while_calls_fail_is_answered_too() -> None:
 
 @pytest.mark.parametrize("key_bytes", [10, 1000])
 def test_absences_and_waiting_writes_are_bounded_in_bytes(key_bytes: int) -> None:
-    missing = Absences(1.0, lambda: 0.0, bytes_max=10_000)
+    missing = NegativeCache(1.0, lambda: 0.0, bytes_max=10_000)
     names = [b"%d" % n * key_bytes for n in range(300)]
     for name in names:
         missing.note(name[:key_bytes])
@@ -203,7 +203,7 @@ def test_absences_are_believed_for_a_while_and_are_bounded(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(negative_cache, "KEYS_MAX", 2)
-    missing = Absences(1.0, lambda: now[0])
+    missing = NegativeCache(1.0, lambda: now[0])
     for name in (b"a", b"b", b"c"):
         missing.note(name)
     assert [name in missing for name in (b"a", b"b", b"c")] == [False, True, True]

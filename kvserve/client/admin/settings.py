@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from kvserve import config as configuration
-from kvserve.client.blocking.workers import Workers
+from kvserve.client.blocking.workers import WorkerPool
 from kvserve.client.follower import require_server
 from kvserve.config import Config
 from kvserve.errors import ConfigError, ForeignObject, KvserveError
@@ -96,7 +96,7 @@ def lagging(names: Names, version: int, seconds: float = APPLY_SECONDS) -> list[
     """
     give_up = time.monotonic() + seconds
     with _found(names) as manifest:
-        workers = Workers(names, manifest, _ANSWER_SECONDS, None, on_manifest=lambda _: None)
+        workers = WorkerPool(names, manifest, _ANSWER_SECONDS, None, on_manifest=lambda _: None)
         with closing(workers):
             late = list(range(manifest.workers))
             while late and time.monotonic() < give_up:
@@ -107,7 +107,7 @@ def lagging(names: Names, version: int, seconds: float = APPLY_SECONDS) -> list[
             return sorted(late)
 
 
-def _has_applied(workers: Workers, index: int, version: int) -> bool:
+def _has_applied(workers: WorkerPool, index: int, version: int) -> bool:
     """Whether a worker says that it runs these settings, or later ones."""
     try:
         figures = workers.ask(commands.STATS, (), index, workers.deadline())

@@ -22,7 +22,7 @@ from kvserve.protocol.messages import Reply
 from kvserve.transport.base import FrameSender
 
 
-class AioChannel:
+class AsyncChannel:
     """A session, which `greet` opens.
 
     Whoever awaits a reply may be cancelled at any point: the reply is dropped when it comes, and a

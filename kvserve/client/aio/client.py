@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
 from kvserve import names as naming
-from kvserve.client.aio.locks import port_of
+from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.namespaces import AsyncNamespaces
-from kvserve.client.aio.workers import AioWorkers
+from kvserve.client.aio.workers import AsyncWorkerPool
 from kvserve.client.calls.batches import Batch
 from kvserve.client.calls.call import (
+    Call,
     Looks,
-    Question,
     instead_of_misrouted,
-    raise_for_all,
+    raise_combined,
 )
 from kvserve.client.calls.cursor import Cursor
 from kvserve.client.calls.many import DeleteMany, GetMany, Many, SetMany
@@ -40,7 +40,7 @@ from kvserve.live.feed import Event, Pace, Since, Watcher
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import Elsewhere, check_keys
+from kvserve.table._core import AskWorker, check_keys
 
 
 class AsyncClient(AsyncNamespaces):
@@ -64,7 +64,7 @@ class AsyncClient(AsyncNamespaces):
         self._names = names
         self._reader = TableFollower(names, read, queue_bytes)
         self._operations = Operations(self._reader._manifest.value_bytes_max)
-        self._workers = AioWorkers(
+        self._workers = AsyncWorkerPool(
             names,
             self._reader._manifest,
             check_timeout(timeout),
@@ -77,7 +77,7 @@ class AsyncClient(AsyncNamespaces):
     def _timeout_seconds(self) -> float:
         return self._workers.timeout
 
-    def _ttl_ms(self, key: Key) -> int | Elsewhere | None:
+    def _ttl_ms(self, key: Key) -> int | AskWorker | None:
         return self._reader._ttl_ms(key)
 
     def _on_manifest(self, manifest: Any) -> None:
@@ -88,9 +88,9 @@ class AsyncClient(AsyncNamespaces):
         deadline = self._workers.deadline()
         looks = Looks()
         while True:
-            question = operation.question(self._reader._shard_of)
+            call = operation.call(self._reader._shard_of)
             try:
-                return operation.interpret(await self._workers.ask(question, deadline))
+                return operation.interpret(await self._workers.ask(call, deadline))
             except WrongWorker:
                 if not looks.may_look(time.monotonic(), deadline):
                     raise
@@ -101,23 +101,21 @@ class AsyncClient(AsyncNamespaces):
         deadline = workers.deadline()
         count = await workers.count(deadline)
         batch = Batch(operations, self._reader._shard_of, count, workers.frame_bytes_max)
-        await self._run_questions(batch, deadline)
+        await self._run_calls(batch, deadline)
         return batch.results
 
-    async def _run_questions(self, call: Batch | Many, deadline: float) -> None:
-        """See `dispatch.Dispatcher._run_questions`."""
+    async def _run_calls(self, call: Batch | Many, deadline: float) -> None:
+        """See `dispatch.Dispatcher._run_calls`."""
         looks = Looks()
-        while questions := call.questions():
-            outcomes = await self._workers.ask_each(questions, deadline)
+        while calls := call.calls():
+            outcomes = await self._workers.ask_each(calls, deadline)
             if call.take(outcomes):
                 if not looks.may_look(time.monotonic(), deadline):
-                    raise_for_all(questions, outcomes, begun=call.begun)
+                    raise_combined(calls, outcomes, begun=call.begun)
                 try:
                     await self._workers.look_again()
                 except KvserveError as error:  # which may promise more than is true of a part
-                    raise_for_all(
-                        questions, instead_of_misrouted(outcomes, error), begun=call.begun
-                    )
+                    raise_combined(calls, instead_of_misrouted(outcomes, error), begun=call.begun)
                 call.split(self._reader._shard_of, self._workers.manifest.workers)
             else:
                 deadline = self._workers.deadline()
@@ -125,7 +123,7 @@ class AsyncClient(AsyncNamespaces):
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
         value = self._reader.get(key, default)
-        if isinstance(value, Elsewhere):
+        if isinstance(value, AskWorker):
             self._reader._follow_table()
             return await self._run(self._operations.get(key, default))
         return value
@@ -135,7 +133,7 @@ class AsyncClient(AsyncNamespaces):
         found = self._reader._gets_here(key)
         if found is None:
             return default, None
-        if isinstance(found, Elsewhere):
+        if isinstance(found, AskWorker):
             self._reader._follow_table()
             pair: tuple[Any, int | None] = await self._run(self._operations.gets(key, default))
             return pair
@@ -169,7 +167,7 @@ class AsyncClient(AsyncNamespaces):
     async def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
         ttl_ms = self._reader._ttl_ms(key)
-        if isinstance(ttl_ms, Elsewhere):
+        if isinstance(ttl_ms, AskWorker):
             self._reader._follow_table()
             seconds: float | None = await self._run(self._operations.ttl(key))
             return seconds
@@ -196,7 +194,7 @@ class AsyncClient(AsyncNamespaces):
             self._reader._follow_table()
             deadline = self._workers.deadline()
             gets = GetMany(self._reader._split(rest, await self._workers.count(deadline)))
-            await self._run_questions(gets, deadline)
+            await self._run_calls(gets, deadline)
             found |= gets.found
         return found
 
@@ -208,14 +206,14 @@ class AsyncClient(AsyncNamespaces):
         by_worker = self._reader._split(items, await workers.count(deadline))
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        await self._run_questions(sets, deadline)
+        await self._run_calls(sets, deadline)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
         keys = check_keys(keys)
         deadline = self._workers.deadline()
         deletes = DeleteMany(self._reader._split(keys, await self._workers.count(deadline)))
-        await self._run_questions(deletes, deadline)
+        await self._run_calls(deletes, deadline)
         return deletes.count
 
     def pipeline(self) -> AsyncPipeline:
@@ -237,7 +235,7 @@ class AsyncClient(AsyncNamespaces):
                 if self._reader._usable:
                     found = self._reader._scan(cursor.shard, cursor.bucket, cursor.prefix)
                 else:
-                    found = await self._workers.ask(cursor.question(), self._workers.deadline())
+                    found = await self._workers.ask(cursor.call(), self._workers.deadline())
             except (IndexError, InvalidArgument):
                 if cursor.is_in_another(self._reader._manifest):
                     continue  # there is no such shard in the table that was found meanwhile
@@ -245,7 +243,7 @@ class AsyncClient(AsyncNamespaces):
             keys, next_bucket = found
             cursor.move(next_bucket)
             if are_in_namespaces(keys):
-                keys = await living(port_of(self), keys)
+                keys = await living(driver_of(self), keys)
             for key in keys:
                 yield key
 
@@ -291,8 +289,8 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.verify`."""
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
-            question = Question(commands.VERIFY, (shard,), shard, idempotent=True)
-            violations += await self._workers.ask(question, self._workers.deadline())
+            call = Call(commands.VERIFY, (shard,), shard, idempotent=True)
+            violations += await self._workers.ask(call, self._workers.deadline())
         return violations
 
     async def _ask_all_workers(self, command: commands.Command) -> list[Any]:
@@ -300,9 +298,9 @@ class AsyncClient(AsyncNamespaces):
         deadline = self._workers.deadline()
         while True:
             workers = self._workers.manifest.workers
-            questions = [Question(command, (), n, idempotent=True) for n in range(workers)]
-            answers = await self._workers.ask_each(questions, deadline)
-            raise_for_all(questions, answers)
+            calls = [Call(command, (), n, idempotent=True) for n in range(workers)]
+            answers = await self._workers.ask_each(calls, deadline)
+            raise_combined(calls, answers)
             if self._workers.manifest.workers == workers:
                 return answers
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kvserve.client.aio.client import AsyncClient
-from kvserve.client.calls.call import raise_for_all
+from kvserve.client.calls.call import raise_combined
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.follower import Read
@@ -42,12 +42,12 @@ class AsyncDirectClient(AsyncClient):
         self._closed = False
         self._table = DirectTable(names, wait_seconds=0)
         try:
-            self._sit_down()
+            self._join_writers()
         except BaseException:
             self._reader.close()
             raise
 
-    def _sit_down(self) -> None:
+    def _join_writers(self) -> None:
         if self._closed:
             raise ClientClosed("this client was closed")
         self._table.enter()
@@ -62,7 +62,7 @@ class AsyncDirectClient(AsyncClient):
         for operation in operations:
             check_key(operation.key)  # of all, before anything is done
         deadline = deadline_of(time.monotonic(), self._timeout)
-        await self._until(self._require_seat, deadline)
+        await self._until(self._require_slot, deadline)
         results: list[Any] = []
         for operation in operations:
             try:
@@ -80,7 +80,7 @@ class AsyncDirectClient(AsyncClient):
         return results
 
     def _raise_for_all(self, operations: list[Operation], results: list[Any]) -> None:
-        raise_for_all([each.question(self._reader._shard_of) for each in operations], results)
+        raise_combined([each.call(self._reader._shard_of) for each in operations], results)
 
     # One key after another, since a lock that is taken is waited for between two of them.
 
@@ -114,14 +114,14 @@ class AsyncDirectClient(AsyncClient):
 
     async def _execute(self, operation: Operation, deadline: float) -> Any:
         def attempt() -> Any:
-            self._require_seat()
+            self._require_slot()
             return self._table.execute(operation)
 
         return await self._until(attempt, deadline)
 
-    def _require_seat(self) -> None:
+    def _require_slot(self) -> None:
         if not self._table.is_current:
-            self._sit_down()
+            self._join_writers()
 
     @staticmethod
     async def _until(attempt: Callable[[], Any], deadline: float) -> Any:

@@ -14,7 +14,7 @@ from kvserve.client.calls.operations import TTL
 from kvserve.client.contract import AsyncCache
 from kvserve.client.deadlines import within_async
 from kvserve.client.recipes.claims import RENEWALS_A_TTL, Claim
-from kvserve.client.recipes.driver import Port
+from kvserve.client.recipes.driver import Driver
 from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
 from kvserve.client.recipes.locks import LockState
 from kvserve.errors import KvserveError
@@ -22,19 +22,19 @@ from kvserve.errors import KvserveError
 P = ParamSpec("P")
 
 
-def port_of(client: AsyncCache) -> Port:
-    """The port of an asyncio client, whose methods are coroutines already."""
-    return Port(client, lambda method: method, asyncio.sleep, within_async)
+def driver_of(client: AsyncCache) -> Driver:
+    """The driver of an asyncio client, whose methods are coroutines already."""
+    return Driver(client, lambda method: method, asyncio.sleep, within_async)
 
 
-def keep_in_task(claim: Claim, port: Port, until_ms: float) -> asyncio.Task[None]:
+def keep_in_task(claim: Claim, driver: Driver, until_ms: float) -> asyncio.Task[None]:
     """Keeps a claim of an asyncio client alive, in a task."""
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
     wake = _waker(loop, over)
     claim.when_over(wake)
     reference = weakref.ref(claim, wake)
-    keeping = _keep_async(reference, port, over, claim.ttl_ms / 1000, until_ms)
+    keeping = _keep_async(reference, driver, over, claim.ttl_ms / 1000, until_ms)
     # In a context of its own: that of an acquisition has a deadline, which the hold outlives.
     return contextvars.Context().run(loop.create_task, keeping)
 
@@ -53,7 +53,7 @@ def _waker(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> Calla
 
 async def _keep_async(
     reference: weakref.ref[Claim],
-    port: Port,
+    driver: Driver,
     over: asyncio.Future[None],
     ttl_seconds: float,
     until_ms: float,
@@ -64,7 +64,7 @@ async def _keep_async(
         if over.done():
             return
         claim = reference()
-        going_on = claim is not None and await claim.keep(port, until_ms)
+        going_on = claim is not None and await claim.keep(driver, until_ms)
         del claim
 
 
@@ -91,10 +91,10 @@ class AsyncLock(LockState, AsyncHolder):
         renew: bool,
         max_hold: TTL,
     ) -> None:
-        super().__init__(port_of(client), path, name, ttl, timeout, renew, max_hold)
+        super().__init__(driver_of(client), path, name, ttl, timeout, renew, max_hold)
 
     def _keep(self, claim: Claim, until_ms: float) -> None:
-        keep_in_task(claim, self._port, until_ms)
+        keep_in_task(claim, self._driver, until_ms)
 
     async def _take(self, timeout: float | None) -> Claim:
         return await self._got(timeout)

@@ -6,13 +6,13 @@ import math
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-from kvserve.client.aio.locks import port_of
+from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.recipes import AsyncRecipes
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
 from kvserve.client.contract import AsyncCache
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes import key_layout
-from kvserve.client.recipes.generations import Place, begin, moved, new_generation
+from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
 from kvserve.protocol.codec import Value
 from kvserve.table._core import check_key, check_keys
 
@@ -31,7 +31,7 @@ class AsyncNamespace(AsyncNamespaces):
     def __init__(self, client: AsyncCache, path: tuple[str, ...]) -> None:
         self._client = client
         self._operations = client._operations
-        self._level = Place(path)
+        self._namespace = NamespacePath(path)
 
     @property
     def _root(self) -> AsyncCache:
@@ -39,19 +39,19 @@ class AsyncNamespace(AsyncNamespaces):
 
     @property
     def _path(self) -> tuple[str, ...]:
-        return self._level.path
+        return self._namespace.path
 
     async def _prefix(self) -> str:
         """What stands before the keys now. Read anew each time: another process may clear it."""
         generations = []
-        for key in self._level.generation_keys:
+        for key in self._namespace.generation_keys:
             generation = await self._client.get(key)
             if generation is None:
-                generation = await begin(port_of(self._client), key)
+                generation = await begin(driver_of(self._client), key)
             generations.append(generation)
-        return self._level.prefix(generations)
+        return self._namespace.prefix(generations)
 
-    async def _place(self, key: Key) -> Key:
+    async def _full_key(self, key: Key) -> Key:
         check_key(key)
         return key_layout.joined(await self._prefix(), key)
 
@@ -60,55 +60,55 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def clear(self) -> None:
         """See `Namespace.clear`."""
-        await self._client.set(self._level.generation_keys[-1], new_generation(), math.inf)
+        await self._client.set(self._namespace.generation_keys[-1], new_generation(), math.inf)
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
-        return await self._client.get(await self._place(key), default)
+        return await self._client.get(await self._full_key(key), default)
 
     async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
-        return await self._client.gets(await self._place(key), default)
+        return await self._client.gets(await self._full_key(key), default)
 
     async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
         """See `Client.set`."""
-        return await self._client.set(await self._place(key), value, ttl)
+        return await self._client.set(await self._full_key(key), value, ttl)
 
     async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.add`."""
-        return await self._client.add(await self._place(key), value, ttl)
+        return await self._client.add(await self._full_key(key), value, ttl)
 
     async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return await self._client.replace(await self._place(key), value, ttl)
+        return await self._client.replace(await self._full_key(key), value, ttl)
 
     async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
         """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return await self._client.cas(await self._place(key), value, version, ttl)
+        return await self._client.cas(await self._full_key(key), value, version, ttl)
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
-        return await self._client.delete(await self._place(key), version)
+        return await self._client.delete(await self._full_key(key), version)
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
         """See `Client.touch`. Without a ttl the key never expires any more."""
-        return await self._client.touch(await self._place(key), ttl)
+        return await self._client.touch(await self._full_key(key), ttl)
 
     async def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
-        return await self._client.ttl(await self._place(key))
+        return await self._client.ttl(await self._full_key(key))
 
     async def incr(
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.incr`."""
-        return await self._client.incr(await self._place(key), delta, initial, ttl)
+        return await self._client.incr(await self._full_key(key), delta, initial, ttl)
 
     async def decr(
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.decr`."""
-        return await self._client.decr(await self._place(key), delta, initial, ttl)
+        return await self._client.decr(await self._full_key(key), delta, initial, ttl)
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
@@ -137,7 +137,7 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def contains(self, key: Key) -> bool:
         """See `Client.contains`."""
-        return await self._client.contains(await self._place(key))
+        return await self._client.contains(await self._full_key(key))
 
     async def scan(self, prefix: Key = "") -> AsyncIterator[Key]:
         """See `Client.scan`. The keys come without what stands before them."""

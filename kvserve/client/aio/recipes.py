@@ -8,21 +8,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from kvserve.client._scopes import vouched_async, with_value_async
-from kvserve.client.aio.locks import AsyncLimiter, AsyncLock, keep_in_task, port_of
+from kvserve.client.aio.locks import AsyncLimiter, AsyncLock, driver_of, keep_in_task
 from kvserve.client.calls.operations import TTL, Key
 from kvserve.client.contract import AsyncCache
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
 from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, with_attributes
 from kvserve.client.recipes.single_flight import (
-    LEASE_SECONDS_DEFAULT,
+    CLAIM_SECONDS_DEFAULT,
     MISSING,
+    Flight,
     Terms,
-    Turn,
     as_read,
     checked_terms,
     seek,
-    with_turn,
+    with_flight,
 )
 from kvserve.errors import InvalidArgument, UnreadableValue
 
@@ -43,7 +43,7 @@ class AsyncRecipes:
         """The names of the namespaces around all that is made here."""
         return ()
 
-    async def _place(self, key: Key) -> Key:
+    async def _full_key(self, key: Key) -> Key:
         """Where the record of a key is."""
         return key
 
@@ -54,13 +54,13 @@ class AsyncRecipes:
         ttl: TTL = None,
         *,
         stale: TTL = None,
-        lease: TTL = LEASE_SECONDS_DEFAULT,
+        claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
     ) -> Any:
         """See `Client.get_or_set`. The factory may be a coroutine function."""
-        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
-        return await get_or_set(self._root, await self._place(key), factory, terms)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        return await get_or_set(self._root, await self._full_key(key), factory, terms)
 
     @overload
     def memoize(self, function: Callable[P, Awaitable[R]], /) -> Memoized[P, Awaitable[R]]: ...
@@ -73,7 +73,7 @@ class AsyncRecipes:
         stale: TTL = None,
         key: Callable[..., Key] | None = None,
         typed: bool = False,
-        lease: TTL = LEASE_SECONDS_DEFAULT,
+        claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
     ) -> Callable[[Callable[P, Awaitable[R]]], Memoized[P, Awaitable[R]]]: ...
@@ -85,14 +85,14 @@ class AsyncRecipes:
         stale: TTL = None,
         key: Callable[..., Key] | None = None,
         typed: bool = False,
-        lease: TTL = LEASE_SECONDS_DEFAULT,
+        claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
     ) -> Any:
         """See `Client.memoize`. Decorates coroutine functions; `invalidate` is a coroutine."""
         function = ttl if is_function(ttl) else None
         ttl = None if function else ttl
-        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Memoized[P, Awaitable[R]]:
             return memoize(self, function, CallKeys(function, key, typed=typed), terms)
@@ -134,20 +134,20 @@ async def get_or_set(
         value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(await client.ttl(key))):
         return value
-    turn = Turn(port_of(client), client._names, key, terms)
-    value = await seek(turn, value)
+    flight = Flight(driver_of(client), client._names, key, terms)
+    value = await seek(flight, value)
     if value is not MISSING:
         return value
     try:
-        keep_in_task(turn.claim, turn.port, turn.keep_until_ms)
-        value = await with_value_async(*with_turn(turn), vouched_async, turn.claim, factory)
+        keep_in_task(flight.claim, flight.driver, flight.keep_until_ms)
+        value = await with_value_async(*with_flight(flight), vouched_async, flight.claim, factory)
     except BaseException as error:
-        await turn.abandon()
-        value = await turn.instead_of(error)
+        await flight.abandon()
+        value = await flight.instead_of(error)
         if value is MISSING:
             raise
         return value
-    await turn.complete(value)
+    await flight.complete(value)
     return as_read(value)
 
 
@@ -163,13 +163,13 @@ def memoize(
 
     @functools.wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        key = await owner._place(keys(*args, **kwargs))
+        key = await owner._full_key(keys(*args, **kwargs))
         compute = functools.partial(function, *args, **kwargs)
         return await get_or_set(owner._root, key, compute, terms)
 
     async def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
-        key = await owner._place(keys(*args, **kwargs))
-        await owner._root.delete(key_layout.lease(key))
+        key = await owner._full_key(keys(*args, **kwargs))
+        await owner._root.delete(key_layout.flight_key(key))
         return await owner._root.delete(key)
 
     return with_attributes(call, keys, invalidate)

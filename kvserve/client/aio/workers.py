@@ -1,6 +1,6 @@
 """An asyncio client's way to the workers: one channel each, deadlines, and what is sent again.
 
-The rules are those of `workers.Workers`; only the waiting differs.
+The rules are those of `blocking.workers.WorkerPool`; only the waiting differs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client import forks
-from kvserve.client.aio.channel import AioChannel
+from kvserve.client.aio.channel import AsyncChannel
 from kvserve.client.calls.attempt import Attempt
-from kvserve.client.calls.call import LOOK_AGAIN_SECONDS, Question
+from kvserve.client.calls.call import LOOK_AGAIN_SECONDS, Call
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.session import NOT_TAKEN, Session, WorkerGone
 from kvserve.errors import (
@@ -32,8 +32,8 @@ from kvserve.runtime import named_errors
 _GRACE_SECONDS = 0.05
 
 
-class AioWorkers:
-    """The workers of an instance, for one event loop. Arguments as of `workers.Workers`."""
+class AsyncWorkerPool:
+    """The workers of an instance, for one event loop. Arguments as of `WorkerPool`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class AioWorkers:
         self._on_manifest = on_manifest
         self._died_over = died_over
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._channels: dict[int, AioChannel] = {}
+        self._channels: dict[int, AsyncChannel] = {}
         self._opening: dict[int, asyncio.Lock] = {}
         self._closed = False
         _all_workers.add(self)
@@ -62,11 +62,11 @@ class AioWorkers:
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
     def deadline(self) -> float:
-        """See `workers.Workers.deadline`."""
+        """See `blocking.workers.WorkerPool.deadline`."""
         return deadline_of(asyncio.get_running_loop().time(), self.timeout)
 
     async def count(self, deadline: float) -> int:
-        """How many there are now. See `workers.Workers.count`."""
+        """How many there are now. See `blocking.workers.WorkerPool.count`."""
         while True:
             with suppress(WorkerGone):
                 channel = await self._channel(0, deadline)
@@ -74,24 +74,24 @@ class AioWorkers:
                     return self.manifest.workers
 
     async def look_again(self) -> None:
-        """See `workers.Workers.look_again`."""
+        """See `blocking.workers.WorkerPool.look_again`."""
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
         with named_errors():
             self.manifest = Manifest.read(self._names)
             self._on_manifest(self.manifest)
 
-    async def ask(self, question: Question, deadline: float) -> Any:
-        """The answer to one request. Raises as `workers.Workers.ask` does."""
-        attempt = Attempt(question.idempotent, self._died_over)
+    async def ask(self, call: Call, deadline: float) -> Any:
+        """The answer to one request. Raises as `blocking.workers.WorkerPool.ask` does."""
+        attempt = Attempt(call.idempotent, self._died_over)
         while True:
             try:
-                channel = await self._channel(question.shard, deadline)
+                channel = await self._channel(call.shard, deadline)
             except WorkerGone:
                 continue  # nothing was sent there
             except ServerBusy as error:
                 raise attempt.error_of(error) from None
             try:
-                reply = await channel.ask(question.command, question.arguments, deadline)
+                reply = await channel.ask(call.command, call.arguments, deadline)
             except WorkerGone as gone:
                 attempt.on_worker_gone(*gone.ids)
             except (ServerBusy, RequestTimeout) as error:
@@ -99,16 +99,16 @@ class AioWorkers:
             else:
                 return attempt.result_of(reply)
 
-    async def ask_each(self, questions: list[Question], deadline: float) -> list[Any]:
+    async def ask_each(self, calls: list[Call], deadline: float) -> list[Any]:
         """What became of several requests at the same time: answers, and errors as objects."""
-        asked = [self.ask(question, deadline) for question in questions]
+        asked = [self.ask(call, deadline) for call in calls]
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, KvserveError):
                 raise outcome
         return outcomes
 
-    async def _channel(self, shard: int, deadline: float) -> AioChannel:
+    async def _channel(self, shard: int, deadline: float) -> AsyncChannel:
         self._check_loop()
         worker = shard % self.manifest.workers
         channel = self._channels.get(worker)
@@ -136,13 +136,13 @@ class AioWorkers:
         # The server was started anew with another number of workers.
         return await self._channel(shard, deadline)
 
-    async def _open(self, worker: int, deadline: float) -> AioChannel:
+    async def _open(self, worker: int, deadline: float) -> AsyncChannel:
         queue_bytes = self.manifest.queue_message_bytes
         if self._queue_bytes is not None:
             queue_bytes = min(self._queue_bytes, queue_bytes)
         session = Session(self._names, self.manifest, worker, queue_bytes)
         # Before the event loop hears of it, so that `close` finds it whatever comes between.
-        channel = self._channels[worker] = AioChannel(session)
+        channel = self._channels[worker] = AsyncChannel(session)
         await channel.greet(self._names, deadline)
         if self._closed:
             channel.close()
@@ -174,7 +174,7 @@ class AioWorkers:
 
 
 # A process-wide fact in process-wide state, see forks.py.
-_all_workers: weakref.WeakSet[AioWorkers] = weakref.WeakSet()
+_all_workers: weakref.WeakSet[AsyncWorkerPool] = weakref.WeakSet()
 
 
 def _forget_all() -> None:

@@ -21,14 +21,14 @@ from kvserve.client.calls.operations import (
 from kvserve.client.feed import events_of, open_watcher, patience_of
 from kvserve.client.mapping import MappingMethods
 from kvserve.client.pipeline import Pipeline
-from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.errors import InvalidArgument
 from kvserve.live.feed import Event, Since
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import Elsewhere, check_keys
+from kvserve.table._core import AskWorker, check_keys
 
 
 class Client(Namespaces, MappingMethods, Dispatcher):
@@ -61,7 +61,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         found = self._gets_here(key)
         if found is None:
             return default, None
-        if isinstance(found, Elsewhere):
+        if isinstance(found, AskWorker):
             self._follow_table()
             pair: tuple[Any, int | None] = self._run(self._operations.gets(key, default))
             return pair
@@ -169,7 +169,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
             (True, inf)
         """
         ttl_ms = self._ttl_ms(key)
-        if isinstance(ttl_ms, Elsewhere):
+        if isinstance(ttl_ms, AskWorker):
             self._follow_table()
             seconds: float | None = self._run(self._operations.ttl(key))
             return seconds
@@ -224,7 +224,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         by_worker = self._split(items, workers.count(deadline))
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        self._run_questions(sets, deadline)
+        self._run_calls(sets, deadline)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """Removes many keys; returns how many were there.
@@ -237,7 +237,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         deadline = self._workers.deadline()
         by_worker = self._split(check_keys(keys), self._workers.count(deadline))
         deletes = DeleteMany(by_worker)
-        self._run_questions(deletes, deadline)
+        self._run_calls(deletes, deadline)
         return deletes.count
 
     def pipeline(self) -> Pipeline:
@@ -280,7 +280,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
                 if self._usable:
                     found = self._scan(cursor.shard, cursor.bucket, cursor.prefix)
                 else:
-                    found = self._workers.ask(*cursor.question()[:3], self._workers.deadline())
+                    found = self._workers.ask(*cursor.call()[:3], self._workers.deadline())
             except (IndexError, InvalidArgument):
                 if cursor.is_in_another(self._manifest):
                     continue  # there is no such shard in the table that was found meanwhile
@@ -288,7 +288,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
             keys, next_bucket = found
             cursor.move(next_bucket)
             if are_in_namespaces(keys):
-                keys = finish(living(Port.of(self), keys))
+                keys = run_to_end(living(Driver.of(self), keys))
             yield from keys
 
     def __iter__(self) -> Iterator[Key]:

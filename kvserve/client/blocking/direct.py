@@ -65,18 +65,18 @@ class DirectClient(TrustedWriter, Client):
         self._timeout = timeout
         self._table = DirectTable(names, timeout)
         try:
-            self._sit_down()
+            self._join_writers()
         except BaseException:
             self.close()
             raise
 
-    def _sit_down(self) -> None:
-        """Called before a write where the seat was given up, or the live settings have changed."""
+    def _join_writers(self) -> None:
+        """Called before a write where the slot was given up, or the live settings have changed."""
         self._require_open()
         self._table.enter()
         settings = self._table.settings
         self._operations.value_bytes_max = settings.value_bytes_max
-        self._take_hand(*settings)
+        self._use_writer(*settings)
         self._require_open()  # another thread that closed it meanwhile found nothing to let go of
 
     def _require_open(self) -> None:
@@ -94,19 +94,19 @@ class DirectClient(TrustedWriter, Client):
         if command is commands.LIMIT:
             return super()._ask(command, arguments)
         while True:
-            self._require_seat()
+            self._require_slot()
             with suppress(LeaseLost):  # meanwhile
                 return self._table.answer(command, arguments)
 
-    def _run_questions(self, call: Batch | Many, deadline: float) -> None:  # noqa: ARG002
-        while questions := call.questions():
-            call.take([self._ask(each.command, each.arguments) for each in questions])
+    def _run_calls(self, call: Batch | Many, deadline: float) -> None:  # noqa: ARG002
+        while calls := call.calls():
+            call.take([self._ask(each.command, each.arguments) for each in calls])
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         for operation in operations:
             check_key(operation.key)  # of all, before anything is done
         deadline = deadline_of(time.monotonic(), self._timeout)
-        self._require_seat()
+        self._require_slot()
         results: list[Any] = []
         for operation in operations:
             try:
@@ -119,9 +119,9 @@ class DirectClient(TrustedWriter, Client):
                 results.append(error)
         return results
 
-    def _require_seat(self) -> None:
+    def _require_slot(self) -> None:
         if not self._table.is_current:
-            self._sit_down()
+            self._join_writers()
 
     def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
@@ -137,7 +137,7 @@ class DirectClient(TrustedWriter, Client):
         keys = list(check_keys(keys))
         for key in keys:
             check_key(key)
-        self._require_seat()
+        self._require_slot()
         return slices.to_the_end(many.each(self.delete, keys))
 
     def close(self) -> None:
@@ -147,4 +147,4 @@ class DirectClient(TrustedWriter, Client):
 
     def _leave(self) -> None:
         self._table.leave()
-        self._drop_hand()
+        self._drop_writer()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from kvserve.client.blocking.workers import Workers
+from kvserve.client.blocking.workers import WorkerPool
 from kvserve.client.calls.batches import Batch
 from kvserve.client.calls.call import (
+    Call,
     Looks,
-    Question,
     instead_of_misrouted,
-    raise_for_all,
+    raise_combined,
 )
 from kvserve.client.calls.many import GetMany, Many
 from kvserve.client.calls.operations import Key, Operation, Operations, check_timeout, value_of
@@ -37,7 +37,7 @@ class Dispatcher(TableFollower):
         timeout = check_timeout(timeout)
         super().__init__(names, read, queue_bytes)
         self._operations = Operations(self._manifest.value_bytes_max)
-        self._workers = Workers(
+        self._workers = WorkerPool(
             names, self._manifest, timeout, queue_bytes, self._on_manifest, self._died_over
         )
 
@@ -49,15 +49,15 @@ class Dispatcher(TableFollower):
         self._operations.value_bytes_max = manifest.value_bytes_max
         super()._on_manifest(manifest)
 
-    def _get_elsewhere(self, key: Key, default: Any) -> Any:
+    def _get_from_worker(self, key: Key, default: Any) -> Any:
         self._follow_table()
         return value_of(key, self._ask(commands.GET, (key,)), default)
 
-    def _get_many_elsewhere(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
+    def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         self._follow_table()
         deadline = self._workers.deadline()
         gets = GetMany(self._split(rest, self._workers.count(deadline)))
-        self._run_questions(gets, deadline)
+        self._run_calls(gets, deadline)
         return found | gets.found
 
     def _run(self, operation: Operation) -> Any:
@@ -81,24 +81,22 @@ class Dispatcher(TableFollower):
         workers = self._workers
         deadline = workers.deadline()
         batch = Batch(operations, self._shard_of, workers.count(deadline), workers.frame_bytes_max)
-        self._run_questions(batch, deadline)
+        self._run_calls(batch, deadline)
         return batch.results
 
-    def _run_questions(self, call: Batch | Many, deadline: float) -> None:
+    def _run_calls(self, call: Batch | Many, deadline: float) -> None:
         """Asks until nothing is left. Each request has the client's timeout, the first ones and
         those that came to a wrong worker until the deadline that they have already."""
         looks = Looks()
-        while questions := call.questions():
-            outcomes = self._workers.ask_each(questions, deadline)
+        while calls := call.calls():
+            outcomes = self._workers.ask_each(calls, deadline)
             if call.take(outcomes):
                 if not looks.may_look(time.monotonic(), deadline):
-                    raise_for_all(questions, outcomes, begun=call.begun)
+                    raise_combined(calls, outcomes, begun=call.begun)
                 try:
                     self._workers.look_again()
                 except KvserveError as error:  # which may promise more than is true of a part
-                    raise_for_all(
-                        questions, instead_of_misrouted(outcomes, error), begun=call.begun
-                    )
+                    raise_combined(calls, instead_of_misrouted(outcomes, error), begun=call.begun)
                 call.split(self._shard_of, self._workers.manifest.workers)
             else:
                 deadline = self._workers.deadline()
@@ -108,9 +106,9 @@ class Dispatcher(TableFollower):
         deadline = self._workers.deadline()
         while True:
             workers = self._workers.manifest.workers
-            questions = [Question(command, (), n, idempotent=True) for n in range(workers)]
-            answers = self._workers.ask_each(questions, deadline)
-            raise_for_all(questions, answers)
+            calls = [Call(command, (), n, idempotent=True) for n in range(workers)]
+            answers = self._workers.ask_each(calls, deadline)
+            raise_combined(calls, answers)
             if self._workers.manifest.workers == workers:
                 return answers
             # The server was started anew with another number of workers: ask each of those.

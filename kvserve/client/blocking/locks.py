@@ -11,7 +11,7 @@ from kvserve.client._scopes import Holder
 from kvserve.client.calls.operations import TTL
 from kvserve.client.contract import Cache
 from kvserve.client.recipes.claims import RENEWALS_A_TTL, Claim
-from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
 from kvserve.client.recipes.locks import LockState
 from kvserve.errors import KvserveError
@@ -40,21 +40,21 @@ class Lock(LockState, Holder):
         max_hold: TTL,
         thread_bound: bool,
     ) -> None:
-        super().__init__(Port.of(client), path, name, ttl, timeout, renew, max_hold)
+        super().__init__(Driver.of(client), path, name, ttl, timeout, renew, max_hold)
         self._thread_bound = thread_bound
 
     def _keep(self, claim: Claim, until_ms: float) -> None:
-        keep_in_thread(claim, self._port, until_ms, bound=self._thread_bound)
+        keep_in_thread(claim, self._driver, until_ms, bound=self._thread_bound)
 
     def _take(self, timeout: float | None) -> Claim:
-        return finish(self._got(timeout))
+        return run_to_end(self._got(timeout))
 
     def _give_back(self, claim: Claim | None) -> None:
-        finish(self._end(claim))
+        run_to_end(self._end(claim))
 
     def _leave(self, claim: Claim | None, exception_type: type[BaseException] | None) -> None:
         try:
-            finish(self._end(claim))
+            run_to_end(self._end(claim))
         except KvserveError:
             if exception_type is None:  # else what went wrong in the block matters more
                 raise
@@ -94,7 +94,7 @@ class Limiter(LimiterTerms):
         return as_hit(self._client._run(self._operation(self._client._operations, id, cost)))
 
 
-def keep_in_thread(claim: Claim, port: Port, until_ms: float, *, bound: bool) -> None:
+def keep_in_thread(claim: Claim, driver: Driver, until_ms: float, *, bound: bool) -> None:
     """Keeps a claim of a blocking client alive, in a thread that no exit waits for.
 
     Args:
@@ -111,12 +111,12 @@ def keep_in_thread(claim: Claim, port: Port, until_ms: float, *, bound: bool) ->
     reference = weakref.ref(claim, woken.put)
     pause_seconds = claim.ttl_ms / 1000 / RENEWALS_A_TTL
     # Not `threading.Thread`, whose `start` does not survive an exception from a signal's handler.
-    _thread.start_new_thread(_keep, (reference, port, woken, pause_seconds, until_ms))
+    _thread.start_new_thread(_keep, (reference, driver, woken, pause_seconds, until_ms))
 
 
 def _keep(
     reference: weakref.ref[Claim],
-    port: Port,
+    driver: Driver,
     woken: SimpleQueue[object],
     pause_seconds: float,
     until_ms: float,
@@ -127,10 +127,10 @@ def _keep(
             woken.get(timeout=pause_seconds)
             return
         except Empty:
-            going_on = _keep_once(reference, port, until_ms)
+            going_on = _keep_once(reference, driver, until_ms)
 
 
-def _keep_once(reference: weakref.ref[Claim], port: Port, until_ms: float) -> bool:
+def _keep_once(reference: weakref.ref[Claim], driver: Driver, until_ms: float) -> bool:
     # A function of its own, so that nothing refers to the claim while the thread sleeps.
     claim = reference()
-    return claim is not None and finish(claim.keep(port, until_ms))
+    return claim is not None and run_to_end(claim.keep(driver, until_ms))

@@ -12,8 +12,8 @@ from kvserve.client.contract import Cache
 from kvserve.client.mapping import MappingMethods
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes import key_layout
-from kvserve.client.recipes.driver import Port, finish
-from kvserve.client.recipes.generations import Place, begin, moved, new_generation
+from kvserve.client.recipes.driver import Driver, run_to_end
+from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
 from kvserve.protocol.codec import Value
 from kvserve.table._core import check_key, check_keys
 
@@ -50,7 +50,7 @@ class Namespace(Namespaces, MappingMethods):
     def __init__(self, client: Cache, path: tuple[str, ...]) -> None:
         self._client = client
         self._operations = client._operations
-        self._level = Place(path)
+        self._namespace = NamespacePath(path)
 
     @property
     def _root(self) -> Cache:
@@ -58,19 +58,19 @@ class Namespace(Namespaces, MappingMethods):
 
     @property
     def _path(self) -> tuple[str, ...]:
-        return self._level.path
+        return self._namespace.path
 
     def _prefix(self) -> str:
         """What stands before the keys now. Read anew each time: another process may clear it."""
         generations = []
-        for key in self._level.generation_keys:
+        for key in self._namespace.generation_keys:
             generation = self._client.get(key)
             if generation is None:
-                generation = finish(begin(Port.of(self._client), key))
+                generation = run_to_end(begin(Driver.of(self._client), key))
             generations.append(generation)
-        return self._level.prefix(generations)
+        return self._namespace.prefix(generations)
 
-    def _place(self, key: Key) -> Key:
+    def _full_key(self, key: Key) -> Key:
         check_key(key)
         return key_layout.joined(self._prefix(), key)
 
@@ -85,55 +85,55 @@ class Namespace(Namespaces, MappingMethods):
         Example:
             >>> cache.namespace("eu").clear()
         """
-        self._client.set(self._level.generation_keys[-1], new_generation(), math.inf)
+        self._client.set(self._namespace.generation_keys[-1], new_generation(), math.inf)
 
     def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
-        return self._client.get(self._place(key), default)
+        return self._client.get(self._full_key(key), default)
 
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
-        return self._client.gets(self._place(key), default)
+        return self._client.gets(self._full_key(key), default)
 
     def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
         """See `Client.set`."""
-        return self._client.set(self._place(key), value, ttl)
+        return self._client.set(self._full_key(key), value, ttl)
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.add`."""
-        return self._client.add(self._place(key), value, ttl)
+        return self._client.add(self._full_key(key), value, ttl)
 
     def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return self._client.replace(self._place(key), value, ttl)
+        return self._client.replace(self._full_key(key), value, ttl)
 
     def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
         """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return self._client.cas(self._place(key), value, version, ttl)
+        return self._client.cas(self._full_key(key), value, version, ttl)
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
-        return self._client.delete(self._place(key), version)
+        return self._client.delete(self._full_key(key), version)
 
     def touch(self, key: Key, ttl: TTL = None) -> bool:
         """See `Client.touch`. Without a ttl the key never expires any more."""
-        return self._client.touch(self._place(key), ttl)
+        return self._client.touch(self._full_key(key), ttl)
 
     def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
-        return self._client.ttl(self._place(key))
+        return self._client.ttl(self._full_key(key))
 
     def incr(
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.incr`."""
-        return self._client.incr(self._place(key), delta, initial, ttl)
+        return self._client.incr(self._full_key(key), delta, initial, ttl)
 
     def decr(
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.decr`."""
-        return self._client.decr(self._place(key), delta, initial, ttl)
+        return self._client.decr(self._full_key(key), delta, initial, ttl)
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
@@ -160,7 +160,7 @@ class Namespace(Namespaces, MappingMethods):
 
     def contains(self, key: Key) -> bool:
         """See `Client.contains`."""
-        return self._client.contains(self._place(key))
+        return self._client.contains(self._full_key(key))
 
     def scan(self, prefix: Key = "") -> Iterator[Key]:
         """See `Client.scan`. The keys come without what stands before them.

@@ -13,18 +13,18 @@ from kvserve.client.blocking.locks import Limiter, Lock, keep_in_thread
 from kvserve.client.calls.operations import TTL, Key
 from kvserve.client.contract import Cache
 from kvserve.client.recipes import key_layout
-from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
 from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, with_attributes
 from kvserve.client.recipes.single_flight import (
-    LEASE_SECONDS_DEFAULT,
+    CLAIM_SECONDS_DEFAULT,
     MISSING,
+    Flight,
     Terms,
-    Turn,
     as_read,
     checked_terms,
     seek,
-    with_turn,
+    with_flight,
 )
 from kvserve.errors import InvalidArgument, UnreadableValue
 
@@ -45,7 +45,7 @@ class Recipes:
         """The names of the namespaces around all that is made here."""
         return ()
 
-    def _place(self, key: Key) -> Key:
+    def _full_key(self, key: Key) -> Key:
         """Where the record of a key is."""
         return key
 
@@ -56,14 +56,14 @@ class Recipes:
         ttl: TTL = None,
         *,
         stale: TTL = None,
-        lease: TTL = LEASE_SECONDS_DEFAULT,
+        claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
     ) -> Any:
         """The value of a key; on a miss it is computed, once for all processes, and stored.
 
         Whoever misses it meanwhile waits. If the computing process dies, another takes its place
-        when the lease ends; if the factory raises, the next one in line computes.
+        when the claim ends; if the factory raises, the next one in line computes.
 
         Args:
             factory: computes the value; on an asyncio client it may be a coroutine function. What
@@ -71,8 +71,8 @@ class Recipes:
             ttl: as of `set`.
             stale: seconds that a value is kept beyond its ttl. In that time one caller computes a
                 new one, and all others get the old one at once.
-            lease: seconds after which a computer that died is replaced. A living one renews it, up
-                to 60 times.
+            claim_ttl: seconds after which a caller that died over the computation is replaced. A
+                living one renews its claim, up to 60 times.
             jitter: the part of the ttl, from 0 to below 1, by which it is shortened at random, so
                 that values that were stored together do not expire together.
             stale_on_error: where the factory raises an Exception and the stale value is still
@@ -90,8 +90,8 @@ class Recipes:
             >>> cache.get_or_set("answer", lambda: 6 * 7, ttl=60)
             42
         """
-        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
-        return get_or_set(self._root, self._place(key), factory, terms)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        return get_or_set(self._root, self._full_key(key), factory, terms)
 
     @overload
     def memoize(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
@@ -104,7 +104,7 @@ class Recipes:
         stale: TTL = None,
         key: Callable[..., Key] | None = None,
         typed: bool = False,
-        lease: TTL = LEASE_SECONDS_DEFAULT,
+        claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
     ) -> Callable[[Callable[P, R]], Memoized[P, R]]: ...
@@ -116,7 +116,7 @@ class Recipes:
         stale: TTL = None,
         key: Callable[..., Key] | None = None,
         typed: bool = False,
-        lease: TTL = LEASE_SECONDS_DEFAULT,
+        claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
     ) -> Any:
@@ -133,7 +133,7 @@ class Recipes:
         that was computed, and of its type.
 
         Args:
-            ttl, stale, lease, jitter, stale_on_error: see `get_or_set`.
+            ttl, stale, claim_ttl, jitter, stale_on_error: see `get_or_set`.
             key: makes the key of a call, from the call's arguments: for other types, and for
                 methods, whose first argument is an object.
             typed: whether 1 and 1.0 are different arguments, and a set and a frozenset.
@@ -156,7 +156,7 @@ class Recipes:
         """
         function = ttl if is_function(ttl) else None
         ttl = None if function else ttl
-        terms = checked_terms(ttl, stale, lease, jitter, stale_on_error)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
 
         def decorate(function: Callable[P, R]) -> Memoized[P, R]:
             return memoize(self, function, CallKeys(function, key, typed=typed), terms)
@@ -237,22 +237,22 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
         value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
         return value
-    turn = Turn(Port.of(client), client._names, key, terms)
-    value = finish(seek(turn, value))
+    flight = Flight(Driver.of(client), client._names, key, terms)
+    value = run_to_end(seek(flight, value))
     if value is not MISSING:
         return value
     try:
-        with suppress(RuntimeError):  # no thread can be started: one lease must do
-            keep_in_thread(turn.claim, turn.port, turn.keep_until_ms, bound=True)
-        value = with_value(*with_turn(turn), vouched, turn.claim, factory)
+        with suppress(RuntimeError):  # no thread can be started: one claim_ttl must do
+            keep_in_thread(flight.claim, flight.driver, flight.keep_until_ms, bound=True)
+        value = with_value(*with_flight(flight), vouched, flight.claim, factory)
         _require_value(value)
     except BaseException as error:
-        finish(turn.abandon())
-        value = finish(turn.instead_of(error))
+        run_to_end(flight.abandon())
+        value = run_to_end(flight.instead_of(error))
         if value is MISSING:
             raise
         return value
-    finish(turn.complete(value))
+    run_to_end(flight.complete(value))
     return as_read(value)
 
 
@@ -276,14 +276,14 @@ def memoize(
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = owner._place(keys(*args, **kwargs))
+        key = owner._full_key(keys(*args, **kwargs))
         compute = functools.partial(function, *args, **kwargs)
         result: R = get_or_set(owner._root, key, compute, terms)
         return result
 
     def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
-        key = owner._place(keys(*args, **kwargs))
-        owner._root.delete(key_layout.lease(key))
+        key = owner._full_key(keys(*args, **kwargs))
+        owner._root.delete(key_layout.flight_key(key))
         return owner._root.delete(key)
 
     return with_attributes(call, keys, invalidate)

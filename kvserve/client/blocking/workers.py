@@ -19,7 +19,7 @@ from kvserve import limits
 from kvserve.client import forks
 from kvserve.client.blocking.channel import Channel
 from kvserve.client.calls.attempt import Attempt
-from kvserve.client.calls.call import LOOK_AGAIN_SECONDS, Question
+from kvserve.client.calls.call import LOOK_AGAIN_SECONDS, Call
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
@@ -41,7 +41,7 @@ from kvserve.transport.spinning import Spin
 Begun = tuple[int, Channel, int]  # a worker, the session with it, the id of what was sent or 0
 
 
-class Workers:
+class WorkerPool:
     """The workers of an instance.
 
     Args:
@@ -158,24 +158,23 @@ class Workers:
         except ServerBusy as error:
             raise attempt.error_of(error) from None
 
-    def ask_each(self, requests: list[Question], deadline: float) -> list[Any]:
+    def ask_each(self, requests: list[Call], deadline: float) -> list[Any]:
         """What became of requests to several workers, who work on them at the same time.
 
         Returns:
             For each its answer, or the error that `ask` would have raised, as an object.
         """
-        begun = [self._begin(question, deadline) for question in requests]
+        begun = [self._begin(call, deadline) for call in requests]
         return [
-            self._finish(question, each, deadline)
-            for question, each in zip(requests, begun, strict=True)
+            self._finish(call, each, deadline) for call, each in zip(requests, begun, strict=True)
         ]
 
-    def _begin(self, question: Question, deadline: float) -> Begun | KvserveError | None:
+    def _begin(self, call: Call, deadline: float) -> Begun | KvserveError | None:
         """Sends it; None: its worker is gone, it must be sent again."""
         try:
-            worker, channel = self._borrow(question.shard, deadline)
+            worker, channel = self._borrow(call.shard, deadline)
             try:
-                request_id = channel.send(question.command, question.arguments, deadline)
+                request_id = channel.send(call.command, call.arguments, deadline)
             except ServerBusy:
                 self._give_back(worker, channel)
                 raise
@@ -189,13 +188,11 @@ class Workers:
             return error
         return worker, channel, request_id
 
-    def _finish(
-        self, question: Question, begun: Begun | KvserveError | None, deadline: float
-    ) -> Any:
+    def _finish(self, call: Call, begun: Begun | KvserveError | None, deadline: float) -> Any:
         if isinstance(begun, KvserveError):
             return begun
         try:
-            return self._ask(*question, deadline, begun)
+            return self._ask(*call, deadline, begun)
         except KvserveError as error:
             return error
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvserve import limits
-from kvserve.client.calls.call import Question, raise_for_all, split_off_misrouted
+from kvserve.client.calls.call import Call, raise_combined, split_off_misrouted
 from kvserve.client.calls.operations import Operation, batch_interpretation
 from kvserve.errors import ValueTooLarge, WrongWorker
 from kvserve.protocol import commands
@@ -17,7 +17,7 @@ _OPERATION_OVERHEAD_BYTES = 64
 class Batch:
     """The operations of one call, on their way to several workers.
 
-    Ask its questions, let it take the answers, until it has no more questions.
+    Ask its calls, let it take the answers, until it has no more calls.
     `begun` is whether any of them was answered.
 
     Args:
@@ -40,7 +40,7 @@ class Batch:
         self.results: list[Any] = [None] * len(operations)
         self._frame_bytes_max = frame_bytes_max
         self._parts: list[_Part] = []
-        self._asked: list[Question] = []
+        self._asked: list[Call] = []
         self.begun = False
         self._distribute(list(enumerate(operations)), shard_of, workers)
 
@@ -63,25 +63,25 @@ class Batch:
         left.sort(key=lambda each: each[0])
         self._distribute(left, shard_of, workers)
 
-    def questions(self) -> list[Question]:
+    def calls(self) -> list[Call]:
         """One for each worker that has something left to do; an empty list at the end."""
         self._parts = [part for part in self._parts if not part.finished]
-        self._asked = [part.next_question() for part in self._parts]
+        self._asked = [part.next_call() for part in self._parts]
         return self._asked
 
     def take(self, outcomes: list[Any]) -> bool:
-        """Takes an answer, or an error as an object, for each question; raises what is true.
+        """Takes an answer, or an error as an object, for each call; raises what is true.
 
         Returns:
             Whether there were some that came to a wrong worker, so that `split` is needed.
         """
-        # A value that no frame takes is its operation's error; it went alone, see `next_question`.
+        # A value that no frame takes is its operation's error; it went alone, see `next_call`.
         outcomes = [
             [(outcome.wire_code, str(outcome))] if isinstance(outcome, ValueTooLarge) else outcome
             for outcome in outcomes
         ]
         asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
-        raise_for_all(asked, answered, begun=self.begun)
+        raise_combined(asked, answered, begun=self.begun)
         self.begun = self.begun or bool(asked)
         for part, answers in zip(self._parts, outcomes, strict=True):
             if not isinstance(answers, WrongWorker):
@@ -112,7 +112,7 @@ class _Part:
     def finished(self) -> bool:
         return self._done == len(self._operations)
 
-    def next_question(self) -> Question:
+    def next_call(self) -> Call:
         """As many operations as one frame takes."""
         self._chunk = []
         size_bytes = _OPERATION_OVERHEAD_BYTES
@@ -125,7 +125,7 @@ class _Part:
             self._chunk.append(operation)
         arguments = [[operation.command.code, *operation.arguments] for operation in self._chunk]
         idempotent = all(operation.command.idempotent for operation in self._chunk)
-        return Question(commands.BATCH, (arguments,), self._shard, idempotent)
+        return Call(commands.BATCH, (arguments,), self._shard, idempotent)
 
     def take(self, answers: Any, results: list[Any]) -> None:
         """Puts the results of the last chunk, or of its beginning, where they belong."""

@@ -19,7 +19,7 @@ LOOK_AGAIN_SECONDS = 0.02
 _LOOKS_MAX = 20  # at a manifest that does not fit the workers yet
 
 
-class Question(NamedTuple):
+class Call(NamedTuple):
     """One request, before it has a session.
 
     Args:
@@ -36,19 +36,19 @@ class Question(NamedTuple):
 
 
 def split_off_misrouted(
-    questions: list[Question], outcomes: list[Any]
-) -> tuple[list[Question], list[Any], bool]:
-    """The questions that came to the right worker, their outcomes, and whether there are others."""
+    calls: list[Call], outcomes: list[Any]
+) -> tuple[list[Call], list[Any], bool]:
+    """The calls that came to the right worker, their outcomes, and whether there are others."""
     right = [
-        (question, outcome)
-        for question, outcome in zip(questions, outcomes, strict=True)
+        (call, outcome)
+        for call, outcome in zip(calls, outcomes, strict=True)
         if not isinstance(outcome, WrongWorker)
     ]
-    return [each[0] for each in right], [each[1] for each in right], len(right) < len(questions)
+    return [each[0] for each in right], [each[1] for each in right], len(right) < len(calls)
 
 
 def instead_of_misrouted(outcomes: list[Any], error: KvserveError) -> list[Any]:
-    """The outcomes of questions, those that came to a wrong worker ended by another error."""
+    """The outcomes of calls, those that came to a wrong worker ended by another error."""
     return [error if isinstance(each, WrongWorker) else each for each in outcomes]
 
 
@@ -64,17 +64,17 @@ class Looks:
         return self._count <= _LOOKS_MAX and now + LOOK_AGAIN_SECONDS < deadline
 
 
-def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool = False) -> None:
-    """Raises what is true of questions that belong together, if one of them failed.
+def raise_combined(calls: list[Call], outcomes: list[Any], *, begun: bool = False) -> None:
+    """Raises what is true of calls that belong together, if one of them failed.
 
     `ServerBusy` and `ServerUnavailable` promise that nothing was changed. So unless that is true of
     all of them, the error is `RequestTimeout`, which says that all may be sent again, or, where
     that is not so, `OutcomeUnknown`.
 
     Args:
-        questions: what was asked.
+        calls: what was asked.
         outcomes: the answer of each, or its error.
-        begun: whether earlier questions of the same call were answered.
+        begun: whether earlier calls of the same call were answered.
     """
     errors = [outcome for outcome in outcomes if isinstance(outcome, KvserveError)]
     if not errors:
@@ -86,7 +86,7 @@ def raise_for_all(questions: list[Question], outcomes: list[Any], *, begun: bool
     if isinstance(first, (ServerBusy, ServerUnavailable, RequestTimeout)):
         untouched = (ServerBusy, ServerUnavailable)
         if begun or not all(isinstance(outcome, untouched) for outcome in outcomes):
-            if all(question.idempotent for question in questions):
+            if all(call.idempotent for call in calls):
                 raise RequestTimeout(f"not everything was done in time: {first}")
             raise OutcomeUnknown(f"a part was done, and it is not known which: {first}")
     raise first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvserve.client.calls.call import Question
+from kvserve.client.calls.call import Call
 from kvserve.client.calls.operations import Key
 from kvserve.errors import InvalidArgument
 from kvserve.manifest import Manifest
@@ -34,9 +34,9 @@ class Cursor:
         """Whether the place is one in another table than this."""
         return manifest.instance_id != self._instance_id
 
-    def question(self) -> Question:
+    def call(self) -> Call:
         """What to ask the worker that serves this place."""
-        return Question(
+        return Call(
             commands.SCAN, (self.shard, self.bucket, self.prefix), self.shard, idempotent=True
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kvserve import limits
-from kvserve.client.calls.call import Question, raise_for_all, split_off_misrouted
+from kvserve.client.calls.call import Call, raise_combined, split_off_misrouted
 from kvserve.client.calls.operations import Key
 from kvserve.errors import InternalError, UnreadableValue, WrongWorker
 from kvserve.protocol import codec, commands
@@ -19,9 +19,9 @@ from kvserve.protocol.commands import Command
 
 
 class Many:
-    """The keys of one call. Ask its questions, let it take the answers, until it has no more.
+    """The keys of one call. Ask its calls, let it take the answers, until it has no more.
 
-    `begun` is whether any of its questions was answered.
+    `begun` is whether any of its calls was answered.
 
     Args:
         command: what to do with each key.
@@ -33,32 +33,32 @@ class Many:
         self._waiting: dict[int, deque[tuple[Any, ...]]] = {}
         for worker, arguments in frames:
             self._waiting.setdefault(worker, deque()).append(arguments)
-        self._asked: list[Question] = []
+        self._asked: list[Call] = []
         self.begun = False
 
-    def questions(self) -> list[Question]:
+    def calls(self) -> list[Call]:
         """One for each worker that has something left to do; an empty list at the end."""
         self._asked = [
-            Question(self._command, waiting.popleft(), worker, self._command.idempotent)
+            Call(self._command, waiting.popleft(), worker, self._command.idempotent)
             for worker, waiting in self._waiting.items()
             if waiting
         ]
         return self._asked
 
     def take(self, outcomes: list[Any]) -> bool:
-        """Takes an answer, or an error as an object, for each question; raises what is true.
+        """Takes an answer, or an error as an object, for each call; raises what is true.
 
         Returns:
             Whether there were some that came to a wrong worker, so that `split` is needed.
         """
         asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
-        raise_for_all(asked, answered, begun=self.begun)
+        raise_combined(asked, answered, begun=self.begun)
         self.begun = self.begun or bool(asked)
-        for question, answer in zip(self._asked, outcomes, strict=True):
+        for call, answer in zip(self._asked, outcomes, strict=True):
             if isinstance(answer, WrongWorker):
-                self._waiting[question.shard].appendleft(question.arguments)
-            elif rest := self._take(question.arguments, answer):
-                self._waiting[question.shard].appendleft((rest,))
+                self._waiting[call.shard].appendleft(call.arguments)
+            elif rest := self._take(call.arguments, answer):
+                self._waiting[call.shard].appendleft((rest,))
         return misrouted
 
     def split(self, shard_of: Callable[[Key], int], workers: int) -> None:

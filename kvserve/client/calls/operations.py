@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from kvserve import limits
-from kvserve.client.calls.call import Question
+from kvserve.client.calls.call import Call
 from kvserve.errors import (
     InternalError,
     InvalidArgument,
@@ -43,9 +43,9 @@ class Operation(NamedTuple):
         key: Key = self.arguments[0]
         return key
 
-    def question(self, shard_of: Callable[[Key], int]) -> Question:
+    def call(self, shard_of: Callable[[Key], int]) -> Call:
         """The request that carries it alone."""
-        return Question(self.command, self.arguments, shard_of(self.key), self.command.idempotent)
+        return Call(self.command, self.arguments, shard_of(self.key), self.command.idempotent)
 
 
 def to_ttl_ms(ttl: TTL) -> int:

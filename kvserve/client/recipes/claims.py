@@ -1,4 +1,4 @@
-"""A key that one caller holds for a time: what leases and locks are made of.
+"""A key that one caller holds for a time: what flights and locks are made of.
 
 The holder's random token is the value, so that only it can renew or release the claim, and so that
 it can find out what became of a request whose reply was lost. When the holder dies, the record
@@ -21,7 +21,7 @@ from typing import Any
 from kvserve.client import deadlines
 from kvserve.client._scopes import Vouched
 from kvserve.client.calls.operations import TTL, Key, to_ttl_ms
-from kvserve.client.recipes.driver import Port
+from kvserve.client.recipes.driver import Driver
 from kvserve.errors import KvserveError, OutcomeUnknown, RequestTimeout, ServerError
 
 _PAUSE_SECONDS_FIRST = 0.0005
@@ -70,7 +70,7 @@ class Claim(Vouched):
     def _record(self) -> Any:
         return self._token if self.waits_for is None else (self._token, self.waits_for)
 
-    async def take(self, port: Port) -> bool:
+    async def take(self, driver: Driver) -> bool:
         """Tries to claim the key, if nobody holds it; returns whether it is ours.
 
         Whatever else it raises, `abandon` comes next.
@@ -83,9 +83,9 @@ class Claim(Vouched):
         began_ms = now_ms()
         self._is_asking = True
         try:
-            taken: bool = await port.add(self.key, self._token, self.ttl_ms / 1000)
+            taken: bool = await driver.add(self.key, self._token, self.ttl_ms / 1000)
         except OutcomeUnknown:
-            taken = await self._was_taken(port)
+            taken = await self._was_taken(driver)
         except KvserveError:
             self._is_asking = False  # nothing was changed
             raise
@@ -94,9 +94,9 @@ class Claim(Vouched):
         self._is_asking = False
         return taken
 
-    async def _was_taken(self, port: Port) -> bool:
+    async def _was_taken(self, driver: Driver) -> bool:
         try:
-            taken = await self._is_there(port)
+            taken = await self._is_there(driver)
         except ServerError:
             if not deadlines.is_over():
                 raise
@@ -109,45 +109,45 @@ class Claim(Vouched):
             )
         return taken
 
-    async def abandon(self, port: Port) -> None:
+    async def abandon(self, driver: Driver) -> None:
         """Gives up what is ours, also what an interrupted `take` may still claim.
 
         It has a time of its own, for that of the call may be over; if it fails, the ttl will do it.
         """
         if self._is_asking or self.is_held:
             with suppress(KvserveError):
-                await port.within(_ABANDON_SECONDS, self._abandon, port)
+                await driver.within(_ABANDON_SECONDS, self._abandon, driver)
 
-    async def _abandon(self, port: Port) -> None:
+    async def _abandon(self, driver: Driver) -> None:
         if self._is_asking:
             # No record has version 0. This changes nothing, but its reply means that the worker,
             # which keeps the order of a key's requests, has come past the one before.
-            await port.cas(self.key, self._token, 0, self.ttl_ms / 1000)
-        await self.release(port)
+            await driver.cas(self.key, self._token, 0, self.ttl_ms / 1000)
+        await self.release(driver)
 
-    async def _is_there(self, port: Port) -> bool:
+    async def _is_there(self, driver: Driver) -> bool:
         """Looks whether the key still holds our token."""
-        return bool(token_of(await port.get(self.key)) == self._token)
+        return bool(token_of(await driver.get(self.key)) == self._token)
 
-    async def is_kept(self, port: Port) -> bool:
+    async def is_kept(self, driver: Driver) -> bool:
         """Whether the key is still ours, by a look at it."""
-        return self.is_ours and await self._is_there(port)
+        return self.is_ours and await self._is_there(driver)
 
-    async def renew(self, port: Port) -> bool:
+    async def renew(self, driver: Driver) -> bool:
         """Makes the claim last for another ttl; returns False if it was lost."""
         began_ms = now_ms()
         while self.may_be_vouched:
-            value, version = await port.gets(self.key)
+            value, version = await driver.gets(self.key)
             if token_of(value) != self._token:
                 self._until_ms = 0
                 return False
             # A store may have given the same record another version since.
-            if await port.cas(self.key, self._record, version, self.ttl_ms / 1000):
+            if await driver.cas(self.key, self._record, version, self.ttl_ms / 1000):
                 self._until_ms = began_ms + self.ttl_ms
                 return True
         return False
 
-    async def release(self, port: Port) -> bool:
+    async def release(self, driver: Driver) -> bool:
         """Gives the key up; returns whether it was ours until now.
 
         What interrupts it, such as a signal's handler or a cancelled task, is raised when it was
@@ -155,22 +155,22 @@ class Claim(Vouched):
         """
         self.withdraw()
         try:
-            return await self._release(port)
+            return await self._release(driver)
         except KvserveError:
             raise
         except BaseException:
             with suppress(KvserveError):
-                await self._release(port)
+                await self._release(driver)
             raise
 
-    async def _release(self, port: Port) -> bool:
+    async def _release(self, driver: Driver) -> bool:
         released = False
         while self.is_ours:
-            value, version = await port.gets(self.key)
+            value, version = await driver.gets(self.key)
             if token_of(value) != self._token:
                 break
             try:
-                if await port.delete(self.key, version):
+                if await driver.delete(self.key, version):
                     released = True
                     break
             except OutcomeUnknown:
@@ -180,7 +180,7 @@ class Claim(Vouched):
         self._until_ms = 0
         return released
 
-    async def keep(self, port: Port, until_ms: float) -> bool:
+    async def keep(self, driver: Driver, until_ms: float) -> bool:
         """Renews the claim if somebody vouches for it; returns whether to come again.
 
         Args:
@@ -191,7 +191,7 @@ class Claim(Vouched):
         if not self.is_vouched:  # not yet: who takes it has not come back with it
             return self.is_held
         try:
-            return bool(await port.within(self.ttl_ms / 1000, self.renew, port))
+            return bool(await driver.within(self.ttl_ms / 1000, self.renew, driver))
         except ServerError:
             return True  # the next one may come in time; if not, `is_held` tells
         except KvserveError:

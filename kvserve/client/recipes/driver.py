@@ -1,8 +1,8 @@
 """A client as the recipes see it, so that what they decide is written once for both clients.
 
-The decisions are coroutines over a `Port`. Those over an asyncio client are awaited. A blocking
-client's port never suspends: each of its methods has ended when it returns, so that `finish` runs
-such a coroutine to its end in one step.
+The decisions are coroutines over a `Driver`. Those over an asyncio client are awaited. A blocking
+client's driver never suspends: each of its methods has ended when it returns, so that `run_to_end`
+runs such a coroutine to its end in one step.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from kvserve.client.calls.operations import Key, from_ttl_ms
 from kvserve.client.contract import AsyncCache, Cache
 from kvserve.client.deadlines import within
 from kvserve.errors import UnreadableValue
-from kvserve.table._core import Elsewhere
+from kvserve.table._core import AskWorker
 
 T = TypeVar("T")
 Method = Callable[..., Coroutine[Any, Any, Any]]
 
 
-class Port:
+class Driver:
     """Some of a client's methods as coroutines, under their own names.
 
     Args:
@@ -58,9 +58,9 @@ class Port:
             return default
 
     @classmethod
-    def of(cls, client: Cache) -> Port:
-        """The port of a blocking client."""
-        return cls(client, at_once, at_once(time.sleep), _within)
+    def of(cls, client: Cache) -> Driver:
+        """The driver of a blocking client."""
+        return cls(client, as_coroutine, as_coroutine(time.sleep), _within)
 
     @property
     def timeout(self) -> float:
@@ -70,7 +70,7 @@ class Port:
     def is_seen(self, key: Key) -> bool:
         """Whether this process sees a key in shared memory. Asks no worker; counts as no read."""
         ttl_ms = self._client._ttl_ms(key)
-        return not isinstance(ttl_ms, Elsewhere) and from_ttl_ms(ttl_ms) is not None
+        return not isinstance(ttl_ms, AskWorker) and from_ttl_ms(ttl_ms) is not None
 
 
 async def _within(seconds: float, function: Method, *args: Any) -> Any:
@@ -78,10 +78,10 @@ async def _within(seconds: float, function: Method, *args: Any) -> Any:
 
 
 def _finished(function: Method, *args: Any) -> Any:
-    return finish(function(*args))
+    return run_to_end(function(*args))
 
 
-def at_once(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
+def as_coroutine(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
     """The function as a coroutine that never suspends."""
 
     async def call(*args: Any, **kwargs: Any) -> T:
@@ -90,7 +90,7 @@ def at_once(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]
     return call
 
 
-def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine that never suspends, and returns what it returns."""
     try:
         coroutine.send(None)

@@ -18,7 +18,7 @@ from typing import Any
 
 from kvserve.client.calls.operations import Key, Operation
 from kvserve.client.recipes import key_layout
-from kvserve.client.recipes.driver import Port
+from kvserve.client.recipes.driver import Driver
 from kvserve.errors import KvserveError, OutcomeUnknown
 
 _RANDOM_BITS = 28
@@ -32,13 +32,13 @@ def new_generation() -> str:
     return f"~{time.time_ns():016x}{secrets.randbits(_RANDOM_BITS):07x}"
 
 
-async def living(port: Port, keys: Sequence[Key]) -> list[Key]:
+async def living(driver: Driver, keys: Sequence[Key]) -> list[Key]:
     """The keys but those that lie in namespaces, at any depth, that were cleared since."""
     stamps = [_stamp(key) for key in keys]
     cleared: dict[tuple[str, str] | None, bool] = {None: False}
     for stamp in stamps:
         if stamp is not None and stamp not in cleared:
-            cleared[stamp] = await _is_cleared(port, *stamp)
+            cleared[stamp] = await _is_cleared(driver, *stamp)
     return [key for key, stamp in zip(keys, stamps, strict=True) if not cleared[stamp]]
 
 
@@ -60,39 +60,39 @@ def _stamp(key: Key) -> tuple[str, str] | None:
     return None
 
 
-async def _is_cleared(port: Port, names: str, generations: str) -> bool:
+async def _is_cleared(driver: Driver, names: str, generations: str) -> bool:
     parts = names.split("::")
     current = []
     for depth in range(len(parts)):
         try:
-            found = await port.get(key_layout.named_by_parts("generation", parts[: depth + 1]))
+            found = await driver.get(key_layout.named_by_parts("generation", parts[: depth + 1]))
         except KvserveError:  # a store that does not answer, say: a scan goes on
             return False
         current.append(str(found))
     return "".join(current) != generations
 
 
-async def begin(port: Port, generation_key: Key) -> Any:
+async def begin(driver: Driver, generation_key: Key) -> Any:
     """The generation of a namespace that had none a moment ago, whoever gave it one.
 
     Raises:
         ServerError: no worker answered in the client's time.
     """
-    return await port.within(port.timeout, _begin, port, generation_key)
+    return await driver.within(driver.timeout, _begin, driver, generation_key)
 
 
-async def _begin(port: Port, generation_key: Key) -> Any:
+async def _begin(driver: Driver, generation_key: Key) -> Any:
     while True:
         generation = new_generation()
         with suppress(OutcomeUnknown):  # then the next look tells
-            if await port.add(generation_key, generation, math.inf):
+            if await driver.add(generation_key, generation, math.inf):
                 return generation
-        found = await port.get(generation_key)
+        found = await driver.get(generation_key)
         if found is not None:
             return found
 
 
-class Place:
+class NamespacePath:
     """Where a namespace is.
 
     Args:

@@ -1,6 +1,6 @@
 """The keys that the recipes keep their state under. No I/O.
 
-    kvserve:lease:KEY                      who computes KEY now            get_or_set, memoize
+    kvserve:claim:KEY                      who computes KEY now            get_or_set, memoize
     kvserve:memo:MODULE.FUNCTION(ARGUMENTS)  a result                      memoize without `key=`
     kvserve:lock:NAME                      who holds the lock              lock
     kvserve:fence:NAME                     its last fencing number         lock
@@ -33,15 +33,15 @@ Key = str | bytes
 _HASHED = "#"
 
 
-def lease(key: Key) -> Key:
-    """Where the lease of a key's computation is.
+def flight_key(key: Key) -> Key:
+    """Where the claim of a key's computation is.
 
     Example:
-        >>> lease("user:1"), lease(b"user:1")
-        ('kvserve:lease:user:1', b'kvserve:lease:user:1')
+        >>> flight_key("user:1"), flight_key(b"user:1")
+        ('kvserve:claim:user:1', b'kvserve:claim:user:1')
     """
     check_key(key)
-    return _fitting("kvserve:lease:", key)
+    return _fitting("kvserve:claim:", key)
 
 
 def named(kind: str, path: Sequence[str], name: str) -> str:

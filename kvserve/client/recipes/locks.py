@@ -21,7 +21,7 @@ from typing import Any, cast
 from kvserve.client.calls.operations import TTL, to_ttl_ms
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.claims import Claim, now_ms, pauses
-from kvserve.client.recipes.driver import Port
+from kvserve.client.recipes.driver import Driver
 from kvserve.errors import (
     InvalidArgument,
     InvalidValue,
@@ -37,12 +37,12 @@ _FENCE_SECONDS = 86_400.0  # that a number is remembered; names used once shall 
 
 
 class LockState:
-    """What both kinds of lock do. Its coroutines wait as their port does.
+    """What both kinds of lock do. Its coroutines wait as their driver does.
 
     A subclass is a `Holder` of its kind as well, whose `_hold` is the caller's claim.
 
     Args:
-        port: the client's.
+        driver: the client's.
         path: the names of the namespaces around it.
         name: the lock's name.
         ttl: seconds, or a timedelta, until it is over if it is not renewed.
@@ -57,7 +57,7 @@ class LockState:
 
     def __init__(
         self,
-        port: Port,
+        driver: Driver,
         path: Sequence[str],
         name: str,
         ttl: TTL,
@@ -68,7 +68,7 @@ class LockState:
         if ttl is None or to_ttl_ms(ttl) == to_ttl_ms(math.inf):
             raise InvalidArgument(f"ttl = {ttl}: use seconds, after which a dead holder's is over")
         self._name = name
-        self._port = port
+        self._driver = driver
         self._ttl = ttl
         self._timeout = _checked_timeout(timeout)
         self._renew = renew
@@ -125,22 +125,22 @@ class LockState:
         timeout = self._timeout if timeout is None else _checked_timeout(timeout)
         give_up_ms = math.inf if timeout is None else now_ms() + timeout * 1000
         # To try once is to wait for no other holder, but for an answer.
-        seconds = self._port.timeout if not timeout else min(timeout, self._port.timeout)
+        seconds = self._driver.timeout if not timeout else min(timeout, self._driver.timeout)
         while True:
             # What is seen to be another's needs no worker to say so.
-            if not self._port.is_seen(self._key):
+            if not self._driver.is_seen(self._key):
                 claim = Claim(self._key, self._ttl)
                 try:
-                    if await self._port.within(seconds, self._is_got, claim):
+                    if await self._driver.within(seconds, self._is_got, claim):
                         return claim
                 except BaseException:
-                    await claim.abandon(self._port)
+                    await claim.abandon(self._driver)
                     raise
             await self._wait(give_up_ms)
-            seconds = min(self._port.timeout, (give_up_ms - now_ms()) / 1000)
+            seconds = min(self._driver.timeout, (give_up_ms - now_ms()) / 1000)
 
     async def _is_got(self, claim: Claim) -> bool:
-        if not await claim.take(self._port):
+        if not await claim.take(self._driver):
             return False
         claim.fencing = await self._draw(claim)
         if self._renew:
@@ -160,14 +160,14 @@ class LockState:
 
     async def _draw(self, claim: Claim) -> int:
         while True:
-            last, version = await self._port.gets(self._fence_key, "0")
+            last, version = await self._driver.gets(self._fence_key, "0")
             number = max(time.time_ns(), self._parse(last) + 1)
             record = (self._fence_key, str(number))  # as text it is read without asking a worker
             try:
                 if version is None:
-                    drawn = await self._port.add(*record, _FENCE_SECONDS)
+                    drawn = await self._driver.add(*record, _FENCE_SECONDS)
                 else:
-                    drawn = await self._port.cas(*record, version, _FENCE_SECONDS)
+                    drawn = await self._driver.cas(*record, version, _FENCE_SECONDS)
             except OutcomeUnknown:
                 if not claim.is_held:
                     raise
@@ -190,16 +190,16 @@ class LockState:
             wait = (give_up_ms - now_ms()) / 1000
             if wait <= 0:
                 raise LockTimeout(f"the lock {self._name!r} was not got in time: another holds it")
-            left = await self._port.ttl(self._key)
+            left = await self._driver.ttl(self._key)
             if left is None:
                 return
-            await self._port.sleep(min(pause, left, wait))
+            await self._driver.sleep(min(pause, left, wait))
 
     async def _end(self, claim: Claim | None) -> None:
         """Gives a claim up, for which nobody vouches any more."""
         self._forget(claim)
         mine = cast("Claim", claim)
-        if not await self._port.within(self._port.timeout, mine.release, self._port):
+        if not await self._driver.within(self._driver.timeout, mine.release, self._driver):
             raise LockLost(
                 f"the lock {self._name!r} ran out before it was released; another one may have "
                 "worked at the same time"

@@ -3,15 +3,15 @@
 A stored value lives for `ttl + stale` and is fresh while more than `stale` of that remains, so it
 needs no envelope, and a plain `get` returns it.
 
-Who finds no fresh value tries to claim the value's lease, a key beside it. The winner computes,
-stores, and gives the lease up; a computation that takes long renews it. The losers take the stale
-value if there is one, else they look at the table until value or lease has changed, which costs no
-system call but the sleep. When a computer dies its lease ends, and the first to see that takes its
-place. A computer stores only while it holds its lease: one that was stopped for longer, or whose
-result was invalidated meanwhile, returns what it has computed and leaves the cache alone.
+A caller that finds no fresh value tries to claim a key beside it. The winner computes, stores, and
+releases its claim; a computation that takes long renews it. The losers take the stale value if
+there is one. Else they look at the table until the value or the claim has changed, which costs no
+system call but the sleep. When the winner dies its claim expires, and the first caller that sees
+this takes over. A caller stores only while it holds its claim: one that was stopped for longer, or
+whose result was invalidated meanwhile, returns what it has computed and leaves the cache alone.
 
-The lease is renewed while the factory runs, and not a moment longer, see `vouched`: so whatever
-ends a get_or_set, the lease is over after its time. A forked child that returns from its parent's
+The claim is renewed while the factory runs, and not a moment longer, see `vouched`: so whatever
+ends a get_or_set, the claim is over after its time. A forked child that returns from its parent's
 factory neither stores nor gives up what is the parent's.
 """
 
@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 from kvserve.client.calls.operations import TTL, Key, to_ttl_ms
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.claims import Claim, now_ms, pauses
-from kvserve.client.recipes.driver import Port
+from kvserve.client.recipes.driver import Driver
 from kvserve.client.recipes.waits import Waiting
 from kvserve.errors import InvalidArgument, KvserveError, MisuseError
 from kvserve.names import Names
 from kvserve.protocol import codec
 
-LEASE_SECONDS_DEFAULT = 10.0
+CLAIM_SECONDS_DEFAULT = 10.0
 # A computation that lasts longer is renewed no more, so that one that hangs, or waits for itself in
 # a way that we cannot see, is replaced at last.
 _LEASES_MAX = 60
@@ -47,7 +47,7 @@ class Terms(NamedTuple):
 
     ttl: TTL
     stale_seconds: float
-    lease: TTL
+    claim_ttl: TTL
     jitter: float
     stale_on_error: bool = False
 
@@ -64,7 +64,7 @@ class Terms(NamedTuple):
 
 
 def checked_terms(
-    ttl: TTL, stale: TTL, lease: TTL, jitter: float, stale_on_error: bool = False
+    ttl: TTL, stale: TTL, claim_ttl: TTL, jitter: float, stale_on_error: bool = False
 ) -> Terms:
     """The arguments of `get_or_set`, if they make sense.
 
@@ -76,63 +76,65 @@ def checked_terms(
     stale_seconds = to_ttl_ms(stale) / 1000
     # Together they are the time to live of a record, which has a bound.
     to_ttl_ms(ttl if stale is None else to_ttl_ms(ttl) / 1000 + stale_seconds)
-    to_ttl_ms(lease)
-    if lease is None or lease == math.inf:
-        raise InvalidArgument(f"lease = {lease}: use seconds, after which a dead one is replaced")
+    to_ttl_ms(claim_ttl)
+    if claim_ttl is None or claim_ttl == math.inf:
+        raise InvalidArgument(
+            f"claim_ttl = {claim_ttl}: use seconds, after which a dead one is replaced"
+        )
     if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter < 1:
         raise InvalidArgument(f"jitter = {jitter!r}: use a part of the ttl, from 0 to below 1")
     if stale_on_error and stale is None:
         raise InvalidArgument("stale_on_error uses the value that `stale` keeps: give stale")
-    return Terms(ttl, stale_seconds, lease, jitter, stale_on_error)
+    return Terms(ttl, stale_seconds, claim_ttl, jitter, stale_on_error)
 
 
-class Turn:
+class Flight:
     """The right, and the duty, to compute the value of a key.
 
     Args:
-        port: the client's.
+        driver: the client's.
         names: the client's instance.
         key: whose value.
         terms: how it is kept.
     """
 
-    def __init__(self, port: Port, names: Names, key: Key, terms: Terms) -> None:
-        self.port = port
+    def __init__(self, driver: Driver, names: Names, key: Key, terms: Terms) -> None:
+        self.driver = driver
         self.key = key
         self.identity = (names, key.encode() if isinstance(key, str) else key)
         self._terms = terms
-        self.claim = Claim(key_layout.lease(key), terms.lease)
+        self.claim = Claim(key_layout.flight_key(key), terms.claim_ttl)
 
     @property
     def is_computing(self) -> bool:
-        """Whether the factory runs. A task that it began may outlive it, and keep `turns`."""
+        """Whether the factory runs. A task that it began may outlive it, and keep `_flights`."""
         return self.claim.is_vouched
 
     @property
     def keep_until_ms(self) -> int:
-        """The moment from which on the lease of a computation that begins now is left to end."""
+        """The moment from which on the claim of a computation that begins now is left to end."""
         return now_ms() + _LEASES_MAX * self.claim.ttl_ms
 
     async def is_fresh(self) -> bool:
         """Whether the key's value, which was just seen, need not be computed yet."""
         terms = self._terms
-        return not terms.stale_seconds or terms.is_fresh(await self.port.ttl(self.key))
+        return not terms.stale_seconds or terms.is_fresh(await self.driver.ttl(self.key))
 
     async def complete(self, value: Any) -> None:
-        """Stores what was computed, for all, and ends the turn."""
+        """Stores what was computed, for all, and ends the flight."""
         try:
-            await self.port.within(self.port.timeout, self._complete, value)
+            await self.driver.within(self.driver.timeout, self._complete, value)
         except BaseException:
             await self.abandon()  # what went wrong before matters more
             raise
 
     async def _complete(self, value: Any) -> None:
         version = None
-        if await self.claim.is_kept(self.port):
-            version = await self.port.set(self.key, value, self._terms.life())
-        released = await self.claim.release(self.port)
+        if await self.claim.is_kept(self.driver):
+            version = await self.driver.set(self.key, value, self._terms.life())
+        released = await self.claim.release(self.driver)
         if version is not None and not released:
-            await self.port.delete(self.key, version)  # it was invalidated in between
+            await self.driver.delete(self.key, version)  # it was invalidated in between
 
     async def instead_of(self, error: BaseException) -> Any:
         """The stale value, where it stands in for one that could not be computed, else `MISSING`.
@@ -144,7 +146,7 @@ class Turn:
         value = MISSING
         if isinstance(error, Exception):
             with suppress(KvserveError):
-                value = await self.port.get(self.key, MISSING)
+                value = await self.driver.get(self.key, MISSING)
         if value is not MISSING:
             _log.warning(
                 "%.80r keeps its stale value: its factory failed", self.key, exc_info=error
@@ -152,21 +154,21 @@ class Turn:
         return value
 
     async def abandon(self) -> None:
-        """Ends the turn without a value, so that the next one may try."""
-        await self.claim.abandon(self.port)
+        """Ends the flight without a value, so that the next one may try."""
+        await self.claim.abandon(self.driver)
 
 
-_turns: ContextVar[tuple[Turn, ...]] = ContextVar("kvserve_turns", default=())
+_flights: ContextVar[tuple[Flight, ...]] = ContextVar("kvserve_flights", default=())
 
 
-def with_turn(turn: Turn) -> tuple[ContextVar[tuple[Turn, ...]], tuple[Turn, ...]]:
-    """The variable, and the value it has while the turn's factory runs: all those that the caller
+def with_flight(flight: Flight) -> tuple[ContextVar[tuple[Flight, ...]], tuple[Flight, ...]]:
+    """The variable, and the value it has while the flight's factory runs: all those that the caller
     computes, so that a factory that waits for itself is found out."""
-    return _turns, (*(outer for outer in _turns.get() if outer.is_computing), turn)
+    return _flights, (*(outer for outer in _flights.get() if outer.is_computing), flight)
 
 
-async def seek(turn: Turn, value: Any) -> Any:
-    """The value, or `MISSING` when the turn is ours and it must be computed.
+async def seek(flight: Flight, value: Any) -> Any:
+    """The value, or `MISSING` when the flight is ours and it must be computed.
 
     Args:
         value: what a get has just found.
@@ -174,49 +176,51 @@ async def seek(turn: Turn, value: Any) -> Any:
     Raises:
         MisuseError: the one to wait for is ourselves.
     """
-    port = turn.port
-    while value is MISSING or not await turn.is_fresh():
-        if any(outer.identity == turn.identity and outer.is_computing for outer in _turns.get()):
+    driver = flight.driver
+    while value is MISSING or not await flight.is_fresh():
+        if any(
+            outer.identity == flight.identity and outer.is_computing for outer in _flights.get()
+        ):
             if value is not MISSING:
                 return value
-            raise MisuseError(f"the factory of {turn.key!r} waits for the value of the same key")
-        if not port.is_seen(turn.claim.key):
+            raise MisuseError(f"the factory of {flight.key!r} waits for the value of the same key")
+        if not driver.is_seen(flight.claim.key):
             try:
-                if await port.within(port.timeout, turn.claim.take, port):
-                    return await _look_again(turn)
+                if await driver.within(driver.timeout, flight.claim.take, driver):
+                    return await _look_again(flight)
             except BaseException:
-                await turn.abandon()
+                await flight.abandon()
                 raise
         if value is not MISSING:
             return value
-        await _wait(turn)
-        value = await port.get(turn.key, MISSING)
+        await _wait(flight)
+        value = await driver.get(flight.key, MISSING)
     return value
 
 
-async def _look_again(turn: Turn) -> Any:
+async def _look_again(flight: Flight) -> Any:
     """The value that another one stored between our look and our claim, else `MISSING`."""
-    value = await turn.port.get(turn.key, MISSING)
-    if value is MISSING or not await turn.is_fresh():
+    value = await flight.driver.get(flight.key, MISSING)
+    if value is MISSING or not await flight.is_fresh():
         return MISSING
-    await turn.claim.release(turn.port)
+    await flight.claim.release(flight.driver)
     return value
 
 
-async def _wait(turn: Turn) -> None:
+async def _wait(flight: Flight) -> None:
     """Until there is a value, or nobody computes one.
 
     Raises:
         MisuseError: whoever computes it waits for what is computed here.
     """
-    outer = [(each.key, each.claim) for each in _turns.get() if each.is_computing]
-    waiting = Waiting(turn.port, turn.key, outer)
+    outer = [(each.key, each.claim) for each in _flights.get() if each.is_computing]
+    waiting = Waiting(flight.driver, flight.key, outer)
     try:
         for pause in pauses():
-            left = await turn.port.ttl(turn.claim.key)
-            if left is None or turn.port.is_seen(turn.key):
+            left = await flight.driver.ttl(flight.claim.key)
+            if left is None or flight.driver.is_seen(flight.key):
                 break
-            await turn.port.sleep(min(pause, left))
+            await flight.driver.sleep(min(pause, left))
             await waiting.look(pause)
     except BaseException:
         waiting.forget()

@@ -1,8 +1,8 @@
-"""Factories that wait for each other: found out by what each lease says its holder waits for.
+"""Factories that wait for each other: found out by what each claim says its holder waits for.
 
 A factory may ask for another value, and wait for the one who computes it. While it does, each
-lease that its caller holds says, beside the token, for which key. So whoever waits can follow the
-chain from lease to lease, over threads, tasks and processes; where it ends at a lease of its own,
+claim that its caller holds says, beside the token, for which key. So whoever waits can follow the
+chain from claim to claim, over threads, tasks and processes; where it ends at a claim of its own,
 all would wait for ever, and as nobody can ever have a value, each gets an error.
 
 What is read may be a moment old, so only a ring that is seen twice in a row counts.
@@ -17,7 +17,7 @@ from typing import Any
 from kvserve.client.calls.operations import Key
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.claims import Claim
-from kvserve.client.recipes.driver import Port
+from kvserve.client.recipes.driver import Driver
 from kvserve.errors import KvserveError, MisuseError, ServerError
 
 _LOOK_SECONDS_FIRST = 0.05  # most waits are over by then, and have cost nothing
@@ -26,16 +26,16 @@ _HOPS_MAX = 100  # of a chain; a longer one is not followed to its end
 
 
 class Waiting:
-    """One wait for the value of a key, by who holds leases.
+    """One wait for the value of a key, by a caller that holds claims.
 
     Args:
-        port: the client's.
+        driver: the client's.
         key: whose value is waited for.
-        claims: the leases of those values that are being computed by the caller, by their keys.
+        claims: those of the values that the caller is computing, by their keys.
     """
 
-    def __init__(self, port: Port, key: Key, claims: Sequence[tuple[Key, Claim]]) -> None:
-        self._port = port
+    def __init__(self, driver: Driver, key: Key, claims: Sequence[tuple[Key, Claim]]) -> None:
+        self._driver = driver
         self._key = key
         self._claims = claims
         self._waited = 0.0
@@ -78,7 +78,7 @@ class Waiting:
 
     async def _say(self, claim: Claim) -> None:
         with suppress(ServerError):  # the next renewal says it
-            await self._port.within(self._port.timeout, claim.renew, self._port)
+            await self._driver.within(self._driver.timeout, claim.renew, self._driver)
 
     async def _chain(self) -> list[Key]:
         """The keys from one of ours back to it, if it is so; else an empty list."""
@@ -86,10 +86,10 @@ class Waiting:
         chain: list[Key] = [self._key]
         for _ in range(_HOPS_MAX):
             try:
-                lease = await self._port.get(key_layout.lease(chain[-1]))
+                claim = await self._driver.get(key_layout.flight_key(chain[-1]))
             except KvserveError:
                 return []
-            needed = _waited_for(lease)
+            needed = _waited_for(claim)
             if needed is None:
                 return []
             if _as_bytes(needed) in ours:
@@ -98,10 +98,10 @@ class Waiting:
         return []
 
 
-def _waited_for(lease: Any) -> Key | None:
-    """What the holder of a lease waits for, given what the lease holds."""
-    if isinstance(lease, (tuple, list)) and len(lease) == 2 and isinstance(lease[1], (str, bytes)):
-        return lease[1]
+def _waited_for(claim: Any) -> Key | None:
+    """What the holder of a claim waits for, given what the claim holds."""
+    if isinstance(claim, (tuple, list)) and len(claim) == 2 and isinstance(claim[1], (str, bytes)):
+        return claim[1]
     return None
 
 

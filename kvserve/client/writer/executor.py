@@ -1,4 +1,4 @@
-"""A client's way into the table, through its process's seat: shared by both kinds of client."""
+"""A client's way into the table, through its process's slot: shared by both kinds of client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import mmap
 from typing import Any, NamedTuple
 
 from kvserve.client.calls.operations import Operation
-from kvserve.client.writer.slot import Seat, enter, leave_unused
+from kvserve.client.writer.slot import WriterSlot, enter, leave_unused
 from kvserve.execution.executor import Executor, out_of_range
 from kvserve.live.applying import from_page
 from kvserve.live.settings import VERSION_AT
@@ -16,10 +16,10 @@ from kvserve.table._core import Writer
 
 
 class Settings(NamedTuple):
-    """What a writer must know, as `TrustedWriter._take_hand` takes it.
+    """What a writer must know, as `TrustedWriter._use_writer` takes it.
 
     Args:
-        hand: what it writes with.
+        writer: what it writes with.
         page: of the live settings.
         version_at: where the 8 bytes are that differ from `version` when any of this has changed.
         version: of the live settings.
@@ -27,7 +27,7 @@ class Settings(NamedTuple):
         value_bytes_max: the largest value now.
     """
 
-    hand: Writer
+    writer: Writer
     page: mmap.mmap
     version_at: int
     version: int
@@ -48,46 +48,46 @@ class DirectTable:
     def __init__(self, names: Names, wait_seconds: float) -> None:
         self._names = names
         self._wait_ms = int(wait_seconds * 1000)
-        self._seat: Seat | None = None
-        self.needs_seat = False
+        self._slot: WriterSlot | None = None
+        self.needs_slot = False
 
     @property
     def is_current(self) -> bool:
-        """Whether there is a seat, and the settings are those in force."""
-        seat = self._seat
-        return seat is not None and seat.is_taken and seat.page.version == self.settings.version
+        """Whether there is a slot, and the settings are those in force."""
+        slot = self._slot
+        return slot is not None and slot.is_taken and slot.page.version == self.settings.version
 
     def enter(self) -> None:
-        """Takes the process's seat, and the settings in force. Raises as `seats.enter`."""
-        self.needs_seat = True
-        seat = enter(self._names, self)
-        found = seat.page.read()
+        """Takes the process's slot, and the settings in force. Raises as `slots.enter`."""
+        self.needs_slot = True
+        slot = enter(self._names, self)
+        found = slot.page.read()
         config = from_page(found.values)
-        hand = Writer()
-        hand._borrow(seat, self._wait_ms)
-        self._executor = Executor(hand, range(0), stats=dict)
+        writer = Writer()
+        writer._borrow(slot, self._wait_ms)
+        self._executor = Executor(writer, range(0), stats=dict)
         self._executor.configure(config)
         self.settings = Settings(
-            hand,
-            seat.page.memory,
+            writer,
+            slot.page.memory,
             VERSION_AT,
             found.version,
             self._executor.life_ms(0),
             config.max_value,
         )
-        self._seat = seat
+        self._slot = slot
 
     def leave(self) -> None:
-        """Lets go of the seat."""
-        self.needs_seat = False
+        """Lets go of the slot."""
+        self.needs_slot = False
         leave_unused()
-        self._seat = None
+        self._slot = None
 
     def execute(self, operation: Operation) -> Any:
         """The result of an operation.
 
         Raises:
-            ServerBusy: a lock was not got in time, or (LeaseLost) the seat is lost: take another.
+            ServerBusy: a lock was not got in time, or (LeaseLost) the slot is lost: take another.
             MisuseError: as the operation's command says.
         """
         return operation.interpret(self.answer(operation.command, operation.arguments))

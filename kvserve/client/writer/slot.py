@@ -1,16 +1,16 @@
-"""A process's seat among the trusted writers of an instance: one for all clients of the process.
+"""A process's slot among the trusted writers of an instance: one for all clients of the process.
 
 One, because record locks belong to the process: to close any descriptor of the lease file drops
-them all. A seat is a slot of the lease file, a ring of the change feed, and the table mapped for
-writing. It is of one run of a server: when the settings page says that this has ended, the seat is
+them all. A slot is a slot of the lease file, a ring of the change feed, and the table mapped for
+writing. It is of one run of a server: when the settings page says that this has ended, the slot is
 given up, and the next write looks for another one.
 
-What a seat promises the others is that its process changes the table only while it holds the
+What a slot promises the others is that its process changes the table only while it holds the
 slot's record lock, and tells of it in that slot's ring alone. A forked child has not got the lock,
-so it finds its seat given up, and takes one of its own.
+so it finds its slot given up, and takes one of its own.
 
-So seats are taken and left one after the other, under one lock: a descriptor that is closed late
-would take along the record lock that the next seat has got already. Clients go at any moment, also
+So slots are taken and left one after the other, under one lock: a descriptor that is closed late
+would take along the record lock that the next slot has got already. Clients go at any moment, also
 when the garbage collector finds them while this thread has that lock; whoever has it leaves what
 has no client any more once it is free.
 """
@@ -30,7 +30,7 @@ from kvserve import runtime
 from kvserve.client import forks
 from kvserve.client.follower import require_server
 from kvserve.config import Config
-from kvserve.descriptors import Turn
+from kvserve.descriptors import LockGuard
 from kvserve.errors import ServerBusy, ServerUnavailable, WriteRefused
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.live import feed_segment, settings
@@ -47,13 +47,13 @@ _ENTER_SECONDS = 1.0
 _MOURNED_SECONDS = 0.01  # the parent has a killed writer's slot while it tells of the death
 
 
-class Sitter(Protocol):
-    """Whom a seat is for."""
+class SlotUser(Protocol):
+    """Whom a slot is for."""
 
-    needs_seat: bool
+    needs_slot: bool
 
 
-class Seat(Writer):
+class WriterSlot(Writer):
     """What a process writes through; taken by `enter`, left with its last client.
 
     Args:
@@ -72,12 +72,12 @@ class Seat(Writer):
 
     def __init__(self, names: Names, owner_uid: int, page: settings.SettingsPage) -> None:
         self.page = page
-        self._clients: set[weakref.ref[Sitter]] = set()
+        self._clients: set[weakref.ref[SlotUser]] = set()
         self._pid = os.getpid()
         config = from_page(page.read().values)
         _require_leave(names, config)
         manifest = Manifest.read(names)
-        self._lease = lease = _take_slot(names, config, owner_uid)
+        self._lease = lease = _take_lease(names, config, owner_uid)
         try:
             attach_maps(self, names, owner_uid)
             feed = None
@@ -103,13 +103,13 @@ class Seat(Writer):
     def has_clients(self) -> bool:
         """Whether anybody needs it; it is left when that is over, see `leave_unused`."""
         clients = [client() for client in list(self._clients)]
-        return any(client is not None and client.needs_seat for client in clients)
+        return any(client is not None and client.needs_slot for client in clients)
 
-    def admit(self, client: Sitter) -> None:
+    def admit(self, client: SlotUser) -> None:
         """Stays at least until this client needs it no more, or is no more."""
         self._clients.add(weakref.ref(client, self._forget))
 
-    def _forget(self, client: weakref.ref[Sitter]) -> None:
+    def _forget(self, client: weakref.ref[SlotUser]) -> None:
         self._clients.discard(client)
         leave_unused()
 
@@ -124,16 +124,16 @@ class Seat(Writer):
             lease.leave()
 
 
-class _Seats:
-    """All seats of this process, by the instance's name, of which the names of its kernel objects
+class _WriterSlots:
+    """All slots of this process, by the instance's name, of which the names of its kernel objects
     are made."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, Seat] = {}
+        self._taken: dict[str, WriterSlot] = {}
         self._changing = Lock()
 
-    def enter(self, names: Names, client: Sitter) -> Seat:
-        """This process's seat, taken now unless it has one; it stays while the client needs it.
+    def enter(self, names: Names, client: SlotUser) -> WriterSlot:
+        """This process's slot, taken now unless it has one; it stays while the client needs it.
 
         Raises:
             ServerUnavailable: nobody serves.
@@ -143,40 +143,40 @@ class _Seats:
         """
         forks.notice()
         try:
-            with Turn(self._changing, _ENTER_SECONDS) as is_ours:
+            with LockGuard(self._changing, _ENTER_SECONDS) as is_ours:
                 if not is_ours:
                     raise ServerBusy("another thread of this process is just connecting; try again")
-                seat = self._taken.get(names.name)
-                if seat is None or not seat.is_taken:
-                    if seat is not None:
-                        seat.leave()  # first, for it would take the new one's lock along
+                slot = self._taken.get(names.name)
+                if slot is None or not slot.is_taken:
+                    if slot is not None:
+                        slot.leave()  # first, for it would take the new one's lock along
                     with runtime.named_errors():
-                        seat = self._taken[names.name] = _take(names)
-                seat.admit(client)
-                return seat
+                        slot = self._taken[names.name] = _take(names)
+                slot.admit(client)
+                return slot
         finally:
             self.leave_unused()
 
     def leave_unused(self) -> None:
-        """Leaves seats without clients, unless somebody is just changing seats: then he will."""
-        while not all(seat.has_clients for seat in list(self._taken.values())):
-            with Turn(self._changing, 0) as is_ours:
+        """Leaves slots without clients, unless somebody is just changing slots: then he will."""
+        while not all(slot.has_clients for slot in list(self._taken.values())):
+            with LockGuard(self._changing, 0) as is_ours:
                 if not is_ours:
                     return
-                for name, seat in list(self._taken.items()):
-                    if not seat.has_clients:
-                        seat.leave()
+                for name, slot in list(self._taken.items()):
+                    if not slot.has_clients:
+                        slot.leave()
                         del self._taken[name]
 
     def end(self) -> None:
         """Leaves all when the process ends; else whoever watches would be told of a loss."""
         forks.notice()
-        with Turn(self._changing, _ENTER_SECONDS) as is_ours:
+        with LockGuard(self._changing, _ENTER_SECONDS) as is_ours:
             if is_ours:
                 self._leave_all()
 
     def become_child(self) -> None:
-        """Lets go of the parent's seats in a forked child."""
+        """Lets go of the parent's slots in a forked child."""
         self._changing = Lock()  # a thread that the child has not got may have the other
         self._leave_all()
 
@@ -185,7 +185,7 @@ class _Seats:
             self._taken.popitem()[1].leave()
 
 
-def _take(names: Names) -> Seat:
+def _take(names: Names) -> WriterSlot:
     for _ in range(_ATTEMPTS):
         require_server(names)
         owner_uid = runtime.verify_directory(names)
@@ -195,7 +195,7 @@ def _take(names: Names) -> Seat:
                 f"table of {names.name!r} themselves; leave out write='direct'"
             )
         with suppress(FileNotFoundError):  # of a server that is just starting or stopping
-            return Seat(names, owner_uid, settings.attach(names, owner_uid))
+            return WriterSlot(names, owner_uid, settings.attach(names, owner_uid))
     raise ServerUnavailable(f"the server of {names.name!r} is just starting or stopping; try again")
 
 
@@ -212,7 +212,7 @@ def _require_leave(names: Names, config: Config) -> None:
         )
 
 
-def _take_slot(names: Names, config: Config, owner_uid: int) -> Lease:
+def _take_lease(names: Names, config: Config, owner_uid: int) -> Lease:
     slots = range(LEASE_SLOT_WRITER_FIRST, LEASE_SLOT_WRITER_FIRST + config.writers)
     with suppress(ServerBusy):
         return Lease.join(names.lease_file, *slots, owner_uid=owner_uid)
@@ -227,9 +227,9 @@ def _take_slot(names: Names, config: Config, owner_uid: int) -> Lease:
 
 
 # A process-wide fact in process-wide state: see above.
-_seats = _Seats()
-enter = _seats.enter
-leave_unused = _seats.leave_unused
+_slots = _WriterSlots()
+enter = _slots.enter
+leave_unused = _slots.leave_unused
 
-forks.in_child(_seats.become_child)
-atexit.register(_seats.end)
+forks.in_child(_slots.become_child)
+atexit.register(_slots.end)

@@ -11,7 +11,7 @@ from typing import Any
 
 from kvserve.errors import KvserveError
 from kvserve.execution.stored.coherence import Coherence
-from kvserve.execution.stored.entry import name_of
+from kvserve.execution.stored.entry import raw_key_of
 from kvserve.execution.stored.key_queues import KeyQueues
 from kvserve.execution.stored.running import Running
 from kvserve.execution.stored.table import StoredTable
@@ -75,7 +75,7 @@ class AtOnce:
     ) -> asyncio.Future[Any] | None:
         """The version of a value that is being stored by the shortest way; None: there is none
         just now. See `write`."""
-        name = name_of(key)
+        name = raw_key_of(key)
         if self._queues.is_full or self._queues.is_busy(name):
             return None
         record = self._stored.record(key, number, payload, ttl_ms)

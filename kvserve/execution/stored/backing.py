@@ -20,7 +20,7 @@ from kvserve.execution.stored.coherence import Coherence
 from kvserve.execution.stored.executor import StoredExecutor
 from kvserve.protocol.messages import Reply, Request
 from kvserve.store.guard import GuardedStore
-from kvserve.store.negative_cache import Absences
+from kvserve.store.negative_cache import NegativeCache
 from kvserve.store.urls import open_store
 from kvserve.store.write_behind import WriteBehind
 from kvserve.table.table import Table
@@ -36,7 +36,7 @@ class Backing:
     Args:
         store: guarded, not open yet.
         behind: where writes wait; None: they go through.
-        absences, coherence: see there.
+        negative_cache, coherence: see there.
         executor: executes what may need the store.
         loop: the worker's.
     """
@@ -45,14 +45,14 @@ class Backing:
         self,
         store: GuardedStore,
         behind: WriteBehind | None,
-        absences: Absences,
+        negative_cache: NegativeCache,
         coherence: Coherence,
         executor: StoredExecutor,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._store = store
         self._behind = behind
-        self._absences = absences
+        self._negative_cache = negative_cache
         self._coherence = coherence
         self._executor = executor
         if store.is_shared:
@@ -84,23 +84,23 @@ class Backing:
     def held(self) -> int:
         """The memory of what waits for the store, is on its way there, or is known of it."""
         behind = 0 if self._behind is None else self._behind.held_bytes
-        return self._store.call_bytes + self._absences.held_bytes + behind
+        return self._store.call_bytes + self._negative_cache.held_bytes + behind
 
     def configure(self, config: Config) -> None:
         """Takes the live settings of a configuration."""
         self._store.resize(config.buffer_bytes // limits.STORE_SHARE)
-        self._absences.bytes_max = config.buffer_bytes // limits.ABSENCES_SHARE
+        self._negative_cache.bytes_max = config.buffer_bytes // limits.ABSENCES_SHARE
         if self._behind is not None:
             self._behind.bytes_max = config.buffer_bytes // limits.BEHIND_SHARE
         self._store.tune(config.store_timeout, config.near_cache_staleness)
-        self._absences.seconds = config.negative_ttl
+        self._negative_cache.seconds = config.negative_ttl
         if self._store.is_shared:
             self._coherence.share_seconds = config.near_cache_staleness * _SHARED_PART
 
     def stats(self) -> dict[str, Any]:
         """The store's figures in this worker; `kvserve stats --help` explains them."""
         return self._store.stats() | {
-            "absence_hits": self._absences.hits,
+            "negative_hits": self._negative_cache.hits,
             "writes_behind": 0 if self._behind is None else len(self._behind),
             "invalidations": self._coherence.invalidations,
             "losses": self._coherence.losses,
@@ -147,10 +147,10 @@ def backing(
     if database is None:
         return None
     store = GuardedStore(database, loop, config.store_timeout, config.max_value)
-    absences = Absences(config.negative_ttl, time.monotonic)
-    coherence = Coherence(table, shards, index, absences, is_shared=store.is_shared)
+    negative_cache = NegativeCache(config.negative_ttl, time.monotonic)
+    coherence = Coherence(table, shards, index, negative_cache, is_shared=store.is_shared)
     behind = WriteBehind(store, loop, config.write_behind) if config.write_behind else None
     stored = StoredExecutor(
-        table, index, executor, store, behind, absences, coherence, loop, config.max_value
+        table, index, executor, store, behind, negative_cache, coherence, loop, config.max_value
     )
-    return Backing(store, behind, absences, coherence, stored, loop)
+    return Backing(store, behind, negative_cache, coherence, stored, loop)

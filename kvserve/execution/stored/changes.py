@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvserve import limits
 from kvserve.errors import CounterOverflow, NotACounter
 from kvserve.execution.executor import life_ms_of
-from kvserve.execution.stored.entry import expiry_of, is_version, name_of
+from kvserve.execution.stored.entry import expiry_of, is_version, raw_key_of
 from kvserve.execution.stored.table import StoredTable
 from kvserve.protocol import codec
 from kvserve.store.base import Key, Record
@@ -75,14 +75,16 @@ class SharedChanges:
     async def add(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
         record = self._stored.record(key, number, payload, ttl_ms)
         _, version = await self._stored.change(
-            name_of(key), lambda store: store.add(record), lambda done: record if done else None
+            raw_key_of(key), lambda store: store.add(record), lambda done: record if done else None
         )
         return version
 
     async def replace(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
         record = self._stored.record(key, number, payload, ttl_ms)
         _, version = await self._stored.change(
-            name_of(key), lambda store: store.replace(record), lambda done: record if done else None
+            raw_key_of(key),
+            lambda store: store.replace(record),
+            lambda done: record if done else None,
         )
         return version
 
@@ -92,7 +94,7 @@ class SharedChanges:
         if seen is None:
             return 0
         _, version = await self._stored.change(
-            name_of(key),
+            raw_key_of(key),
             lambda store: store.compare_and_set(seen, record),
             lambda done: record if done else None,
         )
@@ -103,7 +105,7 @@ class SharedChanges:
         if seen is None:
             return False
         done, _ = await self._stored.change(
-            name_of(key), lambda store: store.compare_and_delete(seen)
+            raw_key_of(key), lambda store: store.compare_and_delete(seen)
         )
         return done
 
@@ -120,14 +122,14 @@ class SharedChanges:
     async def touch(self, key: Key, ttl_ms: int) -> bool:
         expires_at_ms = expiry_of(life_ms_of(ttl_ms))
         done, _ = await self._stored.change(
-            name_of(key), lambda store: store.touch(key, expires_at_ms)
+            raw_key_of(key), lambda store: store.touch(key, expires_at_ms)
         )
         return done
 
     async def incr(self, key: Key, delta: int, initial: int | None, ttl_ms: int) -> int | None:
         expires_at_ms = self._stored.expiry_of(ttl_ms)
         record, _ = await self._stored.change(
-            name_of(key),
+            raw_key_of(key),
             lambda store: store.increment(key, delta, initial, expires_at_ms),
             lambda found: found,
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from kvserve.errors import InvalidKey
 from kvserve.store.base import Key
-from kvserve.store.negative_cache import Absences
+from kvserve.store.negative_cache import NegativeCache
 from kvserve.table.table import Table
 
 _log = logging.getLogger(__name__)
@@ -40,17 +40,23 @@ class Coherence:
         table: this process's.
         shards: those that this worker serves.
         index: which worker this is.
-        absences: what the store is known not to have.
+        negative_cache: what the store is known not to have.
         is_shared: whether others change the store; if not, everything here is always true.
     """
 
     def __init__(
-        self, table: Table, shards: range, index: int, absences: Absences, *, is_shared: bool
+        self,
+        table: Table,
+        shards: range,
+        index: int,
+        negative_cache: NegativeCache,
+        *,
+        is_shared: bool,
     ) -> None:
         self._table = table
         self._shards = shards
         self._index = index
-        self._absences = absences
+        self._negative_cache = negative_cache
         self._is_shared = is_shared
         self._fresh_until_ms = 0
         self._under_way: dict[bytes, list[Call]] = {}  # the calls about each key
@@ -111,7 +117,7 @@ class Coherence:
             except InvalidKey:  # another program's, such as none of ours can be
                 continue
             if shard % self._shards.step == self._index:
-                self._absences.forget(name)
+                self._negative_cache.forget(name)
                 self.invalidations += self._table.delete(key)
 
     def on_fresh(self, until_ms: int) -> None:
@@ -125,7 +131,7 @@ class Coherence:
         """Drops everything; what is being loaded just now is not kept, either."""
         for name in list(self._under_way):
             self.outdate(name)
-        self._absences.clear()
+        self._negative_cache.clear()
         self._table.extend_freshness(self._index, 0)
         for shard in self._shards:
             self._table.flush(shard)

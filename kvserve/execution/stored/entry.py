@@ -12,7 +12,7 @@ from kvserve.store.base import Key, Record
 _VERSIONS = limits.VERSION_TABLE_END  # so many of each kind; those of the table are below
 
 
-class Held(NamedTuple):
+class Entry(NamedTuple):
     """What a key holds: as the table has it, or as it came from the store."""
 
     codec: int
@@ -20,7 +20,7 @@ class Held(NamedTuple):
     version: int
 
 
-def name_of(key: Key) -> bytes:
+def raw_key_of(key: Key) -> bytes:
     """What keys are compared by."""
     return key.encode() if isinstance(key, str) else key
 
@@ -48,7 +48,7 @@ def content_version(codec: int, payload: bytes) -> int:
     return _VERSIONS + int.from_bytes(digest, "little") % _VERSIONS
 
 
-def is_version(held: Held, version: int) -> bool:
+def is_version(held: Entry, version: int) -> bool:
     """Whether what a key holds has the version that `gets` told."""
     if version >= _VERSIONS:
         return content_version(held.codec, held.payload) == version

@@ -22,14 +22,14 @@ from kvserve.execution.executor import Executor, answer_bytes, refusal
 from kvserve.execution.stored.at_once import AtOnce
 from kvserve.execution.stored.changes import OwnChanges, SharedChanges
 from kvserve.execution.stored.coherence import Coherence
-from kvserve.execution.stored.entry import name_of
+from kvserve.execution.stored.entry import raw_key_of
 from kvserve.execution.stored.key_queues import KeyQueues
 from kvserve.execution.stored.running import Running
 from kvserve.execution.stored.table import StoredTable
 from kvserve.protocol import commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.guard import GuardedStore
-from kvserve.store.negative_cache import Absences
+from kvserve.store.negative_cache import NegativeCache
 from kvserve.store.write_behind import WriteBehind
 from kvserve.table.table import Table
 
@@ -50,7 +50,7 @@ class StoredExecutor:
         executor: what needs no store goes there.
         store: the database.
         behind: where writes wait; None: they go through.
-        absences: what the store is known not to have.
+        negative_cache: what the store is known not to have.
         coherence: whether the table may be believed.
         loop: the worker's.
         value_bytes_max: the largest value that fits in a frame.
@@ -63,7 +63,7 @@ class StoredExecutor:
         executor: Executor,
         store: GuardedStore,
         behind: WriteBehind | None,
-        absences: Absences,
+        negative_cache: NegativeCache,
         coherence: Coherence,
         loop: asyncio.AbstractEventLoop,
         value_bytes_max: int,
@@ -73,11 +73,11 @@ class StoredExecutor:
         self._executor = executor
         self._store = store
         self._behind = behind
-        self._absences = absences
+        self._negative_cache = negative_cache
         self._coherence = coherence
         self._loop = loop
         self._stored = StoredTable(
-            table, executor, store, behind, absences, coherence, value_bytes_max
+            table, executor, store, behind, negative_cache, coherence, value_bytes_max
         )
         self._queues = KeyQueues(loop)
         coherence.detach = self._queues.detach
@@ -160,7 +160,7 @@ class StoredExecutor:
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
                 self._table.check_own((arguments[0],))
-                name = name_of(arguments[0])
+                name = raw_key_of(arguments[0])
                 if alone and code == commands.SET.code and self._at_once is not None:
                     result = self._at_once.set(running, *arguments)
                     if result is not None:
@@ -176,14 +176,14 @@ class StoredExecutor:
         key = arguments[0]
         self._table.shard_of(key)  # raises InvalidKey
         self._table.check_own((key,))
-        name = name_of(key)
+        name = raw_key_of(key)
         is_busy = self._queues.is_busy(name)
         if is_busy:
             if self._queues.is_read_for(name, self._coherence.share_seconds):
                 self._coherence.outdate(name)  # its answer may be older than the bound
         elif self._coherence.may_serve:
             status, answer = self._executor.run(code, arguments)
-            if status or answer is not None or name in self._absences:
+            if status or answer is not None or name in self._negative_cache:
                 return status, answer
         if code == commands.TTL.code:
             return self._queues.submit(name, lambda: running.noted(self._stored.ttl(key)))

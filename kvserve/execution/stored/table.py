@@ -17,17 +17,17 @@ from kvserve.errors import StoreUnavailable, UnreadableValue, ValueTooLarge
 from kvserve.execution.executor import Executor
 from kvserve.execution.stored.coherence import Call, Coherence
 from kvserve.execution.stored.entry import (
-    Held,
+    Entry,
     alive,
     content_version,
     expiry_of,
-    name_of,
+    raw_key_of,
     ttl_ms_of,
 )
 from kvserve.protocol import codec
 from kvserve.store.base import Key, Record, SharedStore
 from kvserve.store.guard import GuardedStore
-from kvserve.store.negative_cache import Absences
+from kvserve.store.negative_cache import NegativeCache
 from kvserve.store.write_behind import WriteBehind
 from kvserve.table.table import Table
 
@@ -42,7 +42,7 @@ class StoredTable:
         executor: checks values, and knows the default ttl.
         store: the database.
         behind: where writes wait; None: they go through.
-        absences: what the store is known not to have.
+        negative_cache: what the store is known not to have.
         coherence: whether the table may be believed.
         value_bytes_max: the largest value that fits in a frame.
     """
@@ -53,7 +53,7 @@ class StoredTable:
         executor: Executor,
         store: GuardedStore,
         behind: WriteBehind | None,
-        absences: Absences,
+        negative_cache: NegativeCache,
         coherence: Coherence,
         value_bytes_max: int,
     ) -> None:
@@ -61,16 +61,16 @@ class StoredTable:
         self._executor = executor
         self._store = store
         self._behind = behind
-        self._absences = absences
+        self._negative_cache = negative_cache
         self._coherence = coherence
         self._value_bytes_max = value_bytes_max
 
-    async def held(self, key: Key) -> Held | None:
+    async def held(self, key: Key) -> Entry | None:
         """What the key holds; from the store if the table does not have it."""
         found = self._table.read(key) if self._coherence.may_serve else None
         if found is not None:
-            return Held(*found)
-        call = self._coherence.begin(name_of(key))
+            return Entry(*found)
+        call = self._coherence.begin(raw_key_of(key))
         try:
             record = await self._load(key, call)
             return None if record is None else self.fill(record, call)
@@ -79,7 +79,7 @@ class StoredTable:
 
     async def load(self, key: Key) -> Record | None:
         """What the store has, or will have once what waits is written."""
-        call = self._coherence.begin(name_of(key))
+        call = self._coherence.begin(raw_key_of(key))
         try:
             return await self._load(key, call)
         finally:
@@ -92,7 +92,7 @@ class StoredTable:
             if waits:
                 return alive(record)
         # An absence is believed for no longer than a value is.
-        if self._coherence.may_serve and name in self._absences:
+        if self._coherence.may_serve and name in self._negative_cache:
             return None
         return self.loaded(await self._store.load(key), call)
 
@@ -105,7 +105,7 @@ class StoredTable:
         record = alive(found)
         if record is None:
             if self._coherence.may_fill(call):
-                self._absences.note(call.name)
+                self._negative_cache.note(call.name)
         elif len(record.payload) > self._value_bytes_max:
             raise ValueTooLarge(
                 f"the store holds {len(record.payload)} bytes; "
@@ -123,7 +123,7 @@ class StoredTable:
         """How long a key has to live, in milliseconds; 0: for ever, None: it is not there."""
         if self._coherence.may_serve and (ttl_ms := self._table.ttl_ms(key)) is not None:
             return ttl_ms
-        call = self._coherence.begin(name_of(key))
+        call = self._coherence.begin(raw_key_of(key))
         try:
             record = await self._load(key, call)
             if record is None:
@@ -141,14 +141,14 @@ class StoredTable:
         record = await self.load(key)
         return record.expires_at_ms if record else 0
 
-    def fill(self, record: Record, call: Call) -> Held:
+    def fill(self, record: Record, call: Call) -> Entry:
         """Puts what the store has into the table, unless it may have changed since the call."""
         key, number, payload = record.key, record.codec, record.payload
         if self._coherence.may_fill(call):
             version = self._table.set(key, number, payload, ttl_ms_of(record))
         else:
             version = content_version(number, payload)
-        return Held(number, payload, version)
+        return Entry(number, payload, version)
 
     def record(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> Record:
         """What a request asks to store.
@@ -165,12 +165,12 @@ class StoredTable:
 
     def forget_absence(self, name: bytes) -> None:
         """The store may have this key from now on."""
-        self._absences.forget(name)
+        self._negative_cache.forget(name)
 
     async def write(self, record: Record) -> int:
         """Writes a record through or behind; returns its version."""
-        name = name_of(record.key)
-        self._absences.forget(name)
+        name = raw_key_of(record.key)
+        self._negative_cache.forget(name)
         if self._behind is None:
             # Before the table is touched: hits go on while nothing else does.
             self._store.check(record.key)
@@ -182,7 +182,7 @@ class StoredTable:
                 if not self._store.is_shared:
                     self._table.withdraw(record.key)
                 await self._store.save(record)
-                self._absences.forget(name)
+                self._negative_cache.forget(name)
             return self.fill(record, call).version
         finally:
             self._coherence.end(call)
@@ -207,7 +207,7 @@ class StoredTable:
             await self._behind.flush(name)
             if self._behind.find(name)[0]:
                 raise StoreUnavailable("an earlier write of this key has not reached the store yet")
-        self._absences.forget(name)
+        self._negative_cache.forget(name)
         call = self._coherence.begin(name)
         try:
             answer = await self._store.change(name, change)
@@ -224,7 +224,7 @@ class StoredTable:
         return await self.write(self.record(key, number, payload, ttl_ms))
 
     async def delete(self, key: Key) -> bool:
-        name = name_of(key)
+        name = raw_key_of(key)
         if self._behind is not None:
             there = await self.held(key) is not None
             await self._behind.put(name, key, None)

@@ -117,20 +117,20 @@ void kv_retire(uint8_t *table) {
     STORE_RELEASE(((struct kv_superblock *)(void *)table)->state, KV_STATE_RETIRED);
 }
 
-uint32_t kv_reading(const struct kv_table *t) {
+uint32_t kv_read_mode(const struct kv_table *t) {
     const struct kv_superblock *s = superblock(t);
     if (LOAD_ACQUIRE(s->state) != KV_STATE_READY)
         return 0;
-    return KV_READS_HERE | (LOAD(s->elsewhere) & (KV_MISSES_ELSEWHERE | KV_HITS_NEED_LEASE));
+    return KV_READS_HERE | (LOAD(s->read_policy) & (KV_MISSES_ASK_WORKER | KV_HITS_NEED_FRESHNESS));
 }
 
 /* Before there are workers. Leases of earlier ones end: those may have served other shards. */
-void kv_set_elsewhere(struct kv_table *t, uint32_t flags, uint32_t workers) {
+void kv_set_read_policy(struct kv_table *t, uint32_t flags, uint32_t workers) {
     struct kv_superblock *s = superblock(t);
     for (uint32_t worker = 0; worker < KV_WORKERS_MAX; worker++)
         STORE(s->fresh_until_ms[worker], 0);
     STORE_RELEASE(s->workers, workers);
-    STORE_RELEASE(s->elsewhere, flags);
+    STORE_RELEASE(s->read_policy, flags);
 }
 
 /* Until when hits of this shard may be served, if they need a lease. To be asked before the lookup:

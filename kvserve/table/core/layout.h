@@ -47,9 +47,9 @@
 #define KV_DEATHS_KEPT 8u /* a client looks as soon as its worker is gone */
 
 /* What a reader of the table may not answer by itself, because there is a store behind it. */
-enum kv_elsewhere {
-    KV_MISSES_ELSEWHERE = 1, /* a miss */
-    KV_HITS_NEED_LEASE = 2,  /* a hit, unless the lease of the key's worker runs: others change
+enum kv_read_policy {
+    KV_MISSES_ASK_WORKER = 1, /* a miss */
+    KV_HITS_NEED_FRESHNESS = 2,  /* a hit, unless the lease of the key's worker runs: others change
                                 what the store holds, and it drops what they have changed */
 };
 
@@ -90,7 +90,7 @@ struct kv_superblock {
     uint8_t padding[256 - 168];
     /* A line that readers poll; the parent writes it. */
     _Atomic uint32_t state;     /* enum kv_state */
-    _Atomic uint32_t elsewhere; /* flags of enum kv_elsewhere */
+    _Atomic uint32_t read_policy; /* flags of enum kv_read_policy */
     _Atomic uint32_t workers;   /* shard s is served by worker s % workers; for their leases */
     uint8_t padding2[KV_LINE - 12];
     /* Freshness leases: worker n stores the n-th, and it alone, over and over. */

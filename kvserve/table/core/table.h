@@ -91,10 +91,10 @@ const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, 
 bool kv_ready(const struct kv_table *t);
 
 /* How reads go at this moment: 0 if the table was given up, else KV_READS_HERE and with it the
- * flags of enum kv_elsewhere. */
+ * flags of enum kv_read_policy. */
 #define KV_READS_HERE 0x80u
-uint32_t kv_reading(const struct kv_table *t);
-void kv_set_elsewhere(struct kv_table *t, uint32_t flags, uint32_t workers);
+uint32_t kv_read_mode(const struct kv_table *t);
+void kv_set_read_policy(struct kv_table *t, uint32_t flags, uint32_t workers);
 uint64_t kv_fresh_until(const struct kv_table *t, uint32_t shard);
 void kv_extend_freshness(struct kv_table *t, uint32_t worker, uint64_t until_ms);
 uint64_t kv_store_mark(const struct kv_table *t);

@@ -1,6 +1,6 @@
 """Room for requests that are still arriving through FIFOs, and who waits for it. Reads nothing.
 
-Rule 1: a request claims room for all of it as soon as its length has come. So what was admitted
+Rule 1: a request reserves room for all of it as soon as its length has come. So what was admitted
 can be completed, whatever the others do.
 Rule 2: it gets a part of what is free, and not more than its user's share. So however many large
 ones come and stand still, smaller ones find room; and one user's find it beside another's.
@@ -56,7 +56,7 @@ class Arrivals:
         """Whether a session may be read; not while it waits."""
         return session not in self._waiting
 
-    def claim(self, session: Session, size_bytes: int, now: float) -> bool:
+    def reserve(self, session: Session, size_bytes: int, now: float) -> bool:
         """Whether there is room for the request that a session has begun with; if not, it waits.
 
         Args:

@@ -181,7 +181,7 @@ class Sessions:
         if self._open.get(session.client_id) is not session:
             return
         self._arrivals.release(session)
-        self._claim(session)
+        self._reserve(session)
         if session.is_paused:
             session.is_paused = False
             self._loop.add_reader(session.requests.descriptor, self._receive, session)
@@ -202,19 +202,19 @@ class Sessions:
             self._handle(frame, session)
         if self._open.get(session.client_id) is session:
             if not frames:
-                self._claim(session)
+                self._reserve(session)
             elif self._is_busy(session):
                 self._arrivals.keep(session)  # until `resume`: the request is in memory still
             else:
                 self._arrivals.release(session)
-                self._claim(session)
+                self._reserve(session)
         return bool(frames)
 
-    def _claim(self, session: Session) -> None:
+    def _reserve(self, session: Session) -> None:
         """Has room made for the request that is arriving, if one is."""
         if size_bytes := session.requests.arriving_bytes:
             now = self._loop.time()
-            if self._arrivals.claim(session, size_bytes, now):
+            if self._arrivals.reserve(session, size_bytes, now):
                 self._arrivals.note(session, session.requests.arrived_bytes, now)
             elif self._looking is None:
                 self._look_later()

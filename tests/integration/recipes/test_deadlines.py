@@ -11,7 +11,7 @@ from support.servers import StartServer, stopped
 
 import kvserve
 from kvserve.client.blocking import workers
-from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import begin
 from kvserve.errors import (
     OutcomeUnknown,
@@ -52,11 +52,11 @@ def test_requests_of_one_call_have_one_deadline(
     check(lock.release, 1)
     monkeypatch.setattr(cache, "add", lambda *_: (_ for _ in ()).throw(OutcomeUnknown("lost")))
     monkeypatch.setattr(cache, "get", lambda *_: cache._ask(commands.GET, ("no such key",)))
-    port = Port.of(cache)
+    driver = Driver.of(cache)
     monkeypatch.setattr(cache._workers, "_timeout", 0.05)
     deadlines.clear()
     with pytest.raises(ServerBusy, match="time of this call was over"):
-        finish(begin(port, "generation"))  # whose requests nobody answers
+        run_to_end(begin(driver, "generation"))  # whose requests nobody answers
     assert len(deadlines) > 1
     assert set(deadlines) == {deadlines[0]}
 

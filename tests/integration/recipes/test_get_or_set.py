@@ -18,7 +18,7 @@ from support.servers import Server
 
 import kvserve
 
-LEASE_KEY = "kvserve:lease:key"
+LEASE_KEY = "kvserve:claim:key"
 
 
 def ask(
@@ -90,14 +90,14 @@ def test_killed_computer_is_replaced_when_its_lease_ends(
             pipe.send("computing")
             time.sleep(3600)
 
-        ask(kind, served.name, compute, lease=3600)
+        ask(kind, served.name, compute, claim_ttl=3600)
 
     def wait(_: Connection, number: int) -> Any:
         def compute() -> int:
             journal.write(time.clock_gettime(time.CLOCK_BOOTTIME))
             return number
 
-        return ask(kind, served.name, compute, seconds=0.2, lease=3600)
+        return ask(kind, served.name, compute, seconds=0.2, claim_ttl=3600)
 
     computer = Member(hang)
     try:
@@ -129,7 +129,7 @@ def test_when_the_factory_raises_the_next_in_line_computes(
 
     def work(_: int) -> Any:
         try:
-            return ask(kind, served.name, compute, seconds=0.1, lease=60)
+            return ask(kind, served.name, compute, seconds=0.1, claim_ttl=60)
         except (StopIteration, RuntimeError) as error:  # what Python makes of it in a coroutine
             return repr(error)
 
@@ -176,7 +176,7 @@ def test_stale_value_is_served_at_once_while_one_recomputes(
 def test_long_computation_keeps_its_lease(kind: str, served: Server, journal: Journal) -> None:
     lease = 3.0  # renewed every second, so that one may be two seconds late
     values = together(
-        4, lambda _: ask(kind, served.name, noting(journal), seconds=lease + 0.5, lease=lease)
+        4, lambda _: ask(kind, served.name, noting(journal), seconds=lease + 0.5, claim_ttl=lease)
     )
     assert [str(value) for value in values] == journal.lines * 4
 
@@ -191,7 +191,7 @@ def test_computer_that_was_stopped_beyond_its_lease_stores_nothing(
             pipe.recv()
             return "too late"
 
-        return ask(kind, served.name, slow, lease=0.3)
+        return ask(kind, served.name, slow, claim_ttl=0.3)
 
     computer = Member(compute)
     try:

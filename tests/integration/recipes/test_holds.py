@@ -247,7 +247,7 @@ def test_where_no_thread_can_be_started(
     assert LOCK_KEY not in cache
     with cache.lock("job", ttl=3600, renew=False) as lock:
         assert lock.held
-    assert cache.get_or_set("key", lambda: 1, lease=3600) == 1
+    assert cache.get_or_set("key", lambda: 1, claim_ttl=3600) == 1
     assert list(cache.scan("kvserve:l")) == []
 
 
@@ -260,7 +260,7 @@ def end():
             print("held")
     except kvserve.LimitError:
         print("refused")
-    print(cache.get_or_set("key", lambda: "computed", lease=3600))
+    print(cache.get_or_set("key", lambda: "computed", claim_ttl=3600))
 atexit.register(end)
 """
 
@@ -306,9 +306,9 @@ def test_forked_child_neither_renews_nor_releases(
         told: list[Any] = []
         try:
             with lock:
-                told.append(cache.get_or_set("key", compute, lease=60))
+                told.append(cache.get_or_set("key", compute, claim_ttl=60))
                 told += [os.getpid() == parent, lock.held]
-                told += [key in cache for key in (LOCK_KEY, "kvserve:lease:key")]
+                told += [key in cache for key in (LOCK_KEY, "kvserve:claim:key")]
         except (RuntimeError, LockLost) as error:
             told.append(str(error))
         if os.getpid() != parent:

@@ -166,7 +166,9 @@ def test_value_whose_computation_began_before_a_clear_is_not_seen_after_it(
     try:
         computer.hear()
         eu.clear()
-        assert eu.get_or_set("key", lambda: "new", lease=3600) == "new"  # and nobody waits for it
+        assert (
+            eu.get_or_set("key", lambda: "new", claim_ttl=3600) == "new"
+        )  # and nobody waits for it
         computer.tell()
         assert computer.hear() == "old"
     finally:

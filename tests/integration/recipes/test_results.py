@@ -69,7 +69,7 @@ def test_result_that_would_come_back_as_another_is_refused_at_the_miss(
     for _ in range(2):
         with pytest.raises(InvalidValue):
             cache.get_or_set("key", lambda: value)
-        assert "kvserve:lease:key" not in cache
+        assert "kvserve:claim:key" not in cache
 
 
 def test_memoize_without_parentheses(served: Server, cache: kvserve.Client) -> None:
@@ -214,7 +214,7 @@ def test_stale_value_stands_in_for_one_that_could_not_be_computed(
     cache.touch("key", 3000)
     with pytest.raises(Down):
         ask(forget)  # it was deleted meanwhile
-    assert "kvserve:lease:key" not in cache
+    assert "kvserve:claim:key" not in cache
 
 
 def test_stale_on_error_needs_stale_and_goes_with_memoize(cache: kvserve.Client) -> None:

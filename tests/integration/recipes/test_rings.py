@@ -23,12 +23,12 @@ def needing(cache: kvserve.Client, keys: str, own: str) -> str:
     needed = keys[(keys.index(own) + 1) % len(keys)]
 
     def factory() -> Any:
-        while f"kvserve:lease:{needed}" not in cache:  # until all of the ring are under way
+        while f"kvserve:claim:{needed}" not in cache:  # until all of the ring are under way
             time.sleep(0.001)
-        return cache.get_or_set(needed, lambda: needing(cache, keys, needed), lease=3600)
+        return cache.get_or_set(needed, lambda: needing(cache, keys, needed), claim_ttl=3600)
 
     try:
-        return str(cache.get_or_set(own, factory, lease=3600))
+        return str(cache.get_or_set(own, factory, claim_ttl=3600))
     except MisuseError as error:
         return str(error)
 
@@ -69,9 +69,9 @@ def test_factories_that_need_each_other_in_tasks(served: Server) -> None:
             async def ask(own: str, needed: str) -> Any:
                 async def factory() -> Any:
                     await both.wait()
-                    return await client.get_or_set(needed, dict, lease=3600)
+                    return await client.get_or_set(needed, dict, claim_ttl=3600)
 
-                return await client.get_or_set(own, factory, lease=3600)
+                return await client.get_or_set(own, factory, claim_ttl=3600)
 
             results = await asyncio.gather(ask("a", "b"), ask("b", "a"), return_exceptions=True)
             assert any(isinstance(result, MisuseError) for result in results), results
@@ -92,7 +92,7 @@ def test_factory_that_waits_long_for_another_value_is_no_ring(
                 pipe.recv()
                 return "b"
 
-            client.get_or_set("b", compute, lease=3600)
+            client.get_or_set("b", compute, claim_ttl=3600)
 
     member = Member(slow)
     try:
@@ -101,7 +101,7 @@ def test_factory_that_waits_long_for_another_value_is_no_ring(
 
         def watch() -> None:
             with served.connect(timeout=TIMEOUT) as client:
-                while not isinstance(lease := client.get("kvserve:lease:a"), (tuple, list)):
+                while not isinstance(lease := client.get("kvserve:claim:a"), (tuple, list)):
                     time.sleep(0.001)
                 said.append(lease[1])
                 time.sleep(0.3)  # for some looks at what is no ring
@@ -109,7 +109,7 @@ def test_factory_that_waits_long_for_another_value_is_no_ring(
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        value = cache.get_or_set("a", lambda: "a" + cache.get_or_set("b", str, lease=3600), 60)
+        value = cache.get_or_set("a", lambda: "a" + cache.get_or_set("b", str, claim_ttl=3600), 60)
         watcher.join()
         assert (value, said) == ("ab", ["b"])
     finally:

@@ -16,7 +16,7 @@ import kvserve
 from kvserve.client._scopes import vouched
 from kvserve.client.recipes import single_flight
 from kvserve.client.recipes.claims import Claim, now_ms
-from kvserve.client.recipes.driver import Port, finish
+from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.errors import (
     InvalidArgument,
     InvalidTTL,
@@ -25,7 +25,7 @@ from kvserve.errors import (
     ServerUnavailable,
 )
 
-LEASE_KEY = "kvserve:lease:key"
+LEASE_KEY = "kvserve:claim:key"
 
 
 def test_value_that_came_between_the_look_and_the_lease_is_taken(
@@ -98,25 +98,25 @@ def test_computation_that_hangs_is_replaced_at_last(
         with ThreadPoolExecutor() as threads:
             return threads.submit(cache.get_or_set, "key", lambda: "inner").result()
 
-    assert cache.get_or_set("key", factory, lease=0.2) == "inner"
+    assert cache.get_or_set("key", factory, claim_ttl=0.2) == "inner"
 
 
 def test_claim_is_renewed_until_its_time_is_up(cache: kvserve.Client) -> None:
-    port = Port.of(cache)
+    driver = Driver.of(cache)
     claim = Claim("key", 60)
-    assert finish(claim.take(port))
+    assert run_to_end(claim.take(driver))
     assert cache.touch("key", 1)
 
     def keep(until_ms: float) -> tuple[bool, bool]:
         """Whether to come again, and whether it was renewed."""
         assert cache.touch("key", 1)
-        return finish(claim.keep(port, until_ms)), (cache.ttl("key") or 0) > 1
+        return run_to_end(claim.keep(driver, until_ms)), (cache.ttl("key") or 0) > 1
 
     assert keep(math.inf) == (True, False)  # nobody vouches for it yet
     assert vouched(claim, lambda: keep(now_ms() - 1)) == (False, False)
     assert keep(math.inf) == (False, False)  # nor any more
     assert vouched(claim, lambda: [keep(math.inf) for _ in range(3)]) == [(True, True)] * 3
-    finish(claim.release(port))
+    run_to_end(claim.release(driver))
     assert "key" not in cache
 
 
@@ -163,10 +163,12 @@ def test_cancelled_computer_gives_its_turn_up(served: Server, cache: kvserve.Cli
                 await asyncio.Event().wait()
 
             computing = asyncio.Event()
-            computer = asyncio.create_task(client.get_or_set("key", hang, lease=3600))
+            computer = asyncio.create_task(client.get_or_set("key", hang, claim_ttl=3600))
             await computing.wait()
-            waiter = asyncio.create_task(client.get_or_set("key", lambda: "next", lease=3600))
-            given_up = asyncio.create_task(client.get_or_set("key", lambda: "never", lease=3600))
+            waiter = asyncio.create_task(client.get_or_set("key", lambda: "next", claim_ttl=3600))
+            given_up = asyncio.create_task(
+                client.get_or_set("key", lambda: "never", claim_ttl=3600)
+            )
             await asyncio.sleep(0.05)
             given_up.cancel()
             computer.cancel()
@@ -179,8 +181,8 @@ def test_cancelled_computer_gives_its_turn_up(served: Server, cache: kvserve.Cli
 
 def test_what_cannot_be_stored_is_an_error_and_blocks_nobody(cache: kvserve.Client) -> None:
     with pytest.raises(InvalidValue):
-        cache.get_or_set("key", object, lease=3600)
-    assert cache.get_or_set("key", lambda: 1, lease=3600) == 1
+        cache.get_or_set("key", object, claim_ttl=3600)
+    assert cache.get_or_set("key", lambda: 1, claim_ttl=3600) == 1
 
 
 def test_without_a_server_nothing_is_computed(server: Server, journal: Journal) -> None:
