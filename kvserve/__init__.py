@@ -4,8 +4,9 @@
                |\\____________ protocol/ (the language) ____________/                 ^
                \\____________________ a hit goes straight there ______________________|
 
-live/ has the settings and the change feed, in shared memory. parent/ keeps house, off the path.
-cli/ and bench/ use the client as any program does. CONTRIBUTING.md says what a room may import.
+live/ has the settings and the change feed, in shared memory. parent/ runs the workers, off the
+path. cli/ and bench/ use the client as any program does. CONTRIBUTING.md says what a room may
+import.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ __all__ = [
 ]
 
 
-# Imported when first asked for: nobody needs all of it, and `kvserve get`, which reads the table
-# itself, and `kvserve serve` need none.
+# Imported at first use: no program needs all of it, and `kvserve get`, which reads the table
+# itself, and `kvserve serve` need none of it.
 _LATE = {
     "AsyncClient": "kvserve.client.aio.client",
     "Client": "kvserve.client.blocking.client",
@@ -104,12 +105,12 @@ _LATE = {
 
 
 def __dir__() -> list[str]:
-    """What is there, and what `__getattr__` imports when it is asked for."""
+    """The names that exist, and those that `__getattr__` imports at first use."""
     return sorted({*globals(), *__all__, "__version__"})
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for the first time, and keeps it."""
+    """Imports a name at its first use, and keeps it."""
     if name == "__version__":
         import importlib.metadata
 

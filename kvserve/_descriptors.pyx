@@ -1,13 +1,13 @@
-"""Descriptors that belong to an object, and a count of forks; what Python alone cannot promise.
+"""Descriptors owned by an object, and a count of forks: guarantees that Python alone cannot give.
 
 A descriptor that is a mere number is lost when a signal handler raises between the call that
-opened it and the line that would remember it; it stays open in a child of a fork that Python was
-not told of (uWSGI's); and when somebody else has closed it, as a daemon closes all there are, the
-number soon names a file of the program. So each has an owner here: made in the call that opens,
-it closes with its last reference, knows which process opened it, and closes nothing but its file.
+opened it and the line that would store it. It stays open in the child of a fork that Python does
+not know of (uWSGI's). When other code has closed it, as a daemon closes all descriptors, the
+number soon names a file of the program. So each has an owner here, made in the call that opens:
+it closes with its last reference, knows which process opened it, and closes only its own file.
 
-Forks are counted by a handler of pthread_atfork, which C code that calls fork() runs, too. (That
-of vfork, posix_spawn or a raw clone does not; none of them goes on with Python.)
+Forks are counted by a handler of pthread_atfork, which also runs when C code calls fork(). (Not for
+vfork, posix_spawn or a raw clone; after none of them does Python go on in the child.)
 """
 
 from libc.errno cimport EAGAIN, EEXIST, EINTR, ENOENT, errno
@@ -71,7 +71,7 @@ if kv_count_forks(&forks) != 0:
 def fork_count():
     """How many forks lie between this process and the one that imported this module first.
 
-    It differs between a process and its child, whoever called fork(), and never goes back.
+    It differs between a process and its child, whatever code called fork(), and never decreases.
     """
     return forks
 
@@ -83,14 +83,14 @@ cdef object failed(path):
 cdef class Descriptor:
     """An open file. Made by `open`, `open_queue`, `open_memory` or `adopt`; a context manager.
 
-    Nothing here waits, so nothing lets other threads run: a thread that forks finds the
-    descriptors of all others either open and known or not there.
+    Nothing here waits, so no other thread runs meanwhile: a thread that forks finds each
+    descriptor of the others either open and registered or not opened at all.
     """
 
     cdef readonly int number  # -1: closed
     cdef uint64_t device, inode
     cdef unsigned long long opened_at  # `forks`
-    # All that are open, for `close_inherited` and for numbers that are given out again.
+    # The list of all open ones, for `close_inherited` and for numbers that are reused.
     cdef void *previous
     cdef void *next
 
@@ -147,7 +147,7 @@ cdef class Descriptor:
         while each != NULL:
             other = <Descriptor>each
             each = other.next
-            if other.number == number:  # somebody has closed it behind our back
+            if other.number == number:  # other code closed it behind our back
                 other.number = -1
                 other.unlink()
         self.number = number
@@ -192,12 +192,12 @@ cdef class Descriptor:
 
     @property
     def is_ours(self):
-        """Whether, besides, nobody has closed it behind our back; one system call."""
+        """`is_open`, and no other code has closed it behind our back; one system call."""
         return self.number >= 0 and self.opened_at == forks and self.is_the_file()
 
     def close(self):
-        """Closes it, in a child its copy; twice does no harm, nor does it if it was closed by
-        somebody else, whose file may have its number by now."""
+        """Closes it; in a child, its copy. Harmless when repeated, or when other code has closed
+        it and its number belongs to another file by now."""
         self.let_go()
 
     def __enter__(self):
@@ -209,12 +209,12 @@ cdef class Descriptor:
     def map(self, size_t size, bint writable, bint private=False):
         """The file's first `size` bytes in memory, as an mmap object that keeps no descriptor.
 
-        Python's own keeps a copy of the descriptor, and closes whatever file has its number in the
-        end. So it is given a place in memory, and the file is mapped there.
+        Python's own mmap keeps a copy of the descriptor, and at the end closes whatever file has
+        that number then. So it gets anonymous memory, and the file is mapped over that.
 
         Args:
-            writable: whether it may be written.
-            private: what is written stays in this process.
+            writable: whether the memory may be written.
+            private: whether writes stay in this process.
         """
         cdef Py_buffer view
         cdef int protection = PROT_READ | (PROT_WRITE if writable or private else 0)
@@ -266,11 +266,11 @@ cdef class Descriptor:
         return None
 
 
-cdef void *first = NULL  # of all that are open
+cdef void *first = NULL  # head of the list of all open ones
 
 
 def close_inherited():
-    """Closes what the processes had open from which this one was forked: its copies only."""
+    """Closes this process's copies of the descriptors that its ancestors had open."""
     cdef void *each = first
     cdef Descriptor descriptor
     while each != NULL:
@@ -281,15 +281,15 @@ def close_inherited():
 
 
 cdef class MadeFifo:
-    """A FIFO that this process made, whose name goes with the last reference to this.
+    """A FIFO that this process made; its name is removed with the last reference to this.
 
     Args:
         path: its name, which must be free.
         mode: permission bits, whatever the umask is.
-        group_id: whose it is beside its owner; None: the process's.
+        group_id: its group; None for the process's.
 
     Raises:
-        OSError: it cannot be made, or not like that; nothing is left then.
+        OSError: it cannot be made, or not like that; then nothing is left.
     """
 
     cdef bytes path
@@ -322,14 +322,14 @@ cdef class MadeFifo:
 
 
 cdef class LockGuard:
-    """A lock for a block of code, if it is got in time; what `with` gives tells whether.
+    """A lock for a block of code; `with ... as taken` says whether it was acquired in time.
 
-    An exception of a signal handler between `acquire` and the line behind it would leave the lock
-    to nobody. Here the two are one.
+    If a signal handler raised between `acquire` and the next line, no code would ever release the
+    lock. Here both are one step.
 
     Args:
         lock: of the module threading.
-        seconds: how long to wait; 0: not at all.
+        seconds: how long to wait; 0 for not at all.
     """
 
     cdef object lock

@@ -1,8 +1,8 @@
 """The server's frozen configuration: defaults < file < environment < flags.
 
-This module is the list of all settings; the file config/kvserve.toml and the flags of
-`kvserve serve` follow it, and a test compares them. Those in LIVE can change while the server
-runs, by `kvserve config set` or a reload of the file; see kvserve/live/settings.py.
+This module lists all settings; the file config/kvserve.toml and the flags of `kvserve serve`
+follow it, and a test compares them. Settings in LIVE can change while the server runs, by
+`kvserve config set` or a reload of the file; see kvserve/live/settings.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GROUP = re.compile(r"[^\0-\x1f:]{0,256}")
 
 
 def _setting(default: Any, help_text: str, fixed: str = "") -> Any:
-    """A field of Config; `fixed` is why it cannot change while the server runs, if it cannot."""
+    """A field of Config; `fixed`, if given, is why it cannot change while the server runs."""
     return field(default=default, metadata={"help": help_text, "fixed": fixed})
 
 
@@ -41,7 +41,7 @@ _AT_THE_START = "it says what a start does"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What `kvserve serve` can be told. Sizes are bytes; 0 workers or shards mean "choose".
+    """The settings of `kvserve serve`. Sizes are bytes; 0 workers or shards mean "choose".
 
     Raises:
         ConfigError: a value is out of its range.
@@ -181,7 +181,7 @@ class Config:
 
     @property
     def buffer_bytes(self) -> int:
-        """What each worker may take for requests and replies on their way."""
+        """How much memory each worker may take for requests and replies in progress."""
         return self.buffer_memory or limits.buffer_bytes(self.memory, self.max_value)
 
     def _check_store(self) -> None:
@@ -213,12 +213,12 @@ LIVE = tuple(name for name, reason in _FIXED.items() if not reason)
 
 
 def describe() -> dict[str, str]:
-    """One sentence for each setting, in their order."""
+    """One sentence for each setting, in the order of the fields."""
     return {setting.name: setting.metadata["help"] for setting in dataclasses.fields(Config)}
 
 
 def show(name: str, value: Any) -> str:
-    """A setting's value as a flag or a variable would say it.
+    """A setting's value as a flag or a variable would give it.
 
     Example:
         >>> show("mode", 0o600), show("memory", 48 * 2**20), show("keep", True), show("spin", 50)
@@ -235,7 +235,7 @@ def adjusted(running: Config, name: str, value: Any) -> Config:
     """The configuration of a running server with one setting changed.
 
     Args:
-        running: as it is.
+        running: the present configuration.
         name: one of LIVE.
         value: as in a file or a variable.
 
@@ -289,7 +289,7 @@ def load(
     settings |= {name: value for name, value in (flags or {}).items() if value is not None}
     values = {name: _converted(name, value) for name, value in settings.items()}
     if values.get("group") and values.get("mode") == 0o600:
-        # Told, not defaulted: a group implies 0660 only where nothing was said.
+        # Here 0600 was given explicitly: a group implies 0660 only if no mode is given.
         raise _group_kept_out(values["group"], 0o600)
     return Config(**values)
 
@@ -312,7 +312,7 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Raises ConfigError for one by its old name: it would do nothing, silently."""
+    """Raises ConfigError for a setting's old name, which would be ignored silently."""
     for name, new in RENAMED.items():
         if environment.get(variable := ENVIRONMENT_PREFIX + name.upper()):
             raise ConfigError(f"{variable} is called {ENVIRONMENT_PREFIX}{new.upper()} now")

@@ -1,7 +1,7 @@
 """Every error that kvserve raises: one root, three families, and the codes that cross the wire.
 
-The family tells whose move it is: `MisuseError`, the caller's; `ServerError`, the operator's or
-time's; `InternalError`, ours. A miss is an answer and not in this file.
+The family shows what can fix it: for `MisuseError` the caller; for `ServerError` the operator or
+time; for `InternalError` the authors of kvserve. A miss is a reply, not an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class InvalidKey(MisuseError):
 
 
 class InvalidValue(MisuseError):
-    """A value that kvserve cannot give back exactly; docs/values.md has what it carries."""
+    """A value that kvserve cannot return exactly; docs/values.md lists the types it stores."""
 
     wire_code = 12
 
@@ -100,7 +100,7 @@ class ServerUnavailable(ServerError, ConnectionError):
 
 
 class ServerBusy(ServerError):
-    """The request was not taken before its deadline, because a queue or a shard stayed busy.
+    """The request was not accepted before its deadline: a queue or a shard stayed busy.
 
     Nothing was changed. Trying again later is safe.
     """
@@ -109,9 +109,9 @@ class ServerBusy(ServerError):
 
 
 class WrongWorker(ServerBusy):
-    """The keys are another worker's: the server was started anew, with another number of workers.
+    """Another worker serves the keys: the server was restarted with another number of workers.
 
-    Nothing was done. The client looks again which worker serves them, and asks that one.
+    Nothing was done. The client looks up which worker serves them now, and asks that one.
     """
 
     wire_code = 42
@@ -124,7 +124,7 @@ class RequestTimeout(ServerError, TimeoutError):
 
 
 class OutcomeUnknown(ServerError):
-    """The request was sent, its reply never came, and sending it again might do it twice.
+    """The request was sent, its reply never came, and sending it again might execute it twice.
 
     It was executed at most once. Read the key to learn whether it was.
     """
@@ -151,30 +151,30 @@ class ForeignObject(ServerError, PermissionError):
 
 
 class StoreUnavailable(ServerError, ConnectionError):
-    """The store behind the cache does not answer. What is in the cache is still served.
+    """The store behind the cache does not answer. Cached values are still served.
 
-    A write was not done: neither in the store nor in the cache.
+    A write changed neither the store nor the cache.
     """
 
     wire_code = 38
 
 
 class LockTimeout(ServerError, TimeoutError):
-    """A lock was not got in time; somebody else holds it."""
+    """A lock was not acquired in time; another holder has it."""
 
     wire_code = 39
 
 
 class LockLost(ServerError):
-    """A lock ran out before it was released, and may be somebody else's by now."""
+    """A lock expired before it was released, and another holder may have it by now."""
 
     wire_code = 40
 
 
 class WriteRefused(ServerError, PermissionError):
-    """This process may not write into the table itself; the text says what would let it.
+    """This process may not write into the table itself; the text says what would allow it.
 
-    Through the workers it may: `connect()` without `write="direct"`.
+    It may write through the workers: `connect()` without `write="direct"`.
     """
 
     wire_code = 41
@@ -183,17 +183,17 @@ class WriteRefused(ServerError, PermissionError):
 class WorkerCrashed(ServerError):
     """Two workers died while they executed this very request; it was not sent a third time.
 
-    It may have been executed, wholly or in part. The server's log tells how the workers ended.
+    It may have been executed, wholly or in part. The server's log shows how the workers ended.
     """
 
     wire_code = 44
 
 
 class UnreadableValue(ServerError):
-    """What is stored under a key is no value that this kvserve knows.
+    """The bytes stored under a key are no value that this kvserve knows.
 
-    A newer kvserve may have written it, or it was damaged where it came from. To set or delete the
-    key fixes it. Only what asks for this one key raises it; docs/values.md tells what others do.
+    A newer kvserve may have written them, or they were damaged at their source. Setting or deleting
+    the key fixes it. Only calls for this one key raise it; docs/values.md says what others do.
     """
 
     wire_code = 45
@@ -206,7 +206,7 @@ class InternalError(KvserveError):
 
 
 class ProtocolError(InternalError):
-    """A frame that the protocol does not allow."""
+    """A frame that violates the protocol."""
 
     wire_code = 51
 

@@ -1,8 +1,8 @@
-"""Text that can neither steer a terminal nor begin a line of its own: what would is escaped.
+"""Escapes text so that it can neither control a terminal nor begin a line of its own.
 
-What is escaped are the control characters (C0, DEL and C1, which ECMA-48 gives to terminals), the
-separators of lines, and the marks that change the direction of text, by which what is shown can
-differ from what is there. Everything else stays as it is; a backslash, too.
+It escapes the control characters (C0, DEL and C1, which ECMA-48 gives to terminals), the
+separators of lines, and the marks that change the direction of text, which can make it look
+different from what it is. Everything else stays as it is, including a backslash.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BEYOND_ASCII = (
 )
 _SHORT = {"\a": "a", "\b": "b", "\t": "t", "\n": "n", "\v": "v", "\f": "f", "\r": "r"}
 _HELD = "surrogateescape"
-_UNDECODED = re.compile("[\udc80-\udcff]+")  # bytes that are not UTF-8, as Python holds them
+_UNDECODED = re.compile("[\udc80-\udcff]+")  # bytes that are not UTF-8, as Python represents them
 _NO_BYTES = "\ud800-\udc7f\udd00-\udfff"  # surrogates that stand for nothing
 _UNSEEN = "\x7f" + _NO_BYTES + "".join(map(chr, _BEYOND_ASCII))
 _LINE = re.compile(f"[\0-\x1f{_UNSEEN}]")
@@ -30,16 +30,15 @@ def _escape(character: str) -> str:
     return f"\\{_SHORT[character]}" if character in _SHORT else f"\\x{number:02x}"
 
 
-# What a log escapes beside ASCII's controls, for which it has its own words.
+# What a log escapes beside ASCII's controls, which it escapes in its own way.
 BEYOND_ASCII = {number: _escape(chr(number)) for number in _BEYOND_ASCII}
 
 
 def escaped(text: str, keep: str = "") -> str:
-    r"""The text with what is named above as escapes, as Python and C write them.
+    r"""The text with the characters named above escaped, as Python and C write them.
 
     Args:
-        text: with surrogates for the bytes that are not UTF-8, as Python holds file names; these
-            stay.
+        text: surrogates for bytes that are not UTF-8, as Python represents file names, stay.
         keep: control characters that stay.
 
     Example:
@@ -54,7 +53,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""`escaped`, and the bytes that are not UTF-8 as escapes, too: for people to read.
+    r"""`escaped`, with the bytes that are not UTF-8 escaped, too: for people to read.
 
     Example:
         >>> visible("raw-\udcff")
@@ -67,9 +66,9 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def decoded(text: str) -> str:
-    r"""The text with surrogates for bytes only where these are not UTF-8.
+    r"""The text with surrogates only for bytes that are not UTF-8.
 
-    Under another locale Python holds all bytes beyond ASCII so.
+    Under another locale Python represents all bytes beyond ASCII by surrogates.
 
     Example:
         >>> decoded("caf\udcc3\udca9 \udcff") == "café \udcff"
@@ -81,7 +80,7 @@ def decoded(text: str) -> str:
 
 
 def json_escaped(json: str) -> str:
-    r"""JSON whose strings hold neither controls nor what no encoding has, as JSON's own escapes.
+    r"""JSON with control characters and lone surrogates replaced by JSON's own escapes.
 
     Example:
         >>> json_escaped('"\x9b31m"')

@@ -1,6 +1,6 @@
-"""The manifest of an instance: what its parent made, listed in the runtime directory.
+"""The manifest of an instance: the objects that its parent made, in its runtime directory.
 
-/dev/mqueue may not be mounted, so nothing else can list it.
+Nothing else can list the queues, since /dev/mqueue may not be mounted.
 """
 
 from __future__ import annotations

@@ -65,17 +65,17 @@ class Names(NamedTuple):
 
     @property
     def lease_file(self) -> Path:
-        """Beside the table, whose locks it tells of, and not where a server may clean up."""
+        """Beside the table, whose locks depend on it, and not in a directory that is cleaned up."""
         return SHARED_MEMORY / f"kvserve.{self.name}.lease"
 
     @property
     def making_lock(self) -> Path:
-        """Whose flock is held while a server makes or removes kernel objects; beside these."""
+        """Beside the kernel objects; its flock is held while a server makes or removes these."""
         return SHARED_MEMORY / f"kvserve.{self.name}.making"
 
     @property
     def settings_lock(self) -> Path:
-        """Whose flock keeps two writers of the settings apart."""
+        """The file whose flock keeps two writers of the settings apart."""
         return self.runtime_directory / "settings.lock"
 
     @property
@@ -94,7 +94,7 @@ class Names(NamedTuple):
         return self.clients_directory / f"{client_id:016x}.reply"
 
     def notes_file(self, reader_id: int) -> Path:
-        """Where a reader of another user than the server's tells of its reads."""
+        """Where a reader notes its reads if it belongs to another user than the server."""
         return self.clients_directory / f"{reader_id:016x}.notes"
 
 
@@ -103,7 +103,7 @@ def instance(name: str | None = None, environment: Mapping[str, str] | None = No
 
     The runtime directory is `$KVSERVE_RUNTIME_DIR/NAME`, else `$XDG_RUNTIME_DIR/kvserve/NAME`,
     else `/run/kvserve/NAME` for root, else `kvserve-UID/NAME` in the temporary directory. A
-    relative one counts from the present working directory, once and for all.
+    relative one is resolved once, against the present working directory.
 
     Raises:
         ConfigError: the directory is relative, and the working directory was removed.
@@ -153,7 +153,7 @@ def _runtime_root(environment: Mapping[str, str]) -> Path:
 
 
 def _absolute(path: Path) -> Path:
-    """The path itself, whatever the process's working directory becomes."""
+    """The path made absolute, so that a change of the working directory does not matter."""
     try:
         return path.absolute()
     except FileNotFoundError:  # there is no working directory any more

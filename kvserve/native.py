@@ -1,4 +1,4 @@
-"""Imports the compiled parts of kvserve, or says in a sentence why they are not to be had."""
+"""Imports the compiled parts of kvserve, or says in a sentence why that is not possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(name: str) -> None:
     except ImportError as error:
         if "interpreter" not in str(error):
             raise
-        # Its shared state (the count of forks, the descriptors that are open) is the process's.
+        # Its state (the count of forks, the open descriptors) belongs to the whole process.
         raise ImportError(
             "kvserve works in one interpreter of a process, and this is another one; run the "
             "application in the process's main interpreter (mod_wsgi: WSGIApplicationGroup "

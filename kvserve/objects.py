@@ -1,4 +1,4 @@
-"""What all kinds of kernel objects share: whose they are, and who may use them."""
+"""What all kinds of kernel objects share: owners, modes, locks and the removal of names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def grant(file: int | str, mode: int, group_id: int | None) -> None:
     """Gives an object exactly this mode, whatever the umask was, and its group.
 
     Args:
-        file: its descriptor, or its path.
+        file: its descriptor or its path.
         mode: permission bits.
-        group_id: the group, or None for the process's.
+        group_id: the group; None for the process's.
     """
     if group_id is not None:
         os.chown(file, -1, group_id)
@@ -28,7 +28,7 @@ def grant(file: int | str, mode: int, group_id: int | None) -> None:
 
 
 def unlink_file(path: Path) -> bool:
-    """Removes the name of a file, a link or whatever else it is; returns whether it was there.
+    """Removes the name of a file, a link or anything else; returns whether it existed.
 
     Raises:
         ForeignObject: it is a directory, or this user may not remove it.
@@ -67,8 +67,9 @@ def is_locked(path: Path) -> bool:
 
 
 def is_from_system(error: OSError) -> bool:
-    """Whether the system refused something; a signal handler raises TimeoutError, which is an
-    OSError as well, without a number.
+    """Whether the error came from the system, and so has a number.
+
+    A signal handler may raise TimeoutError, which is an OSError without one.
 
     Example:
         >>> is_from_system(FileNotFoundError(2, "no such file")), is_from_system(TimeoutError())
@@ -78,7 +79,7 @@ def is_from_system(error: OSError) -> bool:
 
 
 def user_name(uid: int) -> str:
-    """A user as people call him: by name, or `uid 12345` if he has none."""
+    """The name of a user, or `uid 12345` if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -101,7 +102,7 @@ def as_user(uid: int, command: str) -> str:
 
 @contextmanager
 def taken_over(name: str) -> Iterator[None]:
-    """Turns the failure to make an object because its name is taken into our error."""
+    """Turns the failure to use an object because its name is another user's into our error."""
     try:
         yield
     except (posix_ipc.ExistentialError, posix_ipc.PermissionsError) as error:

@@ -1,6 +1,6 @@
-"""The runtime directory of an instance: made, verified, and its pid file.
+"""Makes and verifies the runtime directory of an instance, and locks its pid file.
 
-The flock on the pid file tells whether an instance lives. The parent takes it before it touches
+The flock on the pid file shows whether an instance lives. The parent takes it before it touches
 any object, and its workers inherit it, so that it is free only when the last of them is gone.
 """
 
@@ -36,7 +36,7 @@ _FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pi
 
 @contextmanager
 def named_errors() -> Iterator[None]:
-    """Gives what the system refuses to a client a name of ours; for the places where it opens."""
+    """Turns what the system refuses to a client into LimitError, where it opens the objects."""
     try:
         yield
     except KvserveError:
@@ -54,11 +54,11 @@ def prepared_directory(
 ) -> Iterator[None]:
     """The runtime directory for a block of code, as `prepare_directory` makes it.
 
-    What was made here is removed again if the block fails, unless something is in it.
+    Directories made here are removed again if the block fails, unless they are not empty.
 
     Args:
         names, group_id: see `prepare_directory`.
-        lasting: False: to be removed in any case.
+        lasting: False to remove them in any case.
     """
     directory = names.runtime_directory
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
@@ -75,9 +75,9 @@ def prepared_directory(
 
 
 def remove_directory(names: Names) -> bool:
-    """Removes the runtime directory unless something is in it; returns whether it did."""
+    """Removes the runtime directory unless it is not empty; returns whether it did."""
     try:
-        # Looked at first: the directory of the clients is another server's if a pid file is there.
+        # Checked first: if a pid file is there, the clients directory is another server's.
         with suppress(FileNotFoundError):
             if any(path != names.clients_directory for path in names.runtime_directory.iterdir()):
                 return False
@@ -93,18 +93,18 @@ def prepare_directory(names: Names, group_id: int | None) -> None:
     """Makes the runtime directory and its clients directory, or verifies what is there.
 
     Args:
-        names: whose.
-        group_id: the group whose members may be clients; None keeps everybody else out.
+        names: the instance's.
+        group_id: the group whose members may be clients; None keeps all other users out.
 
     Raises:
-        ForeignObject: something else stands in its place, or it belongs to somebody else.
+        ForeignObject: it is no directory, or belongs to another user.
     """
     directory = names.runtime_directory
     try:
         directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         for path, mode in (
             (directory, 0o700 if group_id is None else 0o750),
-            # Members make FIFOs here: setgid gives these the group, sticky protects each's own.
+            # Members make FIFOs here: setgid gives these the group, sticky protects each member's.
             (names.clients_directory, 0o700 if group_id is None else 0o3770),
         ):
             with suppress(FileExistsError):  # whatever it is
@@ -137,8 +137,8 @@ def verify_directory(names: Names) -> int:
     """The uid that owns the instance, which must own all of its objects.
 
     Raises:
-        ServerUnavailable: there is no such directory, so nobody serves this name.
-        ForeignObject: it is not a directory, everybody can write to it, or it belongs neither to
+        ServerUnavailable: there is no such directory, so this name is not served.
+        ForeignObject: it is not a directory, all users can write to it, or it belongs neither to
             this user nor to root nor to a user who gave our group access.
     """
     try:
@@ -167,7 +167,7 @@ def _verify_directory(path: Path, owners: set[int] | None) -> int:
     if status.st_mode & 0o007:
         raise ForeignObject(f"{path} is open to everybody; run: chmod o-rwx {path}")
     if owners is None:
-        # A directory that grants our group access was opened to us by its owner on purpose.
+        # If a directory grants our group access, its owner opened it to us on purpose.
         owners = {0, os.geteuid()}
         if status.st_mode & 0o050 == 0o050 and status.st_gid in {os.getegid(), *os.getgroups()}:
             owners.add(status.st_uid)
@@ -187,10 +187,10 @@ class PidFile:
         """Takes the lock and writes this process's pid.
 
         Raises:
-            AlreadyServed: another process holds the lock; `holder` tells which.
-            ForeignObject: something else stands in its place.
+            AlreadyServed: another process holds the lock; `holder` returns which.
+            ForeignObject: it is no plain file.
         """
-        # A number of its own: workers inherit it, and with it the lock.
+        # A descriptor of its own, which the workers inherit, and with it the lock.
         with _open_pid_file(names, os.O_RDWR | os.O_CREAT) as file:
             descriptor = os.dup(file.number)
         try:
@@ -213,7 +213,7 @@ class PidFile:
         return cls(descriptor)
 
     def leads_here(self, names: Names) -> bool:
-        """Whether the file of that name is the one that is locked."""
+        """Whether the pid file's name leads to the locked file."""
         try:
             there = names.pid_file.lstat()
         except OSError:
@@ -224,35 +224,35 @@ class PidFile:
     def renew(self, names: Names) -> None:
         """Makes the file again after it was removed, and takes the locks on the new one.
 
-        Raises as `acquire` does; the lock on the old one stays then.
+        Raises what `acquire` raises; then the lock on the old file stays.
         """
         new = self.acquire(names)
         os.dup2(new._descriptor, self._descriptor, inheritable=False)
         os.close(new._descriptor)
-        self.vouch()  # last: closing a descriptor of the file takes this process's record locks
+        self.vouch()  # last: closing any descriptor of the file drops this process's record locks
 
     def vouch(self) -> None:
-        """Lets `holder` see that this very process lives, by whatever number it is known there.
+        """Lets `holder` see that this very process lives, in any pid namespace.
 
-        That is a record lock beside the flock: workers do not inherit it, and the kernel tells its
-        holder's pid as the pid namespace of the one that asks counts. Any descriptor of the file
-        that this process closes takes it away; then `holder` reads the pid in the file.
+        It takes a record lock beside the flock: workers do not inherit it, and the kernel reports
+        its holder's pid in the asking process's pid namespace. It is lost when this process closes
+        any descriptor of the file; then `holder` reads the pid in the file.
         """
-        with suppress(OSError):  # somebody of the group has locked it: as if it were taken away
+        with suppress(OSError):  # a group member has locked it: the same as if it were lost
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
 
     def release(self) -> None:
-        """Gives the lock up, unless a worker that inherited it still lives."""
+        """Releases the lock, unless a worker that inherited it still lives."""
         with suppress(OSError):  # a full disk
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 
 def holder(names: Names) -> int | None:
-    """The pid of the process that serves the instance; None if nobody does.
+    """The pid of the process that serves the instance; None if it is not served.
 
-    The pid is as the pid namespace of this process counts. 0 means that somebody holds the lock
-    who has no pid here, or is what a dead server left; see `is_served_unseen`.
+    The pid is that of this process's pid namespace. 0 means that the lock's holder has no pid
+    here, or is what a dead server left; see `is_served_unseen`.
 
     Raises:
         ForeignObject: this user may not look, or there is no directory to look into.
@@ -269,9 +269,9 @@ def holder(names: Names) -> int | None:
         raise _not_permitted(names) from None
     with file:
         try:
-            # Shared, for a moment: a server that starts in it tries again.
+            # Shared, and only for a moment: a server that starts meanwhile tries again.
             fcntl.flock(file.number, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            # Explicitly: a child that is forked just now would keep it with its copy.
+            # Unlocked explicitly: a child forked just now would keep the lock with its copy.
             fcntl.flock(file.number, fcntl.LOCK_UN)
         except OSError as error:
             if not is_from_system(error):
@@ -282,24 +282,24 @@ def holder(names: Names) -> int | None:
 
 
 def is_served_unseen(names: Names) -> bool:
-    """Whether a process serves the instance that this one cannot see: of another pid namespace."""
+    """Whether a process of another pid namespace, invisible to this one, serves the instance."""
     try:
         file = _open_pid_file(names, os.O_RDONLY)
-    except OSError:  # what is no plain file, too
+    except OSError:  # also if it is no plain file
         return False
     with file:
         return _voucher(file.number) == 0
 
 
 def _voucher(descriptor: int) -> int | None:
-    """The pid here of the process that vouches for itself; 0: it has none here; None: nobody."""
+    """The pid here of the process that holds the record lock; 0 if none here; None if unlocked."""
     question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
 def _pid_in_file(names: Names, descriptor: int) -> int:
-    """The pid in the file; 0 if there is none, or if its process has not even opened the file."""
+    """The pid in the file; 0 if there is none, or if that process does not have the file open."""
     pid = _read_pid(descriptor)
     return pid if whereabouts.may_have_open(pid, names.pid_file) else 0
 
@@ -321,7 +321,7 @@ def _not_permitted(names: Names) -> ForeignObject:
 
 
 def _open_pid_file(names: Names, flags: int) -> Descriptor:
-    """Opens it without waiting, as it would for the other end of a FIFO in its place."""
+    """Opens it with O_NONBLOCK: a FIFO in its place would make open wait for its other end."""
     not_plain = f"{names.pid_file} is not a plain file; remove it"
     try:
         with room_for(names.pid_file):
@@ -344,11 +344,11 @@ def _read_pid(descriptor: int) -> int:
 
 
 def not_served(names: Names, also: str = "") -> ServerUnavailable:
-    """The error for an instance that nobody serves, or nobody from this runtime directory.
+    """The error for an instance that is not served, or not from this runtime directory.
 
     Args:
         names: the instance's.
-        also: goes on with the sentence that nobody does.
+        also: continues the sentence that the instance is not served.
     """
     if (found := whereabouts.elsewhere(names)) is not None:
         return ServerUnavailable(

@@ -1,4 +1,4 @@
-"""What the system has not enough of, when something failed for that, and what fixes it."""
+"""Finds which limit or resource of the system made something fail, and what fixes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvserve.names import SHARED_MEMORY
 FILE_SIZE_FIX = "ulimit -f unlimited (of a service: LimitFSIZE=infinity)"
 ADDRESS_SPACE_FIX = "ulimit -v unlimited (of a service: LimitAS=infinity)"
 _MIB = 2**20
-# How posix_ipc words some errors, whose numbers it keeps to itself.
+# The texts of some errors of posix_ipc, which does not expose their numbers.
 _OF_POSIX_IPC = {
     "This process already has the maximum number of files open": errno.EMFILE,
     "The system limit on the total number of open files has been reached": errno.ENFILE,
@@ -25,11 +25,11 @@ _OF_POSIX_IPC = {
 
 
 def shortage(error: BaseException) -> str | None:
-    """What the system has not enough of, if that is why something failed, and what fixes it.
+    """What the system lacks, if that is why something failed, and what fixes it; else None.
 
     Args:
-        error: as Python raised it; one of an import, too, which does not say why a file cannot be
-            opened.
+        error: as Python raised it; also that of an import, which does not say why a file cannot
+            be opened.
 
     Example:
         >>> shortage(OSError(errno.EFBIG, "File too large")) is None  # where there is no limit
@@ -67,12 +67,12 @@ def shortage(error: BaseException) -> str | None:
 def shared_memory_refusal(
     error: OSError, size_bytes: int, directory: Path = SHARED_MEMORY
 ) -> str | None:
-    """Why shared memory of this size was not to be had, and what fixes it; None: something else.
+    """Why shared memory of this size is not available, and what fixes it; None for other errors.
 
     Args:
-        error: of the system, when it was made, filled or mapped.
+        error: the system's, when the memory was made, filled or mapped.
         size_bytes: how much was wanted.
-        directory: where it is.
+        directory: where the memory is.
     """
     mebibytes = size_bytes // _MIB + 1
     if error.errno == errno.ENOSPC:
@@ -104,10 +104,10 @@ def take_all_descriptors() -> None:
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Names what a file system refuses to a block of code that writes a file of ours.
+    """Turns what a file system refuses to a block of code that writes our files into LimitError.
 
     Raises:
-        LimitError: it is full, or may not be written.
+        LimitError: the file system is full or read-only, or the user's quota is used up.
     """
     try:
         yield
@@ -128,7 +128,7 @@ def room_for(path: Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException) -> str | None:
-    """In a sentence what the system refused; None if an error is no refusal of the system."""
+    """A sentence on what the system refused; None if the error is no refusal of the system."""
     if (text := shortage(error)) or not isinstance(error, OSError):
         return text
     where = f"{error.filename}: " if error.filename else "the system refused: "
@@ -136,7 +136,7 @@ def refusal(error: BaseException) -> str | None:
 
 
 def _is_start_refused(error: BaseException) -> bool:
-    if isinstance(error, BlockingIOError):  # of a fork, not of a full pipe, which tells how far
+    if isinstance(error, BlockingIOError):  # of a fork; a full pipe's has characters_written
         return not hasattr(error, "characters_written")
     return isinstance(error, RuntimeError) and "start new thread" in str(error)
 

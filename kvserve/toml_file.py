@@ -1,9 +1,8 @@
-"""Reads a file of settings, whatever lies under its name. Knows no setting.
+"""Reads a file of settings safely, whatever its name leads to. Knows no setting.
 
-It is read by a server that runs, too, when SIGHUP comes: so nothing here waits, as it would for the
-other end of a FIFO, and nothing is read without a bound. Whatever is no such file is told in one
-sentence: the parser itself answers a deep nesting with RecursionError, a long number with
-ValueError.
+A running server reads it, too, on SIGHUP: so nothing here waits, as it would for the other end of
+a FIFO, and every read has a bound. Any file that is no such file is reported in one sentence: the
+parser itself raises RecursionError for deep nesting, and ValueError for a long number.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _VALUE_CHARACTERS = 80  # of a value in a message
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """What a TOML file holds.
+    """The content of a TOML file.
 
     Args:
         file: a plain file, or a link to one.
@@ -78,7 +77,7 @@ def told(value: object, *, quoted: bool = True) -> str:
     """
     try:
         text = repr(value) if quoted else str(value)
-    except ValueError:  # Python's own bound
+    except ValueError:  # Python's own bound on digits
         return "a number of more than 4,300 digits"
     except RecursionError:
         return f"a {type(value).__name__} that is nested too deeply"

@@ -22,7 +22,7 @@ def parse_size(text: str | int) -> int:
         >>> parse_size("1.5 MiB"), parse_size("64k"), parse_size(4096)
         (1572864, 65536, 4096)
     """
-    # An integer is told first: Python makes no text of one that is very long.
+    # `told` for an integer: Python refuses to convert a very long one to text.
     match = _SIZE.fullmatch(text.strip() if isinstance(text, str) else told(text))
     if isinstance(text, bool) or match is None:
         raise ConfigError(f"{told(text)} is not a size; write it like 4096, 64KiB, 256MiB or 2GiB")
@@ -41,12 +41,12 @@ def format_size(size_bytes: int) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1023.5:
             return f"{size:.4g} {unit}"
-        size = max(1.0, size / 1024)  # what would be rounded to 1024 is one of the next unit
+        size = max(1.0, size / 1024)  # what would be rounded to 1024 becomes 1 of the next unit
     return f"{size:.4g} TiB"
 
 
 def parse_mode(text: str | int) -> int:
-    """Permission bits: in a text octal digits such as `0660`, as TOML's 0o660 an int."""
+    """Permission bits: from octal digits such as `0660`, or from an int such as TOML's 0o660."""
     try:
         mode = text if isinstance(text, int) else int(text, 8)
         if not 0 <= mode <= _MODE_MAX:

@@ -1,8 +1,8 @@
-"""Where an instance is served from: a record beside its table, for who looks elsewhere for it.
+"""Records where an instance is served from, for processes with another runtime directory.
 
-The names of kernel objects do not depend on the runtime directory. So a process whose directory is
-another one than the server's finds its objects, and here by whom and from where it is served. Pids
-mean something in one pid namespace alone, so a record says of which it is.
+The names of kernel objects do not depend on the runtime directory. So a process whose directory
+differs from the server's finds the objects, and here the server and its directory. A pid has a
+meaning only in one pid namespace, so a record names that, too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Whereabouts(NamedTuple):
-    """Who serves an instance, and from where.
+    """The server of an instance, and its runtime directory.
 
     Args:
         runtime_directory: the server's.
-        pid: the server's, as its own pid namespace counts.
-        pid_namespace: which one that is; 0: unknown.
+        pid: the server's, in its own pid namespace.
+        pid_namespace: that namespace; 0 if unknown.
     """
 
     runtime_directory: Path
@@ -45,13 +45,13 @@ class Whereabouts(NamedTuple):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the pid is one of another pid namespace, and another process's or none here."""
+        """Whether the pid is of another pid namespace; here it is another process's, or none's."""
         here = pid_namespace()
         return 0 not in (here, self.pid_namespace) and here != self.pid_namespace
 
     @property
     def export(self) -> str:
-        """What to do for using the server's runtime directory, as the end of a sentence."""
+        """How to use the server's runtime directory, as the end of a sentence."""
         if not os.path.isdir(self.runtime_directory):  # noqa: PTH112 - Path.is_dir may raise
             return (
                 "this process does not see that directory: let its user in, "
@@ -61,7 +61,7 @@ class Whereabouts(NamedTuple):
 
 
 def record(names: Names) -> bytes:
-    """What this process writes at RECORD_AT when it is to serve the instance."""
+    """The record of this process, to be written at RECORD_AT before it serves the instance."""
     path = os.fsencode(names.runtime_directory)
     if len(path) > RECORD_BYTES - _HEAD.size:
         path = b""
@@ -69,10 +69,10 @@ def record(names: Names) -> bytes:
 
 
 def elsewhere(names: Names) -> Whereabouts | None:
-    """Who serves the instance from another runtime directory than that of `names`.
+    """The server of the instance, if its runtime directory is another one than that of `names`.
 
-    Only what an owner wrote whom this process trusts anyway counts: root, this user, or one that
-    lets a group of this process in.
+    A record counts only if this process trusts its owner anyway: root, this user, or a user who
+    gave a group of this process access.
     """
     found = _read(names)
     if found is None or found.runtime_directory == names.runtime_directory:
@@ -81,7 +81,7 @@ def elsewhere(names: Names) -> Whereabouts | None:
 
 
 def stranger(names: Names) -> str | None:
-    """The user whose objects stand under the instance's names, if that user is not trusted."""
+    """The user who owns the objects of the instance's names, if that user is not trusted."""
     with contextlib.suppress(OSError):
         status = memory_path(names.table).lstat()
         if not _is_trusted(status):
@@ -90,7 +90,7 @@ def stranger(names: Names) -> str | None:
 
 
 def pid_namespace() -> int:
-    """The pid namespace of this process; 0: unknown."""
+    """The pid namespace of this process; 0 if unknown."""
     try:
         return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
@@ -109,7 +109,7 @@ def openers(path: Path) -> list[int]:
 
 
 def may_have_open(pid: int, path: Path) -> bool:
-    """Whether a process has a file open; True, too, if it is another user's, who does not tell."""
+    """Whether a process has a file open; also True if it is another user's, which hides that."""
     process = Path(f"/proc/{pid}")
     try:
         next((process / "fd").iterdir(), None)
@@ -157,7 +157,7 @@ def _is_trusted(status: os.stat_result) -> bool:
 
 
 def _is_served(names: Names, found: Whereabouts) -> bool:
-    """Whether the record's server lives: it has locked the table, and is there if it is here."""
+    """Whether the record's server lives: it holds the table's lock; its pid, if of here, exists."""
     if not found.is_foreign:
         try:
             os.kill(found.pid, 0)

@@ -1,1 +1,1 @@
-"""What `kvserve bench` measures with: it drives a live instance, or replays a trace."""
+"""The measurements of `kvserve bench`: drives a live instance, or replays a trace."""

@@ -1,8 +1,8 @@
-"""One measuring process: connects, takes the time of every operation, reports.
+"""One measuring process: connects, times every operation, reports.
 
-What the measuring costs is measured too, by the same loop over operations that do nothing, and
-reported; nothing is subtracted. A process ends at its deadline, at a signal, or when its parent is
-gone.
+It also measures what the measuring costs, by the same loop over operations that do nothing, and
+reports that; nothing is subtracted. A process ends at its deadline, at a signal, or when its
+parent is gone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PLAN_OPERATIONS = 65_536  # drawn before the clock runs, then repeated
 _CHUNK_OPERATIONS = 1_024
 _KEY_TTL_SECONDS = 600.0  # beyond the measuring itself
 
-# What `kvserve.connect` is told. A worker sets, but in the last mode.
+# Arguments of `kvserve.connect`. A worker executes the sets, except in the last mode.
 MODES: dict[str, dict[str, Any]] = {
     "direct": {"read": "direct"},
     "worker": {"read": "worker"},
@@ -42,7 +42,7 @@ Operation = tuple[int, str]  # READ, WRITE or MODIFY, and the key
 class Load:
     """What to measure: the flags of `kvserve bench`.
 
-    `mode` is one of MODES, `workload_name` what the report calls the workload. All keys begin with
+    `mode` is one of MODES, `workload_name` the workload's name in the report. All keys begin with
     `prefix`.
     """
 
@@ -63,7 +63,7 @@ class Load:
 
     @property
     def ttl_seconds(self) -> float:
-        """For every key, so that a benchmark that is killed leaves nothing behind for long."""
+        """The ttl of every key, so that a killed benchmark leaves nothing behind for long."""
         return self.seconds + _KEY_TTL_SECONDS
 
     def new_keys(self, number: int) -> list[str]:
@@ -80,8 +80,8 @@ def drive(
     draws: Draws[str],
     number: int,
 ) -> None:
-    """The life of a measuring process: connect, say so, wait for the start, measure, report."""
-    for parents_end in parents_ends:  # else it would not see that its parent was killed
+    """Runs a measuring process: connects, says so, waits for the start, measures, reports."""
+    for parents_end in parents_ends:  # else it would not notice its parent's death
         parents_end.close()
     driver = _Driver()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -110,10 +110,11 @@ def drive(
 
 
 def _calibrate(plan: Sequence[Sequence[Operation]]) -> Measured:
-    """An empty result that knows what measuring costs here, from operations that do nothing.
+    """An empty result with the cost of measuring here, found by operations that do nothing.
 
-    The least of all chunks: one in which the system took the processor away tells nothing. Chunks
-    and no time: among many processes one may get the processor when its time is already over.
+    It takes the least of all chunks, because the system may have taken the processor away during a
+    chunk. It runs a number of chunks, not for a time: among many processes one may get the
+    processor only when its time is over.
     """
     driver = _Driver()
     costs = []
@@ -147,7 +148,7 @@ class _Driver:
         put: Callable[[str], Any],
         seconds: float,
     ) -> None:
-        """Runs the plan, again and again, for so many seconds, or until the parent is gone."""
+        """Runs the plan again and again for `seconds`, or until the parent is gone."""
         parent_pid = os.getppid()
         begin_ns = time.perf_counter_ns()
         self._deadline_ns = 0 if self._stopped else begin_ns + int(seconds * 1e9)

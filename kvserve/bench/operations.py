@@ -1,7 +1,7 @@
-"""What a workload asks for, and how often: YCSB's core workloads, and a mix of gets and sets.
+"""The operations of a workload: YCSB's core workloads, and a mix of gets and sets.
 
-Zipf's law gives the key of rank r a share proportional to 1 / r**skew. YCSB scatters the ranks over
-the keys, so that what is popular was not loaded together; so does this. Source: Cooper and others,
+Zipf's law gives the key of rank r a share proportional to 1 / r**skew. Like YCSB, this scatters the
+ranks over the keys, so that popular keys were not loaded together. Source: Cooper and others,
 Benchmarking Cloud Serving Systems with YCSB, SoCC'10. Its workload E is left out: it scans ranges
 of keys, which a hash table does not have.
 """
@@ -17,7 +17,7 @@ from typing import Generic, Literal, TypeVar
 
 READ, WRITE, MODIFY = range(3)  # MODIFY reads a key, then writes it
 SKEW = 0.99  # YCSB's
-INSERTS_MAX = 4_096  # new keys of a process, which are then written again: memory is bounded
+INSERTS_MAX = 4_096  # new keys of a process; then it writes them again, to bound the memory
 
 Popularity = Literal["uniform", "zipfian", "latest"]
 Key = TypeVar("Key")
@@ -25,9 +25,9 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The share of reads, what the other operations do, and which keys are asked for.
+    """The share of reads, what the other operations do, and which keys they use.
 
-    With "latest" the other operations insert, and the reads prefer what was inserted last.
+    With "latest" the other operations insert, and the reads prefer the keys inserted last.
     """
 
     reads: float
@@ -55,7 +55,7 @@ def zipf_bounds(count: int, skew: float) -> array[float]:
 
 
 def scattered(keys: Sequence[Key]) -> list[Key]:
-    """The keys in an order without sense, the same at every run."""
+    """The keys in a random order, the same at every run."""
     return random.Random(len(keys)).sample(keys, len(keys))
 
 
@@ -63,7 +63,7 @@ class Draws(Generic[Key]):
     """Draws the operations of a workload. Made once, before the processes that share it.
 
     Args:
-        workload: which.
+        workload: the workload.
         keys: the keys that are loaded, in that order.
 
     Example:
@@ -79,12 +79,12 @@ class Draws(Generic[Key]):
         self._bounds = None if is_uniform else zipf_bounds(len(keys), SKEW)
 
     def operations(self, count: int, new_keys: Sequence[Key], seed: str) -> list[tuple[int, Key]]:
-        """What one process does, in order, the same for the same seed.
+        """The operations of one process, in order, the same for the same seed.
 
         Args:
             count: how many operations.
-            new_keys: what it inserts, in that order and then again; no other process has them.
-            seed: tells the processes apart.
+            new_keys: the keys it inserts, in that order and then again; no other process has them.
+            seed: a different one for each process.
         """
         source = random.Random(seed)
         reads = [source.random() < self._workload.reads for _ in range(count)]
@@ -100,7 +100,7 @@ class Draws(Generic[Key]):
     def _latest(
         self, reads: Sequence[bool], ranks: Sequence[int], new_keys: Sequence[Key]
     ) -> Iterator[tuple[int, Key]]:
-        """Inserts, and reads of the latest: those of this process, before them the loaded."""
+        """Inserts, and reads of the latest keys: this process's own, then those loaded last."""
         inserted = 0
         for read, rank in zip(reads, ranks, strict=True):
             if not read:

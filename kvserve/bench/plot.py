@@ -1,7 +1,7 @@
 """Draws what was measured: latencies over percentiles, or hit ratios over memory.
 
-matplotlib is imported in here only, since it is an extra; nothing but its objects is used, no
-window and no state.
+matplotlib is imported only here, since it is an extra. Only its objects are used: no window, no
+global state.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def latencies(path: Path, title: str, kinds: Mapping[str, Sequence[int]]) -> Non
     """Draws the latency of each kind of operation over the percentile.
 
     Args:
-        path: where to; its suffix, one of FORMATS, says how.
+        path: where to write; its suffix, one of FORMATS, decides the format.
         title: stands above.
         kinds: sorted nanoseconds by kind of operation.
     """
     figure, axes = _figure(title)
     deepest = 1
     for kind, latencies_ns in kinds.items():
-        # The slower of the operations, as a part of all: the half, a tenth, a hundredth, ...
+        # The share of operations that are slower: the half, a tenth, a hundredth, ...
         parts = [1.0]
         while parts[-1] * len(latencies_ns) >= 1:
             parts.append(10 ** (-len(parts) / _POINTS_A_DECADE))
@@ -68,9 +68,9 @@ def hit_ratios(
     """Draws the hit ratio over the memory.
 
     Args:
-        path: where to; its suffix, one of FORMATS, says how.
+        path: where to write; its suffix, one of FORMATS, decides the format.
         title: stands above.
-        points: bytes and the hit ratio with them.
+        points: bytes of memory, and the hit ratio with them.
         live_bytes: the memory of the live instance, to be marked.
     """
     figure, axes = _figure(title)

@@ -22,17 +22,17 @@ _PATIENCE_SECONDS = 30.0  # for a process to connect, and to report after its de
 
 
 def run(load: Load, show: Callable[[float], None]) -> tuple[list[Measured], bool]:
-    """Measures.
+    """Measures a load.
 
     Args:
-        load: what.
-        show: told every tenth of a second how many seconds have passed.
+        load: what to measure.
+        show: called every tenth of a second with the seconds that have passed.
 
     Returns:
         What each process measured, and whether Ctrl-C ended it early.
 
     Raises:
-        KvserveError: nobody serves, or a process could not go on.
+        KvserveError: the instance is not served, or a process could not go on.
     """
     keys = [f"{load.prefix}{number}" for number in range(load.keys)]
     try:
@@ -61,7 +61,7 @@ def _remove(load: Load, keys: Sequence[str]) -> None:
 
 
 def _batches(load: Load, keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The keys in pieces, each of at most a megabyte of values unless a single one is larger."""
+    """The keys in pieces, each with at most a megabyte of values unless one value is larger."""
     size = max(1, min(_BATCH_KEYS, 2**20 // max(1, load.value_size)))
     return (keys[start : start + size] for start in range(0, len(keys), size))
 
@@ -77,7 +77,7 @@ class _Team:
 
     def start(self, load: Load, draws: Draws[str]) -> None:
         context = multiprocessing.get_context("fork")  # nothing here has threads
-        # Ctrl-C waits until the child can take it.
+        # Ctrl-C is held back until the child can handle it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for number in range(load.processes):
@@ -94,7 +94,7 @@ class _Team:
 
     def measure(self, load: Load, show: Callable[[float], None]) -> tuple[list[Measured], bool]:
         for pipe in self.pipes:
-            _receive(pipe, _PATIENCE_SECONDS + load.processes)  # which share the cores
+            _receive(pipe, _PATIENCE_SECONDS + load.processes)  # the processes share the cores
         for pipe in self.pipes:
             pipe.send("go")
         former = signal.getsignal(signal.SIGINT)
@@ -107,7 +107,7 @@ class _Team:
         return self._results, self._interrupted
 
     def _interrupt(self, *_: object) -> None:
-        """Has all report what they have; an exception here might lose what is just arriving."""
+        """Makes all report what they have. An exception here might lose a report on its way."""
         self._interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
         for process in self.processes:
@@ -127,7 +127,7 @@ class _Team:
             show(seconds)
 
     def dismiss(self) -> None:
-        """Ends what still runs. Each process is this one's child, so its pid is still its own."""
+        """Ends what still runs. All are children of this process, so their pids are not reused."""
         for process in self.processes:
             process.kill()  # a stopped one would never take a TERM
             process.join()
@@ -144,7 +144,7 @@ def _team(load: Load, draws: Draws[str]) -> Iterator[_Team]:
 
 
 def _receive(pipe: Connection[Any, Any], patience: float) -> Any:
-    """What a process sent; raises the error that it met."""
+    """What a process sent; raises the error that it reported."""
     try:
         if not pipe.poll(patience):
             raise InternalError("a process of the benchmark does not start")

@@ -1,7 +1,7 @@
-"""Replays a trace over tables of several sizes at once, each in memory of this process alone.
+"""Replays a trace over tables of several sizes at once, each in this process's private memory.
 
 Read-through: a get that misses is followed by a set. The tables are real ones; a live instance
-notices nothing but the processor's time.
+is affected only by the processor time that this takes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvserve.table.table import PrivateTable
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A size, what it held at the end, which gets it hit, and values that were too large for it."""
+    """A size, what it held at the end, its hits, and how many values were too large for it."""
 
     memory_bytes: int
     items: int
@@ -30,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What came out, over so many requests, so many of them gets."""
+    """The result, with the numbers of requests and of gets among them."""
 
     requests: int
     gets: int
@@ -40,7 +40,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """What has been counted so far, for all tables the same requests."""
+    """What has been counted so far, over the same requests for all tables."""
 
     requests: int
     gets: int
@@ -67,7 +67,7 @@ def replay(trace: Trace, found: Survey, sizes: Sizes, show: Callable[[int], None
         trace: as it was surveyed.
         found: what the survey found.
         sizes: of the tables.
-        show: told now and then how many bytes of the file have been replayed.
+        show: called now and then with the bytes of the file that have been replayed.
     """
     # One byte more than any table takes, if the trace has such values.
     filler = bytes(min(found.largest_value_bytes, limits.VALUE_BYTES_MAX + 1))
@@ -99,10 +99,10 @@ def _serve(
     """Serves some requests.
 
     Args:
-        table: which.
+        table: the table.
         chunk: the requests.
         filler: every value is a part of it.
-        default_bytes: the size of values that the trace says nothing of.
+        default_bytes: the size of values for which the trace gives none.
 
     Returns:
         How many gets hit, and how many values were too large to be stored.

@@ -15,8 +15,8 @@ _SAMPLES_MAX = 1_000_000  # of each kind in a process: 8 MB, and sorted within a
 class Samples:
     """Latencies of one kind of operation, in nanoseconds, in bounded memory.
 
-    Count and maximum are those of all operations. When the array is full every second latency in
-    it is dropped, and of the new ones only every second is kept, and so on.
+    Count and maximum are those of all operations. When the array is full, every second latency in
+    it is dropped, from then on only every second new one is kept, and so on.
     """
 
     latencies_ns: array[int] = field(default_factory=lambda: array("q"))
@@ -40,8 +40,8 @@ class Samples:
 class Measured:
     """What one process measured in `seconds`: the samples of each of KINDS.
 
-    `clock_ns` is how much of a latency the measuring itself is, `loop_ns` how long the loop takes
-    for an operation that does nothing: it bounds what this process can drive.
+    `clock_ns` is the part of a latency that measuring takes, `loop_ns` how long the loop takes for
+    an operation that does nothing: it bounds the rate that this process can drive.
     """
 
     samples: dict[str, Samples] = field(default_factory=lambda: {kind: Samples() for kind in KINDS})
@@ -51,7 +51,7 @@ class Measured:
     loop_ns: float = 0.0
 
     def latencies_ns(self) -> list[int]:
-        """Those of all kinds, in no order."""
+        """The latencies of all kinds, in no order."""
         return list(chain(*(samples.latencies_ns for samples in self.samples.values())))
 
     @property
@@ -72,7 +72,7 @@ def percentile(latencies_ns: Sequence[int], share: float) -> int:
 
 
 def merge(parts: Sequence[Samples]) -> list[int]:
-    """All processes' latencies, sorted, each process thinned as much as the one thinned most."""
+    """All processes' latencies, sorted; each is thinned as much as the one thinned most."""
     stride = max(part.stride for part in parts)
     merged: list[int] = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""What a trace holds, and which sizes of table are therefore worth a replay."""
+"""Surveys what a trace holds, and chooses the table sizes that are worth a replay."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from kvserve.table.geometry import Geometry, plan
 from kvserve.units import format_size
 
 _SAMPLE_KEYS_MAX = 2**17
-_RUNGS = 8  # the least is about a hundredth of what holds everything
+_RUNGS = 8  # the smallest is about a hundredth of what holds everything
 _ROOM = 1.25  # keys do not spread evenly over the shards
-_SAME_SHARE = 64  # sizes that differ by less are the same: a server rounds its memory down
+_SAME_SHARE = 64  # sizes that differ by less count as equal: a server rounds its memory down
 
 
 @dataclass(slots=True)
 class Survey:
     """What a trace holds. Keys of values that are too large for any table do not count.
 
-    Keys are counted one by one, and beyond `_SAMPLE_KEYS_MAX` estimated from those whose hash ends
-    in some zero bits, the more bits the more keys there are. Source: Wegman's adaptive sampling, as
-    analysed by Flajolet, Computing 43 (1990).
+    Keys are counted one by one up to `_SAMPLE_KEYS_MAX`; beyond that their number is estimated from
+    those whose hash ends in some zero bits: more bits as there are more keys. Source: Wegman's
+    adaptive sampling, as analysed by Flajolet, Computing 43 (1990).
     """
 
-    default_value_bytes: int  # of values whose size the trace does not tell
+    default_value_bytes: int  # of values for which the trace gives none
     requests: int = 0
     largest_value_bytes: int = 0
     _sample: dict[bytes, int] = field(default_factory=dict)  # bytes of key and value
     _mask: int = 0
 
     def add(self, chunk: Sequence[Request]) -> None:
-        """Takes note of some requests."""
+        """Records some requests."""
         self.requests += len(chunk)
         for operation, key, value_bytes in chunk:
             if operation == DELETE:
@@ -61,12 +61,12 @@ class Survey:
 
     @property
     def item_bytes(self) -> int:
-        """The average of key and value together, over the keys, as --item-size takes it."""
+        """The average size of key and value together, over the keys, as --item-size takes it."""
         average = sum(self._sample.values()) // max(1, len(self._sample))
         return min(max(limits.ITEM_BYTES_MIN, average), limits.VALUE_BYTES_MAX)
 
     def plan(self, memory_bytes: int) -> Geometry:
-        """The table that `kvserve serve` makes of so much memory and this --item-size."""
+        """The table that `kvserve serve` makes with so much memory and this --item-size."""
         default = Config()
         return plan(
             memory_bytes,
@@ -91,9 +91,9 @@ def survey(trace: Trace, default_value_bytes: int, show: Callable[[int], None]) 
     """Reads a trace to its end.
 
     Args:
-        trace: which.
-        default_value_bytes: the size of values that the trace says nothing of.
-        show: told now and then how many bytes of the file have been read.
+        trace: the trace.
+        default_value_bytes: the size of values for which the trace gives none.
+        show: called now and then with the bytes of the file that have been read.
 
     Raises:
         InvalidArgument: it is no trace, or nothing in it would fill a cache.
@@ -108,10 +108,10 @@ def survey(trace: Trace, default_value_bytes: int, show: Callable[[int], None]) 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What to replay: memory in bytes and the table of it, ascending.
+    """What to replay: sizes of memory in bytes and the table of each, ascending.
 
-    `live_bytes` is the one of them that a live instance has; `left_out_bytes` are sizes for which
-    this machine has no memory left.
+    `live_bytes` is the size that a live instance has; `left_out_bytes` are the sizes for which
+    this machine has too little memory left.
     """
 
     tables: dict[int, Geometry]
@@ -120,7 +120,7 @@ class Sizes:
 
 
 def choose(found: Survey, named_bytes: Sequence[int], live_bytes: int | None) -> Sizes:
-    """Chooses sizes.
+    """Chooses the sizes to replay.
 
     Args:
         found: what the trace holds.
@@ -128,8 +128,8 @@ def choose(found: Survey, named_bytes: Sequence[int], live_bytes: int | None) ->
         live_bytes: the memory of the live instance, if there is one.
 
     Raises:
-        InvalidArgument: this machine has not the memory for what was named.
-        ConfigError: what was named is too small to hold anything.
+        InvalidArgument: this machine has too little memory for a named size.
+        ConfigError: a named size is too small to hold anything.
     """
     if named_bytes:
         tables = {memory_bytes: found.plan(memory_bytes) for memory_bytes in sorted(named_bytes)}
@@ -143,7 +143,7 @@ def choose(found: Survey, named_bytes: Sequence[int], live_bytes: int | None) ->
             tables = dict(sorted({**tables, live_bytes: found.plan(live_bytes)}.items()))
     left_out = []
     available_bytes = _available_bytes()
-    while sum(tables) > available_bytes:  # the live instance must not be driven out
+    while sum(tables) > available_bytes:  # the live instance must keep its memory
         optional = [it for it in tables if it not in named_bytes]
         if not optional:
             raise InvalidArgument(
@@ -171,7 +171,7 @@ def _ladder(found: Survey) -> dict[int, Geometry]:
 
 
 def _available_bytes() -> int:
-    """What programs may take without driving out others, as the kernel reckons."""
+    """How many bytes programs may take without swapping, as the kernel estimates."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     fields = dict(line.split(":") for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024

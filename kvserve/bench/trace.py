@@ -1,7 +1,7 @@
-"""Traces of what a cache was asked for: opened, read line by line, checked. docs/bench.md has more.
+"""Traces of a cache's requests: opened, read line by line, checked. docs/bench.md has more.
 
-A line is a request: KEY [BYTES] [get|set|delete], of which only the key must be there. A key is
-any bytes but white space. A name that ends in .gz or .xz says that the file is compressed.
+A line is a request: KEY [BYTES] [get|set|delete]; only the key is required. A key is any bytes
+but white space. A file whose name ends in .gz or .xz is compressed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHUNK_REQUESTS = 4_096
 _OPERATIONS = {b"get": GET, b"set": SET, b"delete": DELETE}
 _FORMAT = "a line is KEY [BYTES] [get|set|delete]"
 
-Request = tuple[int, bytes, int | None]  # GET, SET or DELETE; the key; the value's bytes if told
+Request = tuple[int, bytes, int | None]  # GET, SET or DELETE; the key; the value's bytes if given
 
 
 class Trace:
@@ -51,10 +51,10 @@ class Trace:
         """All requests in order, some thousands at a time.
 
         Args:
-            show: told after each chunk how many bytes of the file have been read.
+            show: called after each chunk with the bytes of the file that have been read.
 
         Raises:
-            InvalidArgument: a line is no request, or what is compressed is damaged.
+            InvalidArgument: a line is no request, or a compressed file is damaged.
         """
         self._raw.seek(0)
         try:
@@ -105,7 +105,7 @@ def _parse(line: bytes, words: list[bytes]) -> Request:
 
 @contextmanager
 def opened(path: str) -> Iterator[Trace]:
-    """Opens a trace; `-` is standard input. What can be read only once is copied to a file."""
+    """Opens a trace; `-` is standard input. A source that cannot seek is copied to a file."""
     name = "standard input" if path == "-" else path
     with sys.stdin.buffer if path == "-" else Path(path).open("rb") as source:
         if stat.S_ISREG(os.fstat(source.fileno()).st_mode):

@@ -1,1 +1,1 @@
-"""The command line: parses, validates, calls, prints. What it calls is in the other rooms."""
+"""The command line: parses, validates, calls, prints. The logic is in the other rooms."""

@@ -44,7 +44,7 @@ def _parse_sizes(
 def _check_plot(
     _context: click.Context, _parameter: click.Parameter, path: Path | None
 ) -> Path | None:
-    """Fails now and not when everything has been measured."""
+    """Fails now rather than after everything has been measured."""
     if path is None:
         return None
     if path.suffix not in plot.FORMATS:
@@ -195,7 +195,7 @@ def _measure(
     memory: Sequence[int],  # noqa: ARG001 (refused already)
     **flags: Any,
 ) -> bool:
-    """Measures the live instance; whether Ctrl-C ended it."""
+    """Measures the live instance; returns whether Ctrl-C ended it."""
     from kvserve.bench import processes  # not above: --help needs no processes
     from kvserve.bench.driver import Load
     from kvserve.cli import bench_report
@@ -237,7 +237,7 @@ def _replay(
     timeout: float,
     **_flags: Any,
 ) -> bool:
-    """Replays a trace; whether Ctrl-C ended it."""
+    """Replays a trace; returns whether Ctrl-C ended it."""
     from kvserve.bench import replay, survey
     from kvserve.bench.trace import opened
     from kvserve.cli import bench_report
@@ -266,7 +266,7 @@ def _replay(
 
 
 def _live_memory_bytes(name: str | None, timeout: float) -> int | None:
-    """The memory of the instance, if one runs: to be marked among the sizes."""
+    """The memory of the instance, if it runs, to be marked among the sizes."""
     try:
         with connect(name, timeout) as cache:
             memory_bytes: int = cache.stats()["memory_bytes"]
@@ -278,7 +278,7 @@ def _live_memory_bytes(name: str | None, timeout: float) -> int | None:
 def _write(
     found: dict[str, Any], as_json: bool, print_table: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Prints what was found, at once: it must be out even if drawing it fails."""
+    """Prints what was found at once: it must be written even if drawing it fails."""
     from kvserve.cli import bench_report
 
     if as_json:
@@ -295,7 +295,7 @@ def _progress(verb: str, total: float) -> Iterator[Callable[[float], None]]:
     """A bar on standard error while a person watches; it draws itself without a thread.
 
     Yields:
-        What to tell how much of the total is done.
+        A function to call with how much of the total is done.
     """
     if not sys.stderr.isatty():
         yield lambda _done: None

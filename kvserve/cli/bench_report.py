@@ -1,4 +1,4 @@
-"""What was measured or replayed as figures for --json, as lines, and as tables for people."""
+"""Formats a measurement or a replay: as figures for --json, as lines, and as tables for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PERCENTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
 
 
 def of_load(load: Load, measured: Sequence[Measured], interrupted: bool) -> dict[str, Any]:
-    """What a measurement gave; times in microseconds end in `_us`."""
+    """The result of a measurement; times in microseconds end in `_us`."""
     kinds = {
         kind: _latencies([(part.samples[kind], part.seconds) for part in measured])
         for kind in KINDS
@@ -53,7 +53,7 @@ def _latencies(parts: Sequence[tuple[Samples, float]]) -> dict[str, Any]:
 
 
 def of_replay(trace: str, found: Survey, sizes: Sizes, replayed: Replayed) -> dict[str, Any]:
-    """What a replay gave; sizes in bytes end in `_bytes`."""
+    """The result of a replay; sizes in bytes end in `_bytes`."""
     return {
         "trace": trace,
         "requests": replayed.requests,
@@ -76,7 +76,7 @@ def of_replay(trace: str, found: Survey, sizes: Sizes, replayed: Replayed) -> di
 
 
 def write_lines(report: Mapping[str, Any]) -> None:
-    """Writes "name value" lines; those of the third size begin with "size.2."."""
+    """Writes "name value" lines; lines of the third size begin with "size.2."."""
     for field, value in _flat(report):
         plain = str(value).lower() if isinstance(value, bool) else value
         output.write_line(f"{field} {plain}")
@@ -157,5 +157,5 @@ def print_load(report: Mapping[str, Any]) -> None:
 
 
 def _cell(value: float) -> str:
-    """A count, or microseconds with as many digits as anybody reads."""
+    """A count, or microseconds with as many digits as are useful."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{0 if value >= 1000 else 2}f}"

@@ -1,6 +1,6 @@
 """The group of all commands, by click: finds a command when it is called.
 
-A command's module is imported only when that command runs, and imports what is heavy only inside
+A command's module is imported only when that command runs, and makes heavy imports only inside
 the command: `kvserve set` in a shell loop must not pay for the server or for tables of text.
 """
 
@@ -62,13 +62,13 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _statuses():
             result = super().invoke(ctx)
-            sys.stdout.flush()  # so that what fails here is still told
+            sys.stdout.flush()  # so that a failure here is still reported
             return result
 
 
 @contextmanager
 def _statuses() -> Iterator[None]:
-    """`exit_statuses` that leaves to click what is click's to say."""
+    """`exit_statuses`, except for the errors that click reports itself."""
     with exit_statuses(
         interrupts=(KeyboardInterrupt, click.Abort),
         passing=(click.ClickException, click.exceptions.Exit),
@@ -76,7 +76,7 @@ def _statuses() -> Iterator[None]:
         try:
             yield
         except click.ClickException as error:
-            # It repeats what was typed, or what a script passed on from elsewhere.
+            # The message repeats the arguments, which a script may have taken from elsewhere.
             text = visible(error.format_message(), keep="\n")
             error.format_message = lambda: text  # type: ignore[method-assign]
             raise

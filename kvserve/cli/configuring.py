@@ -132,7 +132,7 @@ def show_command(config_file: Path | None, live: bool, as_json: bool, name: str 
 
 
 def _print_settings(config: Config, column: str, told: Mapping[str, str], as_json: bool) -> None:
-    """Prints every setting with its value and what is told of it in the last column."""
+    """Prints every setting with its value and what `told` has for it as the last column."""
     if as_json:
         output.write_json(
             {name: {"value": _value(config, name), column: told[name]} for name in _EVERY}
@@ -152,14 +152,14 @@ def _value(config: Config, name: str) -> Any:
 
 
 def _text(config: Config, name: str) -> str:
-    """A setting's value as text, sizes as numbers if a script reads them."""
+    """A setting's value as text; sizes are plain numbers if a script reads them."""
     value = getattr(config, name)
     plain = name in configuration.SIZES and not output.on_terminal()
     return str(value) if plain else show(name, value)
 
 
 def _sources(config_file: Path | None, flags: Mapping[str, Any]) -> dict[str, str]:
-    """Where each setting comes from; the order of winning is that of `config.load`."""
+    """The source of each setting; the precedence is that of `config.load`."""
     in_file = read_settings(config_file) if config_file else {}
     sources = {}
     for setting in _EVERY:

@@ -1,4 +1,4 @@
-"""The commands on keys, but those that store: get delete incr decr touch ttl keys flush."""
+"""The commands on keys, except those that store: get delete incr decr touch ttl keys flush."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def delete_command(
 
 
 def _counting_command(verb: str, help_text: str) -> click.Command:
-    """`incr` and `decr`, which differ in the client's method and in their help."""
+    """`incr` or `decr`, which differ in the client's method and in their help."""
 
     @click.command(verb, cls=KeyCommand, help=help_text)
     @key_argument
@@ -232,7 +232,7 @@ def ttl_command(key: str | bytes, as_json: bool, name: str | None, timeout: floa
 
 
 def _ttl_for_json(ttl: float | None) -> float | None:
-    """Seconds, rounded to the table's milliseconds; null for what never expires."""
+    """Seconds, rounded to the table's milliseconds; null for a key that never expires."""
     if ttl is None:  # it expired since it was read
         return 0.0
     return None if math.isinf(ttl) else round(ttl, 3)
@@ -280,12 +280,12 @@ def keys_command(
 
 
 def _print_with_null(key: bytes) -> None:
-    # What no argument can hold must not look like two keys.
+    # A key that contains a NUL, which no argument can hold, must not look like two keys.
     output.write((key if b"\0" not in key else output.line_bytes(key)) + b"\0")
 
 
 def _print_array(items: Iterable[Any]) -> None:
-    """An array of JSON, an item a line, written as the items come."""
+    """Writes an array of JSON, one item a line, as the items come."""
     separator = "["
     for item in items:
         output.write(f"{separator}{output.json_text(item)}".encode())

@@ -1,4 +1,4 @@
-"""The commands that take a cache out of a server and into one: dump load."""
+"""The commands that copy a cache out of a server and into one: dump load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kvserve.client.admin.dump import Tally
 from kvserve.protocol.dump import DumpReader, DumpWriter, Header, Item
 
 _PIECE_BYTES = 256 * 1024
-_ITEMS_A_STEP = 256  # of the progress bar, for which a step costs as much as an item
+_ITEMS_A_STEP = 256  # of the progress bar; a step costs as much as an item
 
 Advance = Callable[[int], None]
 
@@ -62,7 +62,7 @@ def dump_command(file: str, prefix: str | bytes, name: str | None, timeout: floa
 
 @contextmanager
 def _target(file: str) -> Iterator[IO[bytes]]:
-    """Where a dump goes. A file gets its name when it is complete, and only its owner reads it."""
+    """Where a dump goes. A file gets its name once complete, and only its owner may read it."""
     if file == "-":
         yield sys.stdout.buffer
         return
@@ -175,7 +175,7 @@ def _progress(verb: str, unit: str, total: int | None) -> Iterator[Advance]:
     """A progress bar on standard error if that is a terminal, else nothing.
 
     Yields:
-        What to tell how much more is done, in `unit`.
+        A function to call with how much more is done, in `unit`.
     """
     if not sys.stderr.isatty():
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""Exit statuses, and how errors become them. Knows nothing of click."""
+"""Exit statuses, and how errors map to them. Knows nothing of click."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kvserve.escaping import visible
 from kvserve.shortages import shortage
 
 DONE = 0
-REFUSED = 1  # a miss, or a condition that does not hold: an answer for `if kvserve get ...`
+REFUSED = 1  # a miss, or a condition that does not hold: for `if kvserve get ...`
 USAGE = 2  # click's own
-NO_SERVER = 3  # nor an answer in time, or what the system has not enough of
+NO_SERVER = 3  # or no answer in time, or a limit of the system
 UNREADABLE = 65  # EX_DATAERR of sysexits.h
 BUG = 70  # EX_SOFTWARE
 OUTPUT_FAILED = 74  # EX_IOERR, for a full disk behind `>`
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
-PIPE_CLOSED = 141  # and for one that SIGPIPE ended
+PIPE_CLOSED = 141  # the same for SIGPIPE
 _BUG = "kvserve: this is a bug; please report it with the lines above"
 
 
@@ -29,11 +29,11 @@ def exit_statuses(
     interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     passing: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-    """Tells errors in one sentence, and turns them into exit statuses.
+    """Prints an error as one sentence, and turns it into an exit status.
 
     Args:
-        interrupts: by what a person interrupts a command.
-        passing: not turned into anything.
+        interrupts: what is raised when a person interrupts a command.
+        passing: errors that pass unchanged.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def exit_statuses(
 
 
 def exit_status(error: KvserveError) -> int:
-    """The exit status that tells whose move it is.
+    """The exit status for an error: it depends on the error's family, see kvserve.errors.
 
     Example:
         >>> from kvserve.errors import InvalidKey, ServerBusy
@@ -79,7 +79,7 @@ def exit_status(error: KvserveError) -> int:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Leads a stream to nowhere: the flush at the interpreter's end would fail again."""
+    """Points a stream at /dev/null: the flush at the interpreter's end would fail again."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):
@@ -93,5 +93,5 @@ def _abandon(stream: TextIO) -> None:
 def _tell(text: str) -> None:
     try:
         print(text, file=sys.stderr)
-    except OSError:  # a full disk; the status still tells
+    except OSError:  # a full disk; the status still shows the error
         _abandon(sys.stderr)

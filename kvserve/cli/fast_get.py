@@ -1,8 +1,8 @@
-"""The short way of `kvserve get KEY [--name NAME]`, which shell loops call: a hit, and no more.
+"""The fast path of `kvserve get KEY [--name NAME]`, which shell loops call: only for hits.
 
 It does what `get_command` of kvserve.cli.data does, without click and without what a client needs
 to talk to workers: importing these takes longer than all the rest (75 ms become 34, where
-`python -c pass` takes 9). Whatever is not here goes the long way.
+`python -c pass` takes 9). All other cases take the long way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def get(words: list[str]) -> bool | None:
         words: of the command line, after `kvserve`.
 
     Returns:
-        Whether there is one; None if it must go the long way, and nothing was done.
+        Whether the key has a value; None if the long way must be taken, and nothing was done.
     """
     parsed = parse(words)
     if parsed is None:
@@ -42,7 +42,7 @@ def get(words: list[str]) -> bool | None:
 
 
 def parse(words: list[str]) -> tuple[str, str | None] | None:
-    """The key and the name in a command line of this form; None if it has another.
+    """The key and the name in a command line of this form; None if it has another form.
 
     Example:
         >>> parse(["get", "--name", "sessions", "user:1"]), parse(["get", "user:1", "--json"])

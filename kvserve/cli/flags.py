@@ -24,7 +24,7 @@ config_file_option: Decorator = click.option(
 
 
 def settings_options(*only: str) -> Decorator:
-    """A flag for every setting of Config, or for those named. A flag not given is None."""
+    """Flags for every setting of Config, or for those named. A flag not given is None."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for setting in reversed(dataclasses.fields(Config)):

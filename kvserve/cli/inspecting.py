@@ -117,14 +117,14 @@ def _print_tables(stats: dict[str, Any]) -> None:
 
 
 def _for_table(stats: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a person looks at: no histogram, and of the operations those that there were."""
+    """The rows that a person looks at: no histogram, and only operations that occurred."""
     for field, value in flat({name: each for name, each in stats.items() if name != _HISTOGRAM}):
         if value or not field.startswith("operations."):
             yield field, value
 
 
 def for_people(field: str, value: Any) -> str:
-    """A number in the unit that its field's name ends in, as people write it.
+    """A number as people write it, in the unit that its field's name ends in.
 
     Example:
         >>> for_people("memory_bytes", 2**20), for_people("hits", 12345), for_people("pid", 4321)

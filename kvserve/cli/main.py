@@ -1,6 +1,6 @@
-"""The entry of the `kvserve` command. Knows nothing of click.
+"""The entry point of the `kvserve` command. Knows nothing of click.
 
-So the short way, see kvserve.cli.fast_get, need not import it.
+So the fast path, see kvserve.cli.fast_get, need not import it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ def main() -> None:
     _replace_closed_streams()
     with exit_statuses():
         found = fast_get.get(sys.argv[1:])
-        sys.stdout.flush()  # so that what fails here is still told
+        sys.stdout.flush()  # so that a failure here is still reported
     if found is not None:
         sys.exit(DONE if found else REFUSED)
     from kvserve.cli.commands import cli  # not above: its import takes longer than a short `get`
 
-    with exit_statuses():  # of what cannot be told; the rest ends in SystemExit
+    with exit_statuses():  # for output that fails; the rest ends in SystemExit
         cli(prog_name="kvserve")
 
 
 def _replace_closed_streams() -> None:
     """Opens /dev/null where the shell closed a stream, as in `kvserve get k >&-`.
 
-    Otherwise the next file that is opened, a FIFO to a worker perhaps, would take its number.
+    Otherwise the next file that is opened, perhaps a FIFO to a worker, would get its number.
     """
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:
-            # The lowest free number, so the closed stream's own.
+            # open takes the lowest free number, which is the closed stream's.
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))

@@ -1,4 +1,4 @@
-"""The options and arguments that several commands share, and the connection they lead to."""
+"""The options and arguments that several commands share, and the client made from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class KeyCommand(click.Command):
         try:
             return super().parse_args(ctx, self._numbers_behind_dashes(args))
         except click.NoSuchOption as error:
-            if error.possibilities:  # a slip of the pen
+            if error.possibilities:  # a misspelt option
                 raise
             hint = "Before a key or value that begins with a dash write --."
             raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
@@ -59,7 +59,7 @@ class KeyCommand(click.Command):
 
 
 class NumberRange(click.FloatRange):
-    """A range of numbers. `nan` is in none, but click finds it in each: no comparison holds."""
+    """A range of numbers that refuses `nan`, which click accepts since no comparison holds."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -1,11 +1,11 @@
-"""Writes to standard output: raw bytes, lines and JSON. All output of the commands goes this way.
+"""Writes raw bytes, lines and JSON to standard output. All commands print through this module.
 
 Everything is written as bytes, in UTF-8 whatever the locale says, so that a value comes out of
 `kvserve get` as it went into `kvserve set`.
 
-What a client stored must neither steer the terminal of a person that looks at it, nor forge a line
-of what a script reads: in lines control characters are escaped, see kvserve.escaping, and on a
-terminal in values, too. A single value that goes to a file or a pipe is as it was stored.
+A stored value must neither control the terminal of a person who looks at it, nor forge a line that
+a script reads: control characters are escaped in lines, see kvserve.escaping, and on a terminal in
+values, too. A single value that goes to a file or a pipe is written as it was stored.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def line_bytes(field: str | bytes, keep: str = "") -> bytes:
     """A text or a key as a part of a line.
 
     Args:
-        field: its bytes that are not UTF-8 stay, except on a terminal.
-        keep: control characters that stay, too.
+        field: bytes that are not UTF-8 stay, except on a terminal.
+        keep: control characters that stay as well.
 
     Example:
         >>> line_bytes("user:1"), line_bytes(b"raw-\\xff"), line_bytes("a\\tb", keep="\\t")
@@ -76,7 +76,7 @@ def _text(field: str | bytes) -> str:
 
 
 def say(text: str) -> None:
-    """Tells a person at a terminal why there is no output; a script reads the exit status."""
+    """Prints why there is no output, if on a terminal; a script reads the exit status."""
     if sys.stderr.isatty():
         print(f"kvserve: {text}", file=sys.stderr)
 
@@ -84,7 +84,7 @@ def say(text: str) -> None:
 def parse_key(text: str) -> str | bytes:
     """The key or value that an argument stands for: text, or bytes where it is not UTF-8.
 
-    Which keys are allowed is the client's to say.
+    The client decides which keys are allowed.
 
     Example:
         >>> parse_key("user:1"), parse_key("\\udcff")  # Python's stand-in for the byte 255
@@ -99,12 +99,12 @@ def parse_key(text: str) -> str | bytes:
 
 
 def key_bytes(key: str | bytes) -> bytes:
-    """A key as the bytes that it is stored as."""
+    """A key as bytes, as it is stored."""
     return key if isinstance(key, bytes) else key.encode()
 
 
 def key_json(key: str | bytes) -> str | bytes:
-    """A key for `write_json`: text wherever it is text, as str and bytes keys are the same."""
+    """A key for `write_json`: text if it is UTF-8, since str and bytes keys are the same."""
     if isinstance(key, bytes):
         try:
             return key.decode()
@@ -123,9 +123,9 @@ def value_bytes(value: Any) -> bytes:
 def json_text(value: Any) -> str:
     """A stored value as JSON.
 
-    What JSON lacks is rewritten: a datetime as text in ISO 8601, bytes as an object with their
+    Types that JSON lacks are rewritten: a datetime as ISO 8601 text, bytes as an object with their
     base64, NaN and the infinities as an object with their name, tuples as arrays, and keys that
-    are no str as text. All control characters are escaped, those beyond ASCII, too.
+    are no str as text. All control characters are escaped, including those beyond ASCII.
 
     Example:
         >>> json_text({1: (b"\\x00", "é", float("inf"))})
@@ -154,7 +154,7 @@ class _Piece(NamedTuple):
 
 
 def _in_brackets(brackets: str, heads: list[str], items: list[Any]) -> list[Any]:
-    """What is to be written for a container, last first."""
+    """The pieces to write for a container, last first."""
     found: list[Any] = [_Piece(brackets[0])]
     for number, (head, item) in enumerate(zip(heads, items, strict=True)):
         found += [_Piece((", " if number else "") + head), item]

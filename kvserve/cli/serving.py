@@ -1,4 +1,4 @@
-"""The commands for who runs the server: serve doctor clean."""
+"""The commands for the operator of the server: serve doctor clean."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kvserve.escaping import visible
 if TYPE_CHECKING:
     from kvserve.parent.finding import Finding
 
-# What doctor's checks depend on.
+# The settings that doctor's checks depend on.
 _CHECKED = (
     *("name", "memory", "workers", "shards", "item_size", "max_value", "fresh"),
     *("queue_depth", "queue_message"),

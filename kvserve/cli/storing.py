@@ -15,11 +15,11 @@ from kvserve.cli.output import parse_key
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
 
 VALUE_TYPES = ("text", "bytes", "int", "json")
-_SHOWN_CHARACTERS = 80  # of what is no number
+_SHOWN_CHARACTERS = 80  # of a value that is no number
 
 
 def _storing_command(verb: str, help_text: str) -> click.Command:
-    """`set`, `add` and `replace`, which differ in the client's method and in their help."""
+    """`set`, `add` or `replace`, which differ in the client's method and in their help."""
 
     @click.command(verb, cls=KeyCommand, help=help_text)
     @key_argument

@@ -1,4 +1,4 @@
-"""The command that looks at an instance again and again: top. The picture is drawn elsewhere."""
+"""The command that shows an instance's rates again and again: top. See top_view for the tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kvserve.cli.options import NumberRange, client_options, connect, json_optio
 from kvserve.errors import ServerError
 from kvserve.stats.rates import between
 
-_QUITS = b"qQ\x03\x04"  # Ctrl-C and Ctrl-D too, where they come as keys
+_QUITS = b"qQ\x03\x04"  # and Ctrl-C and Ctrl-D, if they arrive as keys
 
 Wait = Callable[[float], bool]
 
@@ -74,18 +74,18 @@ def top_command(
         else:
             _show(instance, look, interval)
     except KeyboardInterrupt:
-        pass  # it is how one ends it
+        pass  # the usual way to end it
 
 
 def intervals(
     look: Callable[[], kvserve.Client], interval: float, wait: Wait
 ) -> Iterator[dict[str, Any] | ServerError | None]:
-    """What `between` says of each interval.
+    """What `between` returns for each interval.
 
     Args:
-        look: connects.
+        look: connects a client.
         interval: in seconds.
-        wait: for so many seconds; returns whether to end instead.
+        wait: waits for so many seconds; returns whether to end instead.
 
     Yields:
         The rates; None while the first interval lasts; the error while no server answers.
@@ -135,7 +135,7 @@ def _show_once(found: Iterator[dict[str, Any] | ServerError | None], as_json: bo
 
 
 def _show(instance: str, look: Callable[[], kvserve.Client], interval: float) -> None:
-    """Shows pictures on the terminal until somebody quits."""
+    """Shows pictures on the terminal until the user quits."""
     from rich.live import Live  # not above: it is slow to import
 
     from kvserve.cli.top_view import picture, waiting
@@ -150,7 +150,7 @@ def _show(instance: str, look: Callable[[], kvserve.Client], interval: float) ->
 
 @contextmanager
 def _keys() -> Iterator[Wait]:
-    """Yields what waits for a time or for the key that quits, if a person can press keys."""
+    """Yields a function that waits for a time, or for the key that quits if there is a keyboard."""
     if not sys.stdin.isatty():
         yield _sleep
         return

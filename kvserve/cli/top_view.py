@@ -1,4 +1,4 @@
-"""What `kvserve top` shows: the rates of an interval as tables. Imported by top when it draws."""
+"""Draws what `kvserve top` shows: the rates of an interval as tables. Imported only for drawing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _STORE = (
 
 
 def picture(rates: Mapping[str, Any]) -> RenderableType:
-    """One screen of figures, as `kvserve.stats.rates.between` returns them."""
+    """One screen of the rates that `kvserve.stats.rates.between` returns."""
     workers = rates["workers"]
     stores = [{"index": each["index"], **each["store"]} for each in workers if "store" in each]
     title = f"pid {rates['pid']}, up {_shown('uptime_seconds', rates)}"
@@ -57,11 +57,11 @@ def picture(rates: Mapping[str, Any]) -> RenderableType:
 
 
 def waiting(instance: str, error: ServerError | None) -> RenderableType:
-    """What is shown while there is nothing to show: until the first figures, or without a server.
+    """The screen while there are no rates: until the first interval ends, or without a server.
 
     Args:
         instance: its name.
-        error: why there are none; None: they are being counted.
+        error: why there are none; None while they are being counted.
     """
     if error is None:
         return Group(_title(instance, "counting"))
@@ -127,7 +127,7 @@ def _table(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, Any]]
 
 
 def _shown(field: str, row: Mapping[str, Any]) -> str:
-    """A figure, as short as it can be read."""
+    """A value in the shortest readable form."""
     value = row.get(field)
     if value is None:
         return "-"

@@ -1,4 +1,4 @@
-"""The command that follows the changes of the cache: watch."""
+"""The command that prints the changes of the cache: watch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def watch_command(prefix: str | bytes, since: Since, as_json: bool, name: str | 
 
 
 def _raise_if_unread() -> None:
-    """Ends as a write would if nobody reads any more: in `watch | head -1` no write may come."""
+    """Raises BrokenPipeError, as a write would, if the reader is gone.
+
+    In `watch | head -1` there may be no further write.
+    """
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if any(flags & select.POLLERR for _, flags in poll.poll(0)):

@@ -1,9 +1,9 @@
-"""What is true while a call or a block lasts, and not a moment longer.
+"""Vouches for a claim while a call or a block lasts, and not a moment longer.
 
-Python runs signal handlers, and raises what was thrown at a thread (Ctrl-C, a time limit, a kill),
-between any two calls: also before the first line of a `finally`, of a `release` or of an
-`__exit__`. So no Python code can promise to be run when a block is left. A function in C can:
-nothing of the kind happens between its own steps. Here are the few steps that need it.
+Python runs signal handlers, and raises exceptions that were sent to a thread (Ctrl-C, a time limit,
+a kill), between any two calls: even before the first line of a `finally`, a `release` or an
+`__exit__`. So no Python code can promise to be run when a block is left. A C function can: nothing
+of the kind happens between its own steps. This file has the few steps that need it.
 
 Must not know what is claimed, nor how.
 """
@@ -17,7 +17,7 @@ from weakref import ref
 from kvserve.errors import LockLost, MisuseError
 
 cdef enum State:
-    NEW  # nobody vouches yet
+    NEW  # not vouched for yet
     GIVEN
     OVER
 
@@ -32,7 +32,7 @@ _here = threading.local()
 
 
 cdef object this_thread():
-    """What stands for this thread, of whatever kind it is."""
+    """The object that stands for this thread, of whatever kind the thread is."""
     alive = getattr(_here, "alive", None)
     if alive is None:
         alive = _here.alive = _Alive()
@@ -40,11 +40,11 @@ cdef object this_thread():
 
 
 cdef class Vouched:
-    """What may be renewed only while somebody vouches for it.
+    """A claim that may be renewed only while it is vouched for.
 
     That is from the moment an `acquire` returns until a `release` or `__exit__` begins, or while
-    what `vouched` calls lasts; and only while this object lives, in the process that made it, and
-    as long as the thread lives that it was bound to.
+    the function runs that `vouched` calls; and only while this object lives, in the process that
+    made it, and as long as the thread lives that it was bound to.
 
     Example:
         >>> claim = Vouched()
@@ -54,7 +54,7 @@ cdef class Vouched:
 
     cdef State _state
     cdef int _pid
-    cdef object _owner  # a weak reference to the thread or the task that has it
+    cdef object _owner  # a weak reference to the thread or the task that holds it
     cdef bint _bound
     cdef object _wake
     cdef object __weakref__
@@ -78,7 +78,7 @@ cdef class Vouched:
 
     @property
     def may_be_vouched(self):
-        """Whether this is so, or may become so."""
+        """Whether it may be renewed now, or later."""
         return self._state != OVER and self._pid == getpid() and self._is_owned()
 
     cdef bint _is_owned(self):
@@ -94,11 +94,11 @@ cdef class Vouched:
         self._bound = True
 
     def when_over(self, wake):
-        """What to call, with one argument, when nobody vouches any more. A function in C."""
+        """Sets what to call, with one argument, when it is no longer vouched for: a C function."""
         self._wake = wake
 
     cpdef withdraw(self):
-        """From now on nobody vouches for it."""
+        """From now on it is not vouched for."""
         self._state = OVER
         wake, self._wake = self._wake, None
         if wake is not None and self._pid == getpid():
@@ -106,7 +106,7 @@ cdef class Vouched:
 
 
 def vouched(Vouched claim not None, function):
-    """What a function returns that may take long; it vouches for the claim while it runs."""
+    """Runs a function that may take long; vouches for the claim meanwhile; returns its result."""
     claim._state = GIVEN
     try:
         return function()
@@ -115,7 +115,7 @@ def vouched(Vouched claim not None, function):
 
 
 async def vouched_async(Vouched claim not None, function):
-    """The same, of a function or a coroutine function."""
+    """The same for a function or a coroutine function."""
     claim._state = GIVEN
     try:
         value = function()
@@ -127,7 +127,7 @@ async def vouched_async(Vouched claim not None, function):
 
 
 def with_value(variable not None, value, function, *args):
-    """What a function returns; while it runs, the context variable has this value."""
+    """Runs a function while the context variable has this value; returns its result."""
     before = variable.get()
     variable.set(value)
     try:
@@ -137,7 +137,7 @@ def with_value(variable not None, value, function, *args):
 
 
 async def with_value_async(variable not None, value, function, *args):
-    """The same, of a coroutine function."""
+    """The same for a coroutine function."""
     before = variable.get()
     variable.set(value)
     try:
@@ -147,7 +147,7 @@ async def with_value_async(variable not None, value, function, *args):
 
 
 cdef class _Holder:
-    """Whose each hold is that was acquired by way of this object: of a thread, or of a task."""
+    """The owner, a thread or a task, of each hold that was acquired through this object."""
 
     cdef dict _holds  # by the id of the owner
     cdef Vouched _latest
@@ -174,7 +174,7 @@ cdef class _Holder:
         return self._latest if mine is None else mine
 
     def _check_new(self):
-        """Forgets the holds of those who ended.
+        """Forgets the holds of threads and tasks that ended.
 
         Raises:
             MisuseError: the caller has the lock already.
@@ -200,7 +200,7 @@ cdef class _Holder:
         return 0
 
     cdef Vouched _take_back(self):
-        """What is to be released, for which nobody vouches any more, or None."""
+        """The hold to release, no longer vouched for, or None."""
         cdef Vouched hold = self._mine()
         if hold is None and self._latest is not None and self._latest._state == GIVEN:
             if self._for_all or self._latest._pid != getpid():
@@ -210,11 +210,11 @@ cdef class _Holder:
         return hold
 
     def _forget(self, Vouched hold):
-        """From now on it is not this object's.
+        """Forgets a hold that is given up.
 
         Raises:
-            MisuseError: there is none.
-            LockLost: it is the one of the process that forked this one.
+            MisuseError: there is no hold.
+            LockLost: it is held by the process that forked this one.
         """
         if hold is None:
             if self._latest is not None and self._latest._state == GIVEN:
@@ -253,15 +253,15 @@ cdef class Holder(_Holder):
 
         Args:
             timeout: seconds to wait, for the lock and for the workers; 0: try once; math.inf: for
-                ever; None: as the lock was made.
+                ever; None: the lock's own timeout.
 
         Returns:
             The fencing number.
 
         Raises:
-            LockTimeout: another one held it all the time, also another thread by this very object.
-            MisuseError: this thread has acquired it by this object already.
-            LimitError: no thread can be started that would renew it.
+            LockTimeout: another holder had it all the time, perhaps a thread with this same object.
+            MisuseError: this thread has acquired it through this object already.
+            LimitError: no thread can be started to renew it.
             ServerError: a worker did not answer.
 
         Example:
@@ -278,8 +278,8 @@ cdef class Holder(_Holder):
         """Gives the lock up.
 
         Raises:
-            LockLost: it had run out, or is a parent's.
-            MisuseError: it was not acquired, or by another thread.
+            LockLost: it had run out, or is held by the parent process.
+            MisuseError: it was not acquired, or another thread acquired it.
         """
         self._give_back(self._take_back())
 
@@ -300,7 +300,7 @@ cdef class AsyncHolder(_Holder):
     def __cinit__(self, *_, **__):
         from asyncio import events, tasks
 
-        # In Python 3.11 `current_task` is no function in C; what it looks into is.
+        # In Python 3.11 `current_task` is no C function; the lookups that it makes are.
         current = tasks.current_task
         self._current_task = current if type(current) is type(len) else None
         self._running_loop = events._get_running_loop

@@ -40,7 +40,7 @@ def connect(
 
     Raises:
         ServerUnavailable: no server of this name runs.
-        WriteRefused, ServerBusy: `write` cannot be `direct`, as the text says.
+        WriteRefused, ServerBusy: `write` cannot be `direct`; the message says why.
         ForeignObject: its objects are not what they should be.
         InvalidName, InvalidArgument: an argument is out of its range.
 
@@ -95,9 +95,9 @@ def async_client(
     write: Write = "worker",
     queue_bytes: int | None = None,
 ) -> AsyncClient:
-    """What `connect_async` returns, without awaiting: for a module's top, and for `memoize` there.
+    """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
-    It needs no event loop until it is used, and belongs to the one that uses it first.
+    It needs no event loop until it is used, and belongs to the event loop that uses it first.
 
     Example:
         >>> pages = kvserve.async_client()

@@ -1,6 +1,6 @@
 """What the recipes, namespaces and pipelines need of a client: one contract for each kind.
 
-So they import no client, and a client can be built of them.
+So they import no client, and a client can be built from them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One deadline for a call that is made of several requests.
 
-Each request has the client's timeout. What asks several of them for one purpose sets a deadline
-for all, which each then keeps: so a lock with `timeout=1` gives up after a second, though its
-client waits for two, and though it asks three times. The deadline goes with the context, as
-`contextvars` do, so that neither the clients' methods nor the recipes need to hand it on.
+Each request has the client's timeout. A call that sends several requests sets one deadline for all
+of them: so a lock with `timeout=1` gives up after a second, although its client waits for two, and
+although it asks three times. The deadline is a context variable, so that neither the clients'
+methods nor the recipes need to pass it on.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _deadline: ContextVar[float] = ContextVar("kvserve_deadline", default=math.inf)
 
 
 def deadline_of(now: float, timeout: float) -> float:
-    """Until when a request that is asked now may last.
+    """The deadline of a request that begins now.
 
     Args:
         now: seconds on the monotonic clock.
         timeout: seconds for each request.
 
     Raises:
-        ServerBusy: the call that it is a part of has no time left. It was not sent.
+        ServerBusy: the call that it belongs to has no time left; the request was not sent.
     """
     whole = _deadline.get()
     if whole <= now:
@@ -39,19 +39,19 @@ def deadline_of(now: float, timeout: float) -> float:
 
 
 def is_over() -> bool:
-    """Whether the call that this is a part of has no time left."""
+    """Whether the current call has no time left."""
     return _deadline.get() <= time.monotonic()
 
 
 def within(seconds: float, function: Callable[..., T], *args: Any) -> T:
-    """What a function returns, all of whose requests together have so many seconds."""
+    """Runs a function whose requests together may take so many seconds; returns its result."""
     return with_value(_deadline, _earlier(seconds), function, *args)
 
 
 def within_async(
     seconds: float, function: Callable[..., Awaitable[T]], *args: Any
 ) -> Coroutine[Any, Any, T]:
-    """The same, of a coroutine function."""
+    """The same for a coroutine function."""
     return with_value_async(_deadline, _earlier(seconds), function, *args)
 
 

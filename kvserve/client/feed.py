@@ -1,4 +1,4 @@
-"""What `watch` of both clients reads from: the change feed of the server that runs."""
+"""What `watch` of both clients reads from: the change feed of the running server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_watcher(names: Names, prefix: Key = "", since: Since = "now") -> Watche
     """A watcher of a running instance.
 
     Raises:
-        ServerUnavailable: nobody serves it, or it has no feed.
+        ServerUnavailable: no server serves it, or it has no feed.
         InvalidArgument, ForeignObject: see `Watcher`.
     """
     with runtime.named_errors():
@@ -32,13 +32,13 @@ def open_watcher(names: Names, prefix: Key = "", since: Since = "now") -> Watche
         try:
             return Watcher(memory, lambda: _find_feed(names), prefix, since)
         except BaseException:
-            with suppress(BufferError):  # readers that were begun have it until they are gone
+            with suppress(BufferError):  # readers that have started keep it until they are gone
                 memory.close()
             raise
 
 
 def _find_feed(names: Names) -> mmap.mmap | None:
-    """The feed of the server that runs; None if none does, or none that is ready yet.
+    """The feed of the running server; None if none runs, or none is ready yet.
 
     Raises:
         ServerUnavailable: it has no feed.
@@ -70,8 +70,8 @@ def events_of(watcher: Watcher, patience: float, ending: Ending) -> Iterator[Eve
 
     Args:
         watcher: where they come from.
-        patience: seconds without an event after which it ends.
-        ending: it ends when this has come.
+        patience: seconds without an event after which the iteration ends.
+        ending: the iteration ends when this has come.
     """
     pace = Pace()
     last = time.monotonic()

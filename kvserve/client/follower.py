@@ -23,7 +23,7 @@ Write = Literal["worker", "direct"]
 
 
 def check_write(write: Write) -> Write:
-    """The way to write itself; raises InvalidArgument if it is none."""
+    """`write` itself; raises InvalidArgument if it names no way to write."""
     if write not in ("worker", "direct"):
         raise InvalidArgument(f"write = {write!r}: use 'worker' or 'direct'")
     return write
@@ -33,8 +33,8 @@ def require_server(names: Names) -> Manifest:
     """The manifest of a running instance.
 
     Raises:
-        ServerUnavailable: nobody serves it.
-        ForeignObject: its runtime directory is somebody else's.
+        ServerUnavailable: no server serves it.
+        ForeignObject: its runtime directory is another user's.
     """
     runtime.verify_directory(names)
     if runtime.holder(names) is None:
@@ -43,7 +43,7 @@ def require_server(names: Names) -> Manifest:
 
 
 class Ending:
-    """Whether a client was closed, for those who shall not keep the client itself alive."""
+    """Whether a client was closed, for objects that must not keep the client itself alive."""
 
     has_come = False
 
@@ -52,7 +52,7 @@ class TableFollower(Reader):
     """A reader of an instance's table, mapped read-only, that follows it from server to server.
 
     Reading goes on while no server runs, from the kept table. When the table is given up (`serve
-    --fresh`, `clean`), reads answer ASK_WORKER until `_follow_table` finds its successor.
+    --fresh`, `clean`), reads return ASK_WORKER until `_follow_table` finds its successor.
 
     Args:
         names: the instance's.
@@ -106,7 +106,7 @@ class TableFollower(Reader):
         self._manifest = manifest
 
     def _on_full_notes(self) -> None:
-        """Looks whether what is noted is still read. Called inside a read: it waits for nobody."""
+        """Looks whether the notes are still read. Called inside a read, so it never waits."""
         with LockGuard(self._attaching, 0) as is_ours:
             if is_ours:
                 self._replace_lost_notes()
@@ -139,7 +139,7 @@ class TableFollower(Reader):
             self._on_manifest(require_server(self._names))
 
     def _on_manifest(self, manifest: Manifest) -> None:
-        """A new session was opened: is it still the table that we are attached to?"""
+        """Called when a new session was opened: attaches the table if it is another one now."""
         forks.notice()
         with LockGuard(self._attaching, TIMEOUT_MAX):
             if not self._closed and (
@@ -158,7 +158,7 @@ class TableFollower(Reader):
     def close(self) -> None:
         """Lets go of the table."""
         forks.notice()
-        self._ending.has_come = True  # without the lock: whoever has it looks again
+        self._ending.has_come = True  # without the lock: the thread that has it looks again
         with LockGuard(self._attaching, TIMEOUT_MAX):
             self._detach()
             for memory in self._maps:

@@ -1,9 +1,9 @@
-"""What a client's parts do in a forked child, whoever forked it.
+"""What a client's parts do in a forked child, whichever code forked it.
 
-Python runs its hooks after os.fork alone. Code in C forks as well (uWSGI starts its workers so),
-and the child goes on with its parent's sessions unless it looks. So whatever belongs to one process
-asks `Descriptor.is_open`, or compares `fork_count`, at each use; and whoever begins something comes
-by `notice`, which lets go of what was inherited.
+Python runs its hooks only after os.fork. C code forks as well (uWSGI starts its workers so), and
+such a child goes on with its parent's sessions unless it looks. So whatever belongs to one process
+asks `Descriptor.is_open`, or compares `fork_count`, at each use; and all code that begins something
+calls `notice`, which lets go of what was inherited.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kvserve.descriptors import close_inherited, fork_count
 
 
 class _Child:
-    """What has to be done once in each child, before the first use of anything."""
+    """The duties to be done once in each child, before the first use of anything."""
 
     def __init__(self) -> None:
         self._duties: list[Callable[[], None]] = [close_inherited]

@@ -10,7 +10,7 @@ from kvserve.protocol.codec import Value
 
 
 class MappingMethods:
-    """MappingMethods for what is `Keyed`.
+    """Mapping methods for what is `Keyed`.
 
     Example:
         >>> cache["user:1"] = "Ada"

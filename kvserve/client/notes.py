@@ -1,9 +1,10 @@
-"""What a client of another user than the server's has read, told to the workers in a small file.
+"""A small file that shows the workers what a client of another user than the server's has read.
 
-Readers of the server's own user write the hints, by which the eviction knows what is read. Others
-may not: who may write a file may shorten it, and that ends every process that has mapped it. So
-such a client maps a file of its own, which it alone may write and which workers read without
-mapping it. It lies in the clients directory until a worker has read its end, or the server stops.
+Readers of the server's own user write the hints, from which the eviction knows what is read. Other
+users may not: a user that may write a file may shorten it, and that kills every process that has
+mapped it. So such a client maps a file of its own, which it alone may write and which workers read
+without mapping it. It lies in the clients directory until a worker has read its end, or the server
+stops.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _MODE = 0o640  # the server's user reads it as a member of the group
 class Notes:
     """One client's file of notes, or memory of its own where no file can be had.
 
-    The record lock on it tells that the client lives: the kernel releases it at its death.
+    The record lock on it shows that the client lives: the kernel releases it when the client dies.
 
     Args:
         names: the instance's.
@@ -37,7 +38,7 @@ class Notes:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nobody will read what is noted here: the file has no name any more."""
+        """Whether no worker will read what is noted here: the file has no name any more."""
         status = self._status()
         return status is None or status.st_nlink == 0
 
@@ -55,7 +56,7 @@ class Notes:
         self._identity = None
 
     def _status(self) -> os.stat_result | None:
-        """What our descriptor leads to, if it is ours still: a program may have closed them all."""
+        """The status of our file, if the descriptor is still ours: a program may have closed it."""
         if self._identity is None:
             return None
         try:
@@ -72,7 +73,7 @@ class Notes:
         with suppress(OSError):
             descriptor = os.open(path, flags, _MODE)
             try:
-                # In this order: what has its length and no lock is taken for a dead client's.
+                # In this order: a file of full length without a lock counts as a dead client's.
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.fchmod(descriptor, _MODE)  # whatever the umask was
                 os.posix_fallocate(descriptor, 0, NOTES_BYTES)
@@ -84,4 +85,4 @@ class Notes:
             status = os.fstat(descriptor)
             self._descriptor, self._identity = descriptor, (status.st_dev, status.st_ino)
             return memory
-        return mmap.mmap(-1, NOTES_BYTES)  # no room, or no directory: the reads are not told
+        return mmap.mmap(-1, NOTES_BYTES)  # no room, or no directory: the reads are not reported

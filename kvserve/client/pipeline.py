@@ -14,7 +14,7 @@ from kvserve.table._core import check_key
 class Collector:
     """Collects operations. Their results stand in `results`, in the same order, once executed.
 
-    A pipeline saves round trips; it is no transaction: others' operations may come in between.
+    A pipeline saves round trips; it is no transaction: other clients may come in between.
     """
 
     def __init__(self, operations: Operations) -> None:
@@ -27,7 +27,7 @@ class Collector:
 
     @property
     def results(self) -> list[Any]:
-        """One result an operation.
+        """One result per operation.
 
         Raises:
             MisuseError: the pipeline has not been executed.
@@ -81,7 +81,7 @@ class Collector:
         return self._add(self._make.decr(key, delta, initial, ttl))
 
     def _add(self, operation: Operation) -> Self:
-        check_key(operation.key)  # here, so that the line that is wrong raises
+        check_key(operation.key)  # here, so that the faulty line raises
         self._collected.append(operation)
         return self
 
@@ -110,7 +110,7 @@ class Pipeline(Collector):
         self._client = client
 
     def execute(self, *, raise_on_error: bool = True) -> list[Any]:
-        """Sends what was collected; returns one result an operation.
+        """Sends what was collected; returns one result per operation.
 
         Args:
             raise_on_error: raise the first error; else errors stand among the results.

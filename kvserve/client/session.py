@@ -1,6 +1,6 @@
 """A session with one worker: its descriptors, its ids, its frames. Does not wait.
 
-`channel.Channel` waits for it by polling, `aio_channel.AsyncChannel` on an event loop.
+`blocking.channel.Channel` waits for it by polling, `aio.channel.AsyncChannel` on an event loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kvserve.transport.base import FrameSender
 from kvserve.transport.fifo import FifoReceiver, FifoSender
 from kvserve.transport.mqueue import SendingQueue
 
-LOOK_SECONDS = 0.1  # how often one who waits for a hello looks whether anybody serves
+LOOK_SECONDS = 0.1  # how often a client that waits for a hello looks whether a server runs
 NO_REPLY = "no reply before the deadline"
 NOT_TAKEN = "the worker took no request before the deadline; is it overloaded?"
 _MODE, _GROUP_MODE = 0o600, 0o660
@@ -32,11 +32,11 @@ _HELLO_PAUSE_SECONDS = 0.1  # before it is sent once more, then twice as long ea
 
 
 class WorkerGone(Exception):
-    """The worker at a session's other end is no more, or the session is not this process's, or
-    somebody closed its descriptors. The client decides what that means.
+    """The worker at a session's other end is gone, or the session is not this process's, or its
+    descriptors were closed. The client decides what that means.
 
     Args:
-        ids: the client's and the request's of what was sent; zeros: nothing was.
+        ids: the client id and the request id of what was sent; zeros: nothing was sent.
     """
 
     def __init__(self, ids: tuple[int, int] = (0, 0)) -> None:
@@ -47,17 +47,17 @@ class WorkerGone(Exception):
 class Session:
     """The client's two FIFOs and the worker's queue.
 
-    Whatever it opens belongs to an object of its own, and goes with the last reference to that: so
-    an exception of a signal handler, at any point, leaves nothing behind.
+    Each thing it opens belongs to an object of its own, and is closed with the last reference to
+    that: so an exception from a signal handler, at any point, leaves nothing behind.
 
     Args:
         names: the instance's.
         manifest: what it consists of.
-        worker: whose session.
+        worker: the worker at the other end.
         queue_bytes: the longest frame that goes through the queue; longer ones, through the FIFO.
 
     Raises:
-        ServerUnavailable: nobody serves.
+        ServerUnavailable: no server runs.
         ForeignObject: an object of the instance has a wrong owner or mode.
     """
 
@@ -88,7 +88,7 @@ class Session:
         self._names = [fifo.make(request, mode, group_id), fifo.make(reply, mode, group_id)]
         # Both ends: the worker must find a writer, and later miss it when we are gone.
         self._requests = FifoSender(fifo.open_end(request, os.O_RDWR, **owner), 0)
-        # The reading end alone: end-of-file will tell that the worker is gone. A batch's reply may
+        # The reading end alone: end-of-file will mean that the worker is gone. A batch's reply may
         # exceed its bound by the last value in it.
         reply_bytes_max = self._frame_bytes_max + limits.BATCH_REPLY_BYTES
         self._replies = FifoReceiver(fifo.open_end(reply, os.O_RDONLY, **owner), reply_bytes_max)
@@ -100,7 +100,7 @@ class Session:
 
     @property
     def is_ours(self) -> bool:
-        """Whether, besides, its descriptors are what they were; a daemon may have closed them."""
+        """Whether it is open and its descriptors are unchanged; a daemon may have closed them."""
         return self._replies.file.is_ours
 
     @property
@@ -137,7 +137,7 @@ class Session:
     def _too_long(
         self, command: Command, arguments: tuple[Any, ...], size_bytes: int
     ) -> KvserveError:
-        # It was checked, or cut, as a server allowed that has ended since.
+        # It was checked, or cut, by the limit of a server that has ended since.
         text = f"the server takes at most {self._frame_bytes_max} in one request now"
         if command in (commands.BATCH, commands.SET_MANY) and len(arguments[0]) > 1:
             return ServerBusy(f"a batch of {size_bytes} bytes: {text}; send it again")
@@ -156,8 +156,8 @@ class Session:
         """The replies that have come by now.
 
         Raises:
-            WorkerGone: nobody will send any more.
-            ProtocolError: what came are no replies.
+            WorkerGone: no more will come.
+            ProtocolError: what came is no reply.
         """
         if not self.is_ours:
             raise WorkerGone
@@ -196,6 +196,6 @@ def hello_times(now: float) -> Iterator[float]:
 
 
 def require_holder(names: Names) -> None:
-    """Raises ServerUnavailable if nobody serves: the queue of a killed server is still there."""
+    """Raises ServerUnavailable if no server runs: the queue of a killed server is still there."""
     if holder(names) is None:
         raise not_served(names)

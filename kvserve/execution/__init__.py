@@ -1,1 +1,1 @@
-"""What executes a command in the table: for workers, and for trusted writers."""
+"""Executes commands in the table, for workers and for trusted writers."""

@@ -1,7 +1,7 @@
 """How much memory the requests of a worker may take, and each session's share of it.
 
 What a request takes is counted from when it is admitted until its reply is written: its arguments,
-what executes it, its answer. A request for which there is no room is refused before anything of it
+what executes it, its answer. A request that there is no room for is refused before anything of it
 is done.
 
 The shares follow dynamic thresholds (Choudhury and Hahne, 1998): a session may take as much as is
@@ -20,13 +20,13 @@ from kvserve.protocol.messages import Request
 
 
 class Holder(Protocol):
-    """Whatever has a share: a session."""
+    """Anything that has a share: a session."""
 
     charged_bytes: int
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody would read its replies."""
+        """Whether a client would read its replies."""
 
 
 class Budget:
@@ -34,7 +34,7 @@ class Budget:
 
     Args:
         bytes_max: how much there is. May be changed at any time.
-        beside: tells what else is held of it, for the store.
+        beside: returns what else is held of it, for the store.
 
     Example:
         >>> class Client:
@@ -62,9 +62,9 @@ class Budget:
         return max(0, self.bytes_max - self.taken_bytes)
 
     def take(self, holder: Holder, size_bytes: int) -> bool:
-        """Whether there is room; it is taken then, to be given back.
+        """Takes room, to be given back; returns whether there was any.
 
-        What fits into an empty budget is always admitted then, however large: it would never be
+        An empty budget admits any size: a request that is too large would never be admitted
         otherwise.
         """
         if self.held_bytes and holder.charged_bytes + size_bytes > self.free_bytes:
@@ -74,7 +74,7 @@ class Budget:
         return True
 
     def charge(self, holder: Holder, size_bytes: int) -> None:
-        """Counts what is there already. A negative size gives it back."""
+        """Counts memory that is in use already. A negative size gives it back."""
         holder.charged_bytes += size_bytes
         self.held_bytes += size_bytes
         if self.held_bytes > self.peak_bytes:
@@ -82,7 +82,7 @@ class Budget:
 
 
 class Allowance:
-    """What one request was admitted for, and who wants its answer.
+    """What one request was admitted for, and whether its answer is wanted.
 
     Args:
         budget: where its memory is counted.
@@ -97,7 +97,7 @@ class Allowance:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody waits for the answer."""
+        """Whether a client waits for the answer."""
         return self._holder.is_open
 
     @property
@@ -111,7 +111,7 @@ class Allowance:
         self._budget.charge(self._holder, size_bytes)
 
     def give_back(self) -> None:
-        """The request has ended."""
+        """Gives all of it back: the request has ended."""
         self.charge(-self._size_bytes)
 
 

@@ -1,5 +1,5 @@
-"""Request to answer: the only caller of the table in a worker. Knows no descriptors and no bytes
-of frames."""
+"""Turns a request into its answer: the only caller of the table in a worker. Knows no descriptors
+and no bytes of frames."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Executor:
     Args:
         table: this process's, to write with.
         shards: the shards that this worker serves, for `flush`.
-        stats: gives the worker's own figures.
+        stats: returns the worker's own statistics.
     """
 
     def __init__(self, table: Writer, shards: range, stats: Callable[[], dict[str, Any]]) -> None:
@@ -45,7 +45,7 @@ class Executor:
         self._stats = stats
         self._default_ttl_ms = 0
         self._value_bytes_max = limits.VALUE_BYTES_MAX
-        # What takes long, in steps: each yields where others may be served.
+        # Long commands, in steps: each yields where other requests may be served.
         self._in_steps: dict[int, Callable[..., Generator[None, None, Any]]] = {
             commands.BATCH.code: self._batch,
             commands.FLUSH.code: self._flush,
@@ -103,7 +103,7 @@ class Executor:
             return refusal(code, error)
 
     def _ping(self) -> None:
-        """Being answered is the answer."""
+        """The reply itself is the answer."""
 
     def _set(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
         if number != codec.BYTES or len(payload) > self._value_bytes_max:
@@ -175,7 +175,7 @@ class Executor:
             _check_codec(number, payload)
 
     def life_ms(self, ttl_ms: int) -> int:
-        """How long what is written lives: what is written without a ttl gets the default one."""
+        """How long a value that is written lives: one without a ttl gets the default."""
         return life_ms_of(ttl_ms) if ttl_ms else self._default_ttl_ms
 
 
@@ -191,19 +191,19 @@ def refusal(code: int, error: Exception) -> tuple[int, str]:
 
 
 def out_of_range(error: Exception) -> InvalidArgument:
-    """What it means that the skin of the core refuses a number."""
+    """The error for a number that the skin of the core refuses."""
     return InvalidArgument(f"an argument is out of its range: {error}")
 
 
 def answer_bytes(code: int, outcome: tuple[int, Any]) -> int:
-    """About how long the answer of one operation makes a batch's reply."""
+    """About how many bytes the answer of one operation adds to a batch's reply."""
     status, answer = outcome
     has_value = code == commands.GET.code and status == STATUS_DONE and answer
     return _ANSWER_OVERHEAD_BYTES + (len(answer[1]) if has_value else 0)
 
 
 def _check_codec(number: int, payload: bytes) -> None:
-    """What a reader will rely on is checked here: the frame came from another process."""
+    """Checks what readers will rely on: the frame came from another process."""
     if number == codec.TEXT:
         try:
             payload.decode()

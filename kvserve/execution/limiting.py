@@ -3,10 +3,10 @@
 Exact over all processes, because the worker that executes it is the only writer of the key and does
 nothing else meanwhile. A refused hit costs nothing. The state expires with its window.
 
-A fixed window begins with the first hit and is a counter whose ttl is the window: what most take
-INCR and EXPIRE of Redis for. In the worst case twice the rate passes within one `per_ms`, around
-the end of a window. A sliding window keeps the time of each hit, so never more than `rate` pass
-within any `per_ms`.
+A fixed window begins with the first hit and is a counter whose ttl is the window, as commonly
+built with INCR and EXPIRE of Redis. In the worst case twice the rate passes within one `per_ms`,
+around the end of a window. A sliding window keeps the time of each hit, so never more than `rate`
+pass within any `per_ms`.
 """
 
 from __future__ import annotations

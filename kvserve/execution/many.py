@@ -1,4 +1,4 @@
-"""One command for many keys: executed here step by step, or told as operations for a store."""
+"""One command for many keys: executed here step by step, or split into operations for a store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kvserve.protocol.messages import STATUS_DONE
 from kvserve.store.base import Key
 
 _MISS = (codec.BYTES, None, 0)
-# Of a read: what the store holds is longer than values may be here, or is no value.
+# For a read: what the store holds is longer than values may be here, or is no value.
 _LEFT_OUT = (ValueTooLarge.wire_code, UnreadableValue.wire_code)
 
 
@@ -35,7 +35,7 @@ def keys_of(code: int, arguments: tuple[Any, ...]) -> list[Key]:
 def read(
     look: Callable[[Key], tuple[int, bytes, int] | None], keys: list[Key]
 ) -> Generator[None, None, tuple[bytes, list[bytes | None]]]:
-    """Returns the codec and the payload of each key, None of a miss.
+    """Returns the codec and the payload of each key, None for a miss.
 
     Yields where it may be interrupted. Stops early when the reply would grow too long: the client
     asks for the rest again.
@@ -66,12 +66,12 @@ def each(change: Callable[..., Any], *arguments: Any) -> Generator[None, None, i
     Yields where it may be interrupted.
 
     Returns:
-        How many of them said that they did something.
+        How many changes returned that they did something.
 
     Raises:
-        KvserveError: the first that one of them raised, once the others were made.
-        ServerBusy: the first of them could not be made; no other was tried.
-        RequestTimeout: a later one could not be made for that reason, nor tried those after it.
+        KvserveError: the first that a change raised, after the others were made.
+        ServerBusy: the first change could not be made; no other was tried.
+        RequestTimeout: a later one could not be made for that reason; no other was tried after it.
     """
     count = 0
     first_error: KvserveError | None = None
@@ -104,7 +104,7 @@ def as_operations(code: int, arguments: tuple[Any, ...]) -> list[list[Any]]:
 def as_answer(code: int, outcomes: list[tuple[int, Any]]) -> tuple[int, Any]:
     """The status and the answer of such a command from those of its operations."""
     if code == commands.GET_MANY.code:
-        # One that cannot be had is left out, for the sake of the others; a get says why.
+        # A value that cannot be had is left out, for the sake of the others; a get says why.
         outcomes = [(STATUS_DONE, None) if each[0] in _LEFT_OUT else each for each in outcomes]
     statuses = {status for status, _ in outcomes}
     for status, answer in outcomes:
@@ -112,7 +112,7 @@ def as_answer(code: int, outcomes: list[tuple[int, Any]]) -> tuple[int, Any]:
             return RequestTimeout.wire_code, f"not everything was done: {answer}"
         is_change = code != commands.GET_MANY.code
         if is_change and status == StoreUnavailable.wire_code and len(statuses) > 1:
-            # It would promise that nothing was changed; another node of the store did its part.
+            # That would promise that nothing was changed; another node of the store did its part.
             return OutcomeUnknown.wire_code, f"not everything was done: {answer}"
         if status != STATUS_DONE:
             return status, answer

@@ -34,8 +34,8 @@ class Slices(Generic[Session]):
 
     Args:
         loop: the worker's.
-        resume: is told a session that is not busy any more.
-        is_alive: whether a session's client is; if not, `leave` has been called.
+        resume: called with a session that is not busy any more.
+        is_alive: whether a session's client lives; if not, `leave` has been called.
         clock: monotonic seconds.
     """
 
@@ -50,8 +50,8 @@ class Slices(Generic[Session]):
         self._resume = resume
         self._is_alive = is_alive
         self._clock = clock
-        self._running: dict[Session, _Long] = {}  # whose turn is next comes first
-        self._queued: dict[Session, Callable[[], None]] = {}  # begins; first come, first
+        self._running: dict[Session, _Long] = {}  # the next in turn comes first
+        self._queued: dict[Session, Callable[[], None]] = {}  # begins; first come, first begun
         self._waiting: dict[Session, deque[tuple[Callable[[], None], Callable[[], None]]]] = {}
         self._next: asyncio.Handle | None = None
 
@@ -65,7 +65,7 @@ class Slices(Generic[Session]):
     def begin(self, session: Session, begin: Callable[[], None]) -> None:
         """Calls `begin`, which calls `run`, when this session is not busy and few others are.
 
-        So what takes much memory once it is begun is not begun by all at once.
+        So not all sessions begin at once what takes much memory.
         """
         if self.is_busy(session):
             self.wait(session, begin, _nothing)
@@ -84,11 +84,11 @@ class Slices(Generic[Session]):
         """Begins a long request, and goes on later with what does not fit into a slice.
 
         Args:
-            session: none of its is under way.
-            steps: executes it; returns its outcome.
-            finish: is told the outcome.
-            deadline: when its client gives up, on the clock. It is not gone on with then: what the
-                client does next would be undone by it. Its outcome is a `RequestTimeout`.
+            session: one without a long request under way.
+            steps: executes the request; returns its outcome.
+            finish: called with the outcome.
+            deadline: when its client gives up, on the clock. The request then stops, because it
+                would undo what the client does next. Its outcome is a `RequestTimeout`.
         """
         long = _Long(steps, finish, deadline)
         if not self._advance(long):
@@ -101,8 +101,8 @@ class Slices(Generic[Session]):
         self._waiting.setdefault(session, deque()).append((begin, forget))
 
     def leave(self, session: Session) -> None:
-        """Forgets a session that has ended. What of its request is not done yet never will be:
-        its client may have sent it again, and changes of its own after it."""
+        """Forgets a session that has ended. The rest of its request is never done: its client may
+        have sent it again, and other changes after it."""
         self._queued.pop(session, None)
         running = self._running.pop(session, None)
         if running is not None:
@@ -126,7 +126,7 @@ class Slices(Generic[Session]):
         self._next = None
         session = next(iter(self._running), None)
         if session is not None and not self._is_alive(session):
-            self.leave(session)  # it began when its session had ended, which nobody will tell
+            self.leave(session)  # it began after its session had ended: no `leave` will come
         elif session is not None:
             long = self._running.pop(session)
             if not self._advance(long):
@@ -142,7 +142,7 @@ class Slices(Generic[Session]):
             self._go_on()
 
     def _advance(self, long: _Long) -> bool:
-        """Whether it has come to its end within a slice."""
+        """Executes one slice; returns whether the request has ended."""
         now = self._clock()
         if now > long.deadline:
             long.steps.close()
@@ -171,7 +171,7 @@ class Slices(Generic[Session]):
 
 
 def _nothing() -> None:
-    """What waits holds nothing."""
+    """Forgets a request that holds nothing."""
 
 
 def to_the_end(steps: Steps[Answer]) -> Answer:

@@ -1,1 +1,1 @@
-"""What changes while the server runs, in shared memory: the settings page and the change feed."""
+"""Shared memory that changes while the server runs: the settings page and the change feed."""

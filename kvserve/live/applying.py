@@ -1,7 +1,7 @@
-"""From the settings page to a configuration that is in force, and to what changed in it.
+"""Turns the settings page into the configuration in force, and lists what changed in it.
 
-Values in the page are those of a whole `Config`: so whoever reads it needs no other source, and
-whatever is wrong with a change is found by the checks of `Config` before it is published.
+The page holds the values of a whole `Config`: so its readers need no other source, and the checks
+of `Config` find whatever is wrong with a change before it is published.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PASSWORD = re.compile(r"(?<=://).*(?=@)")  # to the last @: it may hide too muc
 def to_page(config: Config) -> dict[str, Value]:
     """A configuration as the page holds it.
 
-    The page is readable by the members of a group, so a password in the store's URL is not in it.
+    A group's members can read the page, so a password in the store's URL is left out.
 
     Example:
         >>> to_page(Config(store="valkey://app:secret@db:6379"))["store"]
@@ -45,7 +45,7 @@ def from_page(values: dict[str, Value]) -> Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """What changed, a text for each setting.
+    """The changed settings, a text for each.
 
     Example:
         >>> differences(Config(), Config(log_level="debug", spin=0))
@@ -77,11 +77,11 @@ class Follower:
         self.config = from_page(found.values)
 
     def poll(self) -> None:
-        """Applies what was published since. Costs a load from memory if nothing was.
+        """Applies what was published since the last call; if nothing was, costs a load from memory.
 
         Raises:
-            ForeignObject: what was published is damaged. What was in force stays, and the next
-                call is silent about it.
+            ForeignObject: what was published is damaged. The settings in force stay, and the next
+                call does not raise it again.
         """
         if self._page.version == self._seen:
             return
@@ -92,5 +92,5 @@ class Follower:
         self._apply(old, self.config)
 
     def close(self) -> None:
-        """Lets go of the page."""
+        """Closes the page."""
         self._page.close()

@@ -1,7 +1,7 @@
-"""Reading the change feed: all rings as one stream of events, which outlives the server.
+"""Reads the change feed: all rings as one stream of events, which outlives the server.
 
-Nothing here waits. A watcher that has read all looks again a little later: the producers know
-nothing of it, so nobody could wake it.
+Nothing here waits. A watcher that has read all looks again a little later: the producers do not
+know of it, so they cannot wake it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Since = Literal["now", "oldest"]
 Find = Callable[[], mmap.mmap | None]
 
 _BATCH_EVENTS = 1024
-_BATCHES_MAX = 64  # of one ring, then the others have their turn: more than the default ring holds
+_BATCHES_MAX = 64  # of one ring before the others' turn: more than the default ring holds
 PAUSE_SECONDS_MIN = 0.001  # how soon a watcher looks again after it saw something
 PAUSE_SECONDS_MAX = 0.02  # and when nothing has happened for a while
 FIND_SECONDS = 0.1  # how often it looks for a server
@@ -32,13 +32,14 @@ class Event(NamedTuple):
     Args:
         kind: `set` (add, replace, cas and incr, too), `touch`, `delete`, `expire` (the server
             found it expired, up to 10 s later), `evict` (room was needed), `flush` (of a
-            worker's part of the cache: a flush of all is told once or several times), or `lost`.
-        key: as str or bytes, as it was stored; None of a `flush` or `lost`.
-        version: what `gets` gives; of a key that is gone, its last; None of a `flush` or `lost`.
+            worker's part of the cache: a flush of all is one event or several), or `lost`.
+        key: str or bytes, as it was stored; None for a `flush` or `lost`.
+        version: as `gets` returns it, the last one of a key that is gone; None for a `flush` or
+            `lost`.
         time: Unix time in seconds.
-        lost: of a `lost`, how many events were overwritten before they were read, whatever their
-            keys; 0 if there may be some that were never written, because a worker or a trusted
-            writer was killed or the server started anew. Of any other kind 0.
+        lost: for a `lost`, how many events were overwritten before they were read, whatever their
+            keys; 0 if some may never have been written, because a worker or a trusted writer was
+            killed or the server started anew. 0 for any other kind.
 
     Example:
         >>> Event("set", "user:1", 7, 1700000000.0).key
@@ -53,7 +54,7 @@ class Event(NamedTuple):
 
 
 class Pace:
-    """How long to wait before looking again: twice as long each time that nothing was there.
+    """How long to wait before looking again: twice as long after each look that found nothing.
 
     Example:
         >>> pace = Pace()
@@ -77,18 +78,18 @@ class Pace:
 class Watcher:
     """Reads the events of all rings, and follows the feed from server to server.
 
-    One key's events come in the order of its changes, unless 65,536 events of a ring wait to be
-    read, which a ring of the default size never holds. All others come in the order of their times,
-    as far as they are read together; see ordering.py.
+    The events of one key come in the order of its changes, unless 65,536 events of a ring wait to
+    be read, which a ring of the default size never holds. Events of different keys that are read
+    together come in the order of their times; see ordering.py.
 
     Args:
         memory: the feed.
-        find: gives the feed of the server that runs; None if none does.
+        find: returns the feed of the server that runs; None if none does.
         prefix: what the keys must begin with.
-        since: `now` for what comes, `oldest` for what the rings still hold as well.
+        since: `now` for events from now on, `oldest` to include those that the rings still hold.
 
     Raises:
-        InvalidArgument: a prefix or a beginning that cannot be.
+        InvalidArgument: a prefix or a `since` that is not allowed.
         ForeignObject: it is no feed.
     """
 
@@ -114,8 +115,8 @@ class Watcher:
         ]
 
     def read(self) -> list[Event]:
-        """What has happened since the last call; nothing if nothing has."""
-        retired = self._readers[0].retired  # before reading: what comes after that is the last
+        """The events since the last call; an empty list if there are none."""
+        retired = self._readers[0].retired  # before reading: then the reads below are complete
         events = list(_flushes_once(self._order.next()))
         return events if events or not retired else self._follow()
 
@@ -123,7 +124,7 @@ class Watcher:
         return map(_all_of, self._readers)
 
     def _follow(self) -> list[Event]:
-        """Goes on with the feed of the next server, from its beginning, if there is one by now."""
+        """Switches to the next server's feed, from its beginning, if there is one by now."""
         if time.monotonic() < self._find_at:
             return []
         self._find_at = time.monotonic() + FIND_SECONDS
@@ -135,7 +136,7 @@ class Watcher:
         return [Event("lost", None, None, time.time())]
 
     def close(self) -> None:
-        """Lets go of the feed."""
+        """Closes the feed."""
         for reader in self._readers:
             reader.close()
         self._memory.close()
@@ -161,7 +162,7 @@ def _event(kind: str, key: Key | None, version: int, unix_ms: int) -> Event:
 
 
 def _flushes_once(events: Iterable[Event]) -> Iterator[Event]:
-    """Each shard tells of its flush; of those in a row the first is enough."""
+    """Drops all but the first flush in a row, because each shard emits its own."""
     before = ""
     for event in events:
         if event.kind != "flush" or before != "flush":

@@ -1,7 +1,7 @@
-"""The change feed's segment: made and removed by the parent, written by those who change the table.
+"""The change feed's segment: the parent makes and removes it, writers of the table write to it.
 
-It never outlives its server: what a former one told of is over, and its watchers must learn that
-they missed whatever happened between.
+It never outlives its server: the events of a former server are over, and its watchers must learn
+that they missed whatever happened in between.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from kvserve.names import Names
 from kvserve.table import segment
 from kvserve.table._core import FEED_CAPACITY_MIN, Writer, feed_bytes, format_feed, retire_feed
 
-_LINE_BYTES = 64  # what a ring's size is a multiple of
+_LINE_BYTES = 64  # a ring's size is a multiple of this
 
 
 def ring_capacity(feed_size: int) -> int:
-    """The bytes of events in a ring of this size.
+    """How many bytes of events a ring of this size holds.
 
     Raises:
-        ConfigError: too small for the longest events.
+        ConfigError: it is too small for the longest events.
 
     Example:
         >>> ring_capacity(100_000)
@@ -45,14 +45,14 @@ def size_bytes(rings: int, feed_size: int) -> int:
 
 
 def create(names: Names, rings: int, feed_size: int, mode: int, group_id: int | None) -> None:
-    """Makes the feed of a server that starts; remove the former one's first.
+    """Makes the feed of a server that starts; the former server's must be removed first.
 
     Args:
-        names: whose.
-        rings: one for each worker, then one for each trusted writer.
-        feed_size: bytes a ring.
-        mode: permission bits, such as 0o600. A group never gets to write, whatever they say.
-        group_id: who may read, beside the owner; None: nobody.
+        names: the instance's.
+        rings: how many: one for each worker, then one for each trusted writer.
+        feed_size: bytes of each ring.
+        mode: permission bits, such as 0o600. A group never gets to write, whatever they are.
+        group_id: the group that may read, beside the owner; None for no group.
 
     Raises:
         ConfigError: the rings would be too small.
@@ -69,22 +69,22 @@ def create(names: Names, rings: int, feed_size: int, mode: int, group_id: int | 
 
 
 def attach(names: Names, owner_uid: int, *, writable: bool = False) -> mmap.mmap:
-    """Maps the feed, after checking whose it is.
+    """Maps the feed, after checking its owner.
 
     Raises:
         FileNotFoundError: there is none.
-        ForeignObject: it is not plain memory of this owner's alone.
+        ForeignObject: it is not plain memory that only this owner may write.
     """
     return segment.attach(names.feed, owner_uid, writable=writable)
 
 
 def produce(names: Names, table: Writer, ring: int) -> None:
-    """Lets a worker's table tell of its changes, until it is closed.
+    """Makes a worker's table write its changes to the feed, until the table is closed.
 
     Args:
-        names: whose feed.
+        names: the instance's.
         table: the worker's.
-        ring: its number.
+        ring: the worker's ring.
 
     Raises:
         FileNotFoundError: there is no feed.
@@ -104,5 +104,5 @@ def remove(names: Names) -> list[str]:
         with attach(names, os.geteuid(), writable=True) as memory:
             retire_feed(memory)
     except (FileNotFoundError, ForeignObject):
-        pass  # nobody can be attached to it either, or it is not ours to say
+        pass  # then no process is attached to it, or it is not ours
     return [names.feed] if segment.unlink(names.feed) else []

@@ -1,17 +1,17 @@
 """Puts the events of several rings in order: by time, and those of one key as they happened.
 
-Each ring is in order by itself. A key that its worker alone changes has all its events in one ring.
-One that trusted writers change as well has them in several, and two things would disorder them.
+Each ring is in order by itself. A key that only its worker changes has all its events in one ring.
+A key that trusted writers change as well has them in several, and two things can disorder them.
 
-Their times: each process tells the time as it knows it, in whole milliseconds. So the version
-orders a key's events: it grows with each new value. Of one version, a touch comes after the set,
-and what ends the record (delete, expire, evict) after both.
+Times: each process takes the time itself, in whole milliseconds. So the version orders a key's
+events: it grows with each new value. Among events of one version, a touch comes after the set, and
+the end of the record (delete, expire, evict) after both.
 
-The moment of reading: of two rings that are read one after the other, the second may show a change
-whose forerunner came into the first just after that had been read. But the forerunners of all that
-one reading shows are in that reading or in the next, which begins when the first has ended. So an
-event is given out when every ring has been read once more; and of that second reading only what
-comes before an event that is given out.
+The moment of reading: rings are read one after the other. Ring B may show an event whose
+predecessor came into ring A just after A was read. But the predecessors of all events of one pass
+are in that pass or in the next, which begins when the first has ended. So a batch is held until
+every ring was read once more; of that second pass only the predecessors of the batch's events are
+released with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _END = 2
 
 
 class Told(Protocol):
-    """What the order depends on."""
+    """The fields of an event that its order depends on."""
 
     @property
     def kind(self) -> str: ...
@@ -44,10 +44,10 @@ _NOWHERE: Place = (0, 0)  # before all
 
 
 class InOrder(Generic[E]):
-    """Gives out in order what is read from the rings.
+    """Returns the events of the rings in order.
 
     Args:
-        read_rings: what is new in each ring, to its end.
+        read_rings: returns the new events of each ring, to its end.
     """
 
     def __init__(self, read_rings: Callable[[], Iterable[Iterable[E]]]) -> None:
@@ -55,7 +55,7 @@ class InOrder(Generic[E]):
         self._waiting: list[E] = []
 
     def next(self) -> list[E]:
-        """The next events; an empty list if nothing has happened."""
+        """The next events; an empty list if there are none."""
         first = self._waiting or self._read()
         if not first:
             return []
@@ -76,22 +76,22 @@ class InOrder(Generic[E]):
 
 
 def by_time(*rings: Iterable[E]) -> list[E]:
-    """All events by time; each ring's stay in their order, even where the clock was set back."""
+    """All events by time; each ring keeps its order, even where the clock was set back."""
     return list(heapq.merge(*rings, key=attrgetter("time")))
 
 
 def name_of(event: Told) -> bytes | None:
-    """The key, whose events they are whether it was stored as str or as bytes."""
+    """The key as bytes: str and bytes of the same UTF-8 are one key."""
     return event.key.encode() if isinstance(event.key, str) else event.key
 
 
 def place(event: Told) -> Place:
-    """Where an event belongs among those of its key."""
+    """The rank of an event among those of its key."""
     return event.version or 0, _RANKS.get(event.kind, _END)
 
 
 def keys_in_order(events: list[E]) -> list[E]:
-    """The events, those of one key in the places that they have together, sorted among these."""
+    """The events, with those of each key sorted among the positions that they hold together."""
     indices: dict[bytes, list[int]] = {}
     for index, event in enumerate(events):
         if (name := name_of(event)) is not None:

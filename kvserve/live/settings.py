@@ -1,26 +1,26 @@
-"""The page of live settings: made by the parent, written by its owner, polled by everybody else.
+"""The page of live settings: the parent makes it, its owner writes it, all processes poll it.
 
-It knows how the settings travel, and not what they mean. Two pages of shared memory, the first of
-which, but for the version, is written once:
+It knows how settings are passed on, not what they mean. Two pages of shared memory; the first is
+written once, except for the version:
 
        0  magic    8 bytes, the layout's version among them
        8  version  u64, which settings are in force; slot `version % 2` holds them
-      64  who serves, from where: see kvserve.whereabouts
+      64  the server and its runtime directory: see kvserve.whereabouts
     4096  slot 0   2048 bytes
     6144  slot 1   2048 bytes
 
     a slot: version u64, length u32, CRC-32 of these two and the map u32, the map in msgpack
 
 A writer fills the slot that is not in force and then publishes it by one store of the version. If
-it is killed before that store, nobody ever looks at what it wrote, and the next writer writes over
-it. A flock on a file keeps two writers apart; the kernel frees it when its holder dies.
+it is killed before that store, no reader ever looks at what it wrote, and the next writer
+overwrites it. A flock on a file keeps two writers apart; the kernel frees it when its holder dies.
 
-A reader takes the version, copies that slot, and takes the version again. To touch the slot
-meanwhile, writers must have published once more, which the second look shows. Nothing rests on
-the order in which a processor carries loads and stores out (x86 keeps it, ARM need not), nor on
+A reader loads the version, copies that slot, and loads the version again. Writers can touch the
+slot meanwhile only after publishing once more, which the second load shows. Nothing depends on
+the order in which a processor carries out loads and stores (x86 keeps it, ARM need not), nor on
 the version being stored in one piece (CPython copies a memoryview's item by a memcpy of 8 bytes,
-which compilers make one store): the checksum covers the version, so whatever arrives in part or
-too early does not fit, and the reader tries again.
+which compilers make one store): the checksum covers the version, so a copy that is partial or
+too early does not match, and the reader tries again.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ _VERSION_AND_LENGTH = struct.Struct("=QI")
 _CHECKSUM = struct.Struct("=I")
 _HEADER_BYTES = _VERSION_AND_LENGTH.size + _CHECKSUM.size
 _RETIRED = 2**64 - 1  # the version of a page whose server has ended; nothing follows it
-_PATHS = "surrogateescape"  # as Python holds file names that are not UTF-8
-_READS_MAX = 100  # each repeated only because somebody published meanwhile
+_PATHS = "surrogateescape"  # as Python represents file names that are not UTF-8
+_READS_MAX = 100  # a read is repeated only if a writer published meanwhile
 
 Value = str | int | float | bool
 
@@ -94,7 +94,7 @@ class SettingsPage:
 
     @property
     def version(self) -> int:
-        """Which settings are in force: one load from memory, for who polls."""
+        """Which settings are in force: one load from memory, cheap enough to poll."""
         return self._version[0]
 
     @property
@@ -104,7 +104,7 @@ class SettingsPage:
 
     @property
     def memory(self) -> mmap.mmap:
-        """The page itself, for who looks at the version, at VERSION_AT, before each write."""
+        """The page itself: a trusted writer loads the version, at VERSION_AT, before each write."""
         return self._memory
 
     def read(self) -> Snapshot:
@@ -112,7 +112,7 @@ class SettingsPage:
 
         Raises:
             ServerUnavailable: its server has ended.
-            ForeignObject: somebody wrote something else into the page.
+            ForeignObject: the page was overwritten with something else.
         """
         for _ in range(_READS_MAX):
             version = self.version
@@ -125,13 +125,13 @@ class SettingsPage:
         raise ForeignObject("the settings page is damaged; restart the server")
 
     def close(self) -> None:
-        """Lets go of the page."""
+        """Closes the page."""
         self._version.release()
         self._memory.close()
 
 
 class SettingsWriter(SettingsPage):
-    """The page, mapped for writing, while no other process writes; given by `writing`."""
+    """The page, mapped for writing, while no other process writes; made by `writing`."""
 
     def publish(self, values: Mapping[str, Value]) -> int:
         """Puts settings in force, all of them at once; returns their version."""
@@ -141,7 +141,7 @@ class SettingsWriter(SettingsPage):
         return version
 
     def retire(self) -> None:
-        """Tells who writes into the table itself that this server is no more."""
+        """Shows the trusted writers that this server has ended."""
         self._version[0] = _RETIRED
 
     def _fill(self, version: int, values: Mapping[str, Value]) -> None:
@@ -155,12 +155,12 @@ class SettingsWriter(SettingsPage):
 
 
 def create(names: Names, values: Mapping[str, Value], group_id: int | None) -> None:
-    """Makes the page with its first settings. Nothing may be left of a former one.
+    """Makes the page with its first settings. A former page must be removed first.
 
     Args:
-        names: whose.
+        names: the instance's.
         values: by name.
-        group_id: who may read it beside its owner; None: nobody.
+        group_id: the group that may read it beside its owner; None for no group.
 
     Raises:
         ForeignObject: the name is taken.
@@ -180,22 +180,22 @@ def attach(names: Names, owner_uid: int) -> SettingsPage:
 
     Raises:
         FileNotFoundError: there is none.
-        ForeignObject: it is another user's, open to everybody, or no page of ours.
+        ForeignObject: it is another user's, open to all users, or no page of ours.
     """
     return SettingsPage(segment.attach(names.settings, owner_uid, writable=False))
 
 
 @contextmanager
 def writing(names: Names, wait_seconds: float = LOCK_SECONDS) -> Iterator[SettingsWriter]:
-    """The page for a block of code in which nobody else changes it.
+    """The page for a block of code in which no other process changes it.
 
     Args:
-        names: whose; the page must be this user's.
+        names: the instance's; the page must be this user's.
         wait_seconds: how long to wait for another writer.
 
     Raises:
         FileNotFoundError: there is no page.
-        ForeignObject: it is another user's, open to everybody, or no page of ours.
+        ForeignObject: it is another user's, open to all users, or no page of ours.
         ServerBusy: another process kept the lock.
 
     Example:
@@ -211,7 +211,7 @@ def writing(names: Names, wait_seconds: float = LOCK_SECONDS) -> Iterator[Settin
 def remove(names: Names) -> list[str]:
     """Retires the page, then unlinks it and its lock; returns the names of what was there."""
     removed = []
-    with suppress(FileNotFoundError, ForeignObject):  # then nobody follows it, or it is not ours
+    with suppress(FileNotFoundError, ForeignObject):  # no process follows it, or it is not ours
         memory = segment.attach(names.settings, os.geteuid(), writable=True)
         with closing(SettingsWriter(memory)) as page:
             page.retire()
@@ -228,7 +228,7 @@ def _slot_at(version: int) -> int:
 
 
 def _parse(slot: bytes, version: int) -> dict[str, Value] | None:
-    """The map in a slot; None if it is not whole, or of another version."""
+    """The map in a slot; None if it is incomplete, or of another version."""
     found_version, length = _VERSION_AND_LENGTH.unpack_from(slot)
     (checksum,) = _CHECKSUM.unpack_from(slot, _VERSION_AND_LENGTH.size)
     payload = slot[_HEADER_BYTES : _HEADER_BYTES + length]
@@ -246,7 +246,7 @@ def _parse(slot: bytes, version: int) -> dict[str, Value] | None:
 @contextmanager
 def _locked(path: Path, wait_seconds: float) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    # For its owner alone: whoever could open it could keep all writers out.
+    # For its owner alone: a process that can open it can keep all writers out.
     descriptor = os.open(path, flags, 0o600)
     give_up = time.monotonic() + wait_seconds
     try:

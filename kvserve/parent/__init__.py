@@ -1,1 +1,1 @@
-"""Keeps house: starts the workers, watches them, replaces them, and takes everything down again."""
+"""The parent process: starts, watches and replaces the workers, and takes everything down again."""

@@ -23,7 +23,7 @@ from kvserve.table.lease import Lease
 from kvserve.table.table import Table, create, kept, remove, versions_so_far
 from kvserve.units import format_size
 
-_VIOLATIONS_LOGGED = 5  # the first ones tell the story
+_VIOLATIONS_LOGGED = 5  # the first ones show what is wrong
 
 
 @dataclass(slots=True)
@@ -50,15 +50,15 @@ def held_table(
     claim: SegmentLock,
     log: Log,
 ) -> Iterator[HeldTable]:
-    """Adopts or creates the table; at the end lets go of it, and removes it if it is not kept.
+    """Adopts or creates the table; closes it at the end, and removes it if it is not kept.
 
-    A new table is kept only if somebody sets `is_kept`, so that a failed start leaves nothing;
-    one that was found is kept unless somebody resets it. The semaphores must be there, and the
-    claim taken if there is a segment.
+    A new table is kept only if the caller sets `is_kept`, so that a failed start leaves nothing;
+    an adopted one is kept unless the caller resets it. The semaphores must exist, and the
+    segment's lock must be held if there is a segment.
 
     Raises:
-        ForeignObject: something of its name is not ours.
-        LimitError: it does not fit.
+        ForeignObject: an object of this name is not ours.
+        LimitError: the table does not fit.
     """
     held = _adopt(names, config, geometry, group_id, log)
     if held is None:
@@ -77,8 +77,9 @@ def held_table(
 
 
 def _restore_lease_file(names: Names, table: Table) -> None:
-    """Makes a lease file for the next server if somebody removed ours, without which it would drop
-    the table. Not while trusted writers hold places in the old one: they would be taken for dead.
+    """Makes a lease file if ours was removed: without one the next server would drop the table.
+
+    Not while trusted writers hold slots in the old file: they would be taken for dead.
     """
     writers = table.lease.holders(range(limits.LEASE_SLOT_WRITER_FIRST, limits.LEASE_SLOTS))
     if not writers and not os.path.lexists(names.lease_file):
@@ -88,7 +89,7 @@ def _restore_lease_file(names: Names, table: Table) -> None:
 def _adopt(
     names: Names, config: Config, geometry: Geometry, group_id: int | None, log: Log
 ) -> HeldTable | None:
-    """The kept table; None if there is none, or none that will do, which the log explains."""
+    """The kept table; None if there is none, or if it cannot be adopted (the log says why)."""
     if not memory_path(names.table).exists():
         return None
     if config.fresh:
@@ -106,7 +107,7 @@ def _adopt(
             "the kept table is replaced by an empty one: its values are not those of this store"
         )
         return None
-    _grant(names, config, group_id)  # the mode may be another one today
+    _grant(names, config, group_id)  # the configured mode may have changed
     return HeldTable(table, items=count_items(table), is_kept=True)
 
 
@@ -130,7 +131,7 @@ def _create(
 
 
 def _grant(names: Names, config: Config, group_id: int | None) -> None:
-    """Gives both segments their modes. No group writes them: it could shorten them, too."""
+    """Gives both segments their modes. A group never gets to write: it could truncate them."""
     for name in (names.table, names.hints):
         grant(str(memory_path(name)), config.mode & ~0o020, group_id)
 
@@ -141,7 +142,7 @@ def count_items(table: Table) -> int:
 
 
 def _attach(names: Names) -> Table:
-    """The table, with a lease of this process, which it gives back when it is closed."""
+    """The table, with a lease of this process, which ends when the table is closed."""
     held = Lease.join(names.lease_file, limits.LEASE_SLOT_PARENT)
     try:
         return Table(names, held)
@@ -151,7 +152,7 @@ def _attach(names: Names) -> Table:
 
 
 def _attach_sound(names: Names, log: Log) -> Table | None:
-    """The kept table with its locks freed, if it breaks no invariant."""
+    """The kept table with dead processes' locks freed; None if it breaks an invariant."""
     table = _attach(names)
     freed = table.recover()
     if freed:
@@ -160,7 +161,7 @@ def _attach_sound(names: Names, log: Log) -> Table | None:
         violations = _verify(table)
         if not violations:
             return table
-    except ServerBusy:  # trusted writers of a killed server go on, and one was stopped inside
+    except ServerBusy:  # a trusted writer outlived its killed server and was stopped inside
         writers = table.lease.holders(range(limits.LEASE_SLOT_WRITER_FIRST, limits.LEASE_SLOTS))
         table.close()
         raise ServerBusy(
@@ -175,16 +176,16 @@ def _attach_sound(names: Names, log: Log) -> Table | None:
 
 
 def _verify(table: Table) -> list[str]:
-    """What is violated in any shard: on all cores, as a start is waiting for it.
+    """The violations in all shards. Uses all cores, because the start waits for it.
 
-    Each thread holds one shard's lock meanwhile, and waits for no second.
+    Each thread holds one shard's lock and never waits for a second.
     """
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         return [text for texts in threads.map(table.verify, range(table.shards)) for text in texts]
 
 
 def wanted_geometry(names: Names, config: Config, workers: int) -> Geometry:
-    """How a table is to be laid out: as the kept one, if the configuration allows that.
+    """The geometry for the table: the kept one's, if the configuration allows that.
 
     Raises:
         ConfigError: the memory is too small for the items.
@@ -194,7 +195,7 @@ def wanted_geometry(names: Names, config: Config, workers: int) -> Geometry:
         try:
             found = kept(names)
         except (FileNotFoundError, ForeignObject):
-            pass  # `reason_to_replace` says it
+            pass  # `reason_to_replace` reports it
         else:
             # Another number of workers is no reason to lose the table.
             if plan(*sizes, found.shards, workers) == found:
@@ -209,7 +210,7 @@ def reason_to_replace(names: Names, geometry: Geometry) -> str | None:
     except FileNotFoundError:
         return "a part of it is missing"
     except ForeignObject as error:
-        # Whose it is was checked before. What is ours and cannot be adopted is replaced.
+        # The owner was checked before. A table of ours that cannot be adopted is replaced.
         return str(error)
     if found == geometry:
         return None

@@ -1,10 +1,10 @@
-"""The rule of the parent's loop: what fails is told and tried again, and ends nothing.
+"""The rule of the parent's loop: a failure is logged and tried again, and ends nothing.
 
 Once a server has served, only a signal or the loss of its kernel objects ends it. Everything else
-that can fail in its parent (no descriptor, no memory, no process left, a full disk, a bug) is
-somebody's trouble for a while, and no reason to take the cache from everybody. So nothing runs in
-the loop but through here: what a timer does is due again soon, and pipes, deaths and settings are
-looked at with each turn anyway.
+that can fail in its parent (no descriptor, no memory, no process left, a full disk, a bug) may
+pass, and is no reason to take the cache from its clients. So everything in the loop runs through
+here: a failed timer is set again soon, and pipes, deaths and settings are checked at each turn
+anyway.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from kvserve.parent.logs import Log
 from kvserve.parent.timers import Timers
 
 RETRY_SECONDS = 0.5
-_PAUSE_SECONDS = 0.05  # what fails in each turn must not take a whole core
-_REPEAT_SECONDS = 60.0  # before the same failure is told again
+_PAUSE_SECONDS = 0.05  # an action that fails at each turn must not take a whole core
+_REPEAT_SECONDS = 60.0  # before the same failure is logged again
 
 
 class Attempts:
-    """Runs what came up.
+    """Runs the actions of the loop.
 
     Args:
-        log: where failures are told.
-        timers: where what failed is set again.
-        is_rule: whether the rule holds by now: before the first service a failure is the start's.
+        log: where failures are reported.
+        timers: where a failed timer is set again.
+        is_rule: whether the rule holds yet: a failure before the server has served ends the start.
     """
 
     def __init__(self, log: Log, timers: Timers, is_rule: Callable[[], bool]) -> None:
@@ -37,12 +37,12 @@ class Attempts:
         self._told: dict[str, tuple[str, float]] = {}
 
     def run(self, what: str, action: Callable[[], None]) -> None:
-        """Does what each turn of the loop does anyway: a failure costs the next turn a moment."""
+        """Runs what every turn of the loop repeats; after a failure it pauses for a moment."""
         if not self._succeeds(what, action):
             time.sleep(_PAUSE_SECONDS)
 
     def run_timer(self, name: str, action: Callable[[], None]) -> None:
-        """Does what a timer is for; after a failure the timer is set again."""
+        """Runs a timer's action; after a failure the timer is set again."""
         if not self._succeeds(name, action):
             self._timers.set(name, RETRY_SECONDS, action)
 
@@ -52,7 +52,7 @@ class Attempts:
         except Exception as error:
             if not self._is_rule():
                 raise
-            # Not even to tell of it may fail.
+            # A failure to log must not end the loop either.
             with contextlib.suppress(Exception):
                 self._tell(what, f"{type(error).__name__}: {error}")
             return False

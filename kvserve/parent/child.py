@@ -1,8 +1,8 @@
 """One worker process as the parent sees it: its fork, its pipes, and what its end means.
 
-A worker keeps no descriptor of the parent's but its own pipes and the one of the pid file. If it
-held the write end of another worker's control pipe, that one would never see the end-of-file that
-says that the parent is gone. The pid file's it must keep: the lock on it lives as long as the last
+A worker keeps none of the parent's descriptors but its own pipes and the pid file's. If it held
+the write end of another worker's control pipe, that worker would never see the end-of-file that
+reports the parent's death. It must keep the pid file's: the lock on it lives as long as the last
 process that inherited it.
 """
 
@@ -41,10 +41,11 @@ class Child:
         index: the worker's number.
         pid: its process.
         started_at: seconds on the monotonic clock.
-        control: the write end of its control pipe; closing it tells it that the parent is gone.
+        control: the write end of its control pipe; the worker takes its closing for the parent's
+            death.
         ready: the read end of the pipe into which it writes when it serves; None once read.
-        outputs: its standard output and error; each is taken out when it ends.
-        is_serving: whether it said that it serves.
+        outputs: its standard output and error; each is removed at its end-of-file.
+        is_serving: whether it reported that it serves.
     """
 
     index: int
@@ -88,10 +89,10 @@ def fork_worker(
     """Forks worker `index`.
 
     Args:
-        names: whose; handed to the worker.
-        store_url: handed to the worker.
+        names: the instance's; passed to the worker.
+        store_url: passed to the worker.
         log: where its output will go.
-        in_child: closes the parent's descriptors and forgets its handlers, in the new process.
+        in_child: runs in the new process; closes the parent's descriptors and drops its handlers.
 
     Raises:
         OSError: the system has no process or descriptor left; nothing was forked.
@@ -159,10 +160,10 @@ def _replace_standard_streams(output: int, errors: int) -> None:
     for source, target in ((null, 0), (output, 1), (errors, 2)):
         os.dup2(source, target)
         os.close(source)
-    # New streams: the old ones may hold text that the parent has not flushed yet. They hold back
-    # nothing themselves, which would be lost with a worker that is killed.
+    # New streams: the old ones may hold text that the parent has not flushed yet. They are
+    # unbuffered, because a buffer would be lost with a worker that is killed.
     sys.stdout, sys.stderr = (_unbuffered(number) for number in (1, 2))
-    faulthandler.enable(2)  # a crash of native code says where
+    faulthandler.enable(2)  # a crash of native code prints where
 
 
 def _unbuffered(descriptor: int) -> io.TextIOWrapper:

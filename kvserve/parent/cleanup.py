@@ -1,7 +1,7 @@
-"""`kvserve clean`: removes everything of an instance that nobody serves, its kept table too.
+"""`kvserve clean`: removes everything of an instance that is not served, its kept table too.
 
 The manifest may be lost, or be an older server's, and message queues cannot be listed where
-/dev/mqueue is not mounted. So every name that the instance could have is tried.
+/dev/mqueue is not mounted. So it tries every name that the instance could have.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def clean(names: Names) -> list[str]:
     """Removes what a dead or stopped instance left.
 
     Args:
-        names: whose.
+        names: the instance's.
 
     Returns:
         The names of the kernel objects and the paths of the files that were removed.
 
     Raises:
         AlreadyServed: it is served.
-        ForeignObject: something of it belongs to somebody else.
+        ForeignObject: an object of it belongs to another user.
 
     Example:
         >>> import tempfile, pathlib
@@ -46,7 +46,7 @@ def clean(names: Names) -> list[str]:
     if not is_new:
         verify_directory(names)
     with ExitStack() as undo:
-        if is_new:  # for the lock alone: what it locks may remain without it
+        if is_new:  # only to hold the lock; kernel objects may remain without it
             undo.enter_context(prepared_directory(names, None, lasting=False))
         pid_file_was_there = names.pid_file.exists()
         pid_file = claim(names)
@@ -73,7 +73,7 @@ def _refuse_another_users(names: Names) -> None:
     try:
         owner = directory.lstat().st_uid
     except OSError:
-        return  # there is none, or those who open it will say why they cannot
+        return  # there is none, or the code that opens it reports why it cannot
     if owner != os.geteuid():
         command = as_user(owner, f"kvserve clean --name {names.name}")
         raise ForeignObject(f"{directory} belongs to {user_name(owner)}, who can run: {command}")

@@ -24,7 +24,7 @@ _REPORT_BYTES_MAX = 64 * 1024
 
 
 class Daemon:
-    """A server's life in the background: its log file, and its report to who launched it.
+    """A server's life in the background: its log file, and its report to the launching process.
 
     Args:
         descriptor: the write end of the pipe to the launching process.
@@ -36,12 +36,12 @@ class Daemon:
         self._log_file = log_file
 
     def open_log(self) -> None:
-        """Makes descriptors 1 and 2 append to the log file. Called again, it opens it anew.
+        """Makes descriptors 1 and 2 append to the log file; called again, reopens it.
 
         So logrotate can move the log away and send SIGHUP.
 
         Raises:
-            ServerError: something else stands in its place, or it cannot be opened.
+            ServerError: it is no plain file, or cannot be opened.
         """
         descriptor = _open_log(self._log_file)
         try:
@@ -54,7 +54,7 @@ class Daemon:
 
     @property
     def has_lost_log(self) -> bool:
-        """Whether no file of the log's name is there any more."""
+        """Whether the log file's name is gone."""
         try:
             self._log_file.lstat()
         except OSError:
@@ -62,11 +62,11 @@ class Daemon:
         return False
 
     def ready(self) -> None:
-        """Lets the launching process go, with success."""
+        """Reports success to the launching process, which then exits."""
         self._report(_READY)
 
     def failed(self, error: BaseException) -> None:
-        """Hands the failure to the launching process."""
+        """Reports the failure to the launching process."""
         if not isinstance(error, KvserveError) and (text := refusal(error)):
             error = LimitError(text)
         code = error.wire_code if isinstance(error, KvserveError) else InternalError.wire_code
@@ -86,7 +86,7 @@ class Daemon:
 
 
 def _open_log(path: Path) -> int:
-    # Without waiting: what lies there may be a FIFO that nobody reads.
+    # Without waiting: the path may lead to a FIFO without a reader.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         with room_for(path):
@@ -106,7 +106,7 @@ def launch(body: Callable[[Daemon], int], log_file: Path) -> int:
 
     Args:
         body: the server's whole life; gets the daemon, returns the exit status.
-        log_file: what to point at when the server ends without a word.
+        log_file: which file to name when the server ends without a report.
 
     Returns:
         0, in the launching process. The daemon itself never returns.
@@ -155,7 +155,7 @@ def _live(body: Callable[[Daemon], int], daemon: Daemon) -> None:
 def open_standard_descriptors() -> None:
     """Opens /dev/null as each of the descriptors 0, 1 and 2 that is closed.
 
-    Otherwise the next file or pipe would get its number, and what is printed would go there.
+    Otherwise the next file or pipe would get that number, and output would go there.
     """
     for descriptor in range(3):
         try:

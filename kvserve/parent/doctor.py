@@ -1,4 +1,4 @@
-"""`kvserve doctor`: all checks in their order, and those without which a server does not start."""
+"""`kvserve doctor`: all checks in order, and those that a server must pass before it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kvserve.parent.system_checks import (
 
 
 def doctor(names: Names, config: Config) -> list[Finding]:
-    """Runs all checks. Nothing is changed; queues are made under a random name, and removed.
+    """Runs all checks. Changes nothing; makes queues under a random name, and removes them.
 
     Args:
         names: the instance that would be served.
@@ -52,12 +52,12 @@ def doctor(names: Names, config: Config) -> list[Finding]:
 
 
 def start_checks(names: Names, config: Config) -> None:
-    """The checks without which a server must not begin to make anything.
+    """The checks that a server must pass before it makes anything.
 
-    The queues are not among them: the start makes these first, and undoes it if they do not fit.
+    The queues are not checked: the start makes them first, and removes them if they do not fit.
 
     Raises:
-        ForeignObject: an object of this name is somebody else's.
+        ForeignObject: an object of this name is another user's.
         LimitError: any other fatal finding, with the command that fixes it.
     """
     permissions = check_permissions(names, config)

@@ -1,4 +1,4 @@
-"""What a check of `kvserve doctor` answers, and the command that fixes it."""
+"""What a check of `kvserve doctor` returns, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Finding:
     Args:
         check: its name.
         ok: nothing is wrong.
-        fatal: if something is wrong, then a server cannot start.
+        fatal: a server cannot start unless `ok`.
         text: one sentence.
-        fix: the command that fixes it, or that makes better what is well enough; empty when
-            there is nothing to fix.
+        fix: the command that fixes it, or that improves what is good enough; empty when there
+            is nothing to fix.
     """
 
     check: str
@@ -27,10 +27,10 @@ class Finding:
 
 
 def how_to_end(pids: Iterable[int], option: str = "") -> str:
-    """How to end processes: a command for those that have a pid here, and a word on the others.
+    """How to end processes: a command for those with a pid here, and advice for the others.
 
     Args:
-        pids: 0 for a process of another pid namespace; to kill 0 would be to kill oneself.
+        pids: 0 for a process of another pid namespace; `kill 0` would kill the caller's group.
         option: of kill.
 
     Example:

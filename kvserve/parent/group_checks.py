@@ -1,8 +1,8 @@
-"""What `kvserve doctor` checks of the control group: whether it bears the table.
+"""What `kvserve doctor` checks of the control group: whether its memory limit allows the table.
 
-A tmpfs counts as the memory of the group whose process first touches each page, and that is the
-server, which takes the whole table at its start. Where the group may not have so much, the kernel
-kills a process of it without a word. So this is looked at before.
+The kernel charges each page of a tmpfs to the group of the process that touches it first: here the
+server, which takes the whole table at its start. Above the group's limit the kernel kills one of
+its processes without a message. So this is checked before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kvserve.parent.finding import Finding
 from kvserve.parent.system_checks import kept_bytes
 from kvserve.units import format_size
 
-_UNLIMITED_BYTES = 2**62  # version 1 of control groups says about twice that for no limit
+_UNLIMITED_BYTES = 2**62  # control groups version 1 report about twice that for no limit
 
 
 class _Files(NamedTuple):
@@ -28,7 +28,7 @@ class _Files(NamedTuple):
     Args:
         limit, swap: their names.
         swap_has_limit: whether the limit of swap counts the memory, too.
-        held: in memory.stat, what the kernel cannot drop when memory runs out.
+        held: the lines of memory.stat that the kernel cannot drop when memory runs out.
     """
 
     limit: str
@@ -44,7 +44,7 @@ _SECOND = _Files("memory.max", "memory.swap.max", False, ("anon", "shmem"))
 
 
 class _Room(NamedTuple):
-    """What a group may still take, what it may have in all, and what it has, in bytes."""
+    """What a group may still take, its limit, and what it holds, in bytes."""
 
     left: int
     limit: int
@@ -57,7 +57,7 @@ def check_memory_limit(
     groups: Path = Path("/sys/fs/cgroup"),
     own: Path = Path("/proc/self/cgroup"),
 ) -> Finding:
-    """Whether the control group may use that much, beside what it uses already."""
+    """Whether the control group may use that much memory beside what it uses already."""
     check = "memory limit"
     room = min(_rooms(groups, own), default=None)
     if room is None:
@@ -95,7 +95,7 @@ def _rooms(groups: Path, own: Path) -> Iterator[_Room]:
             continue
         # A group outside of this process's namespace has a path that begins with /..
         folder = top.joinpath(*(part for part in path.split("/") if part not in ("", "..")))
-        # A container may see its own group as the uppermost, under a path that is not there.
+        # A container may see its own group as the top, under a path that does not exist.
         for each in (folder, *folder.parents[: len(folder.parts) - len(top.parts)]):
             limit = _number(each / files.limit)
             if limit is not None:
@@ -104,12 +104,12 @@ def _rooms(groups: Path, own: Path) -> Iterator[_Room]:
 
 
 def _swap(folder: Path, files: _Files, limit: int) -> int:
-    """How much of a group's memory may be swapped out."""
+    """How many bytes of a group's memory may be swapped out."""
     free = 0
     with contextlib.suppress(OSError, ValueError, StopIteration):
         rows = Path("/proc/meminfo").read_text().splitlines()
         free = int(next(row for row in rows if row.startswith("SwapFree:")).split()[1]) * limits.KIB
-    if not (folder / files.swap).exists():  # then swap is not counted at all
+    if not (folder / files.swap).exists():  # then swap is not accounted at all
         return 0
     swap = _number(folder / files.swap)
     if swap is None:
@@ -125,7 +125,7 @@ def _held(file: Path, names: tuple[str, ...]) -> int:
 
 
 def _number(file: Path) -> int | None:
-    """A limit in bytes; None if there is none: no such file, the word "max", or beyond all."""
+    """A limit in bytes; None if there is none: no such file, the word "max", or a huge number."""
     with contextlib.suppress(OSError, ValueError):
         number = int(file.read_text())
         return number if number < _UNLIMITED_BYTES else None

@@ -1,4 +1,4 @@
-"""Sweeps up after dead clients, and sees whether the names of kernel objects stand."""
+"""Removes what dead clients left, and watches whether the names of kernel objects still exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PIECE_ENTRIES = 256  # of the clients directory; take 3 ms
 def remove_all_fifos(names: Names) -> list[str]:
     """Removes every FIFO of the clients directory; returns their paths.
 
-    What cannot be removed stays, see `sweep_dead_fifos`.
+    A FIFO that cannot be removed stays, see `sweep_dead_fifos`.
     """
     with _clients_directory(names) as directory:
         if directory is None:
@@ -29,10 +29,10 @@ def remove_all_fifos(names: Names) -> list[str]:
 
 
 def remove_all_notes(names: Names) -> list[str]:
-    """Removes the notes of readers of other users from the clients directory; returns their paths.
+    """Removes other users' notes of reads from the clients directory; returns their paths.
 
-    A name of such a file may lead to anything that a member of the group made. What cannot be
-    removed stays.
+    Such a name may lead to anything that a member of the group made. What cannot be removed
+    stays.
     """
     removed = []
     with contextlib.suppress(OSError):
@@ -53,16 +53,16 @@ def remove_dead_fifos(names: Names, now: float | None = None) -> int:
 def sweep_dead_fifos(names: Names, now: float | None = None) -> Iterator[int]:
     """Removes the FIFOs of clients that are gone, piece by piece.
 
-    A client keeps the read end of its reply FIFO open as long as it lives. So when nobody reads
-    there, and the FIFO is not a new one, both of its FIFOs are left over.
+    A client keeps the read end of its reply FIFO open as long as it lives. So when the FIFO has no
+    reader and is not new, both FIFOs of that client are left over.
 
-    Members of a group make what they like in the clients directory, as much as they like. So a
-    piece is short. What is no FIFO goes as well, as far as its owner lets the directory's owner
-    remove it: a directory with something in it stays. It is in nobody's way, for clients choose
-    their names at random.
+    Members of a group can make anything in the clients directory, in any number. So a piece is
+    short. Entries that are no FIFO are removed too, as far as the directory's owner can: a
+    directory that is not empty stays. It does no harm, because clients choose their names at
+    random.
 
     Args:
-        names: whose.
+        names: the instance's.
         now: seconds since the epoch; default: the present.
 
     Yields:
@@ -78,7 +78,7 @@ def sweep_dead_fifos(names: Names, now: float | None = None) -> Iterator[int]:
             piece = files[first : first + _PIECE_ENTRIES]
             dead = [name for name in piece if _is_dead(directory, name, now)]
             removed = sum(_remove(directory, name) for name in dead)
-        yield removed  # not within: a worker that is forked meanwhile would have the descriptor
+        yield removed  # outside the block: a worker forked meanwhile would inherit the descriptor
 
 
 def _client_files(directory: int) -> list[str]:
@@ -90,16 +90,16 @@ def _client_files(directory: int) -> list[str]:
 def _is_dead(directory: int, name: str, now: float) -> bool:
     try:
         modified = os.lstat(name, dir_fd=directory).st_mtime
-    except OSError:  # its client, or a former piece, was quicker
+    except OSError:  # its client, or an earlier piece, removed it first
         return False
-    # Either way: what is from the future is from before the clock was set back.
+    # abs: a time in the future means that the clock was set back since.
     is_old = abs(now - modified) >= FIFO_AGE_SECONDS
     return is_old and not _has_reader(directory, name.replace(".request", ".reply"))
 
 
 @contextlib.contextmanager
 def _clients_directory(names: Names) -> Iterator[int | None]:
-    """The clients directory, open; None where there is none, but nothing, or something else."""
+    """The clients directory, open; None if it does not exist, or is no directory."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         directory = os.open(names.clients_directory, flags)
@@ -129,7 +129,7 @@ def _has_reader(directory: int, fifo: str) -> bool:
             return False
         os.close(os.open(fifo, flags, dir_fd=directory))
     except OSError as error:
-        # Anything else than "nobody reads" and "no such file" is no proof of a death.
+        # Only "no reader" and "no such file" prove a death.
         return error.errno not in (errno.ENXIO, errno.ENOENT)
     return True
 
@@ -137,7 +137,7 @@ def _has_reader(directory: int, fifo: str) -> bool:
 class NameWatch:
     """Remembers which objects the names of shared memory and semaphores lead to.
 
-    See `repair` for what becomes of those that vanish.
+    `repair` says what is done about those that vanish.
 
     Args:
         memory_objects: names of shared memory, with their slash.
@@ -150,12 +150,12 @@ class NameWatch:
         self._identities = {path: identity(path) for path in paths}
 
     def vanished(self) -> list[Path]:
-        """The paths that lead nowhere now, or to another object."""
+        """The paths that now lead nowhere, or to another object."""
         return [path for path, known in self._identities.items() if identity(path) != known]
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What tells an object from another of the same name; None if there is none."""
+    """Device and inode, which differ for another object of the same name; None if there is none."""
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):

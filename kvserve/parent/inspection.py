@@ -1,4 +1,4 @@
-"""Verifies the table that a stopped or killed server left, and changes nothing of it."""
+"""Verifies the table that a stopped or killed server left, without changing it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Inspection:
 
     Args:
         violations: one sentence for each broken invariant.
-        unrecovered: how many shards a process was killed in, while it changed them.
+        unrecovered: in how many shards a process was killed during a change.
     """
 
     violations: list[str]
@@ -30,19 +30,19 @@ class Inspection:
 def inspect_kept(names: Names) -> Inspection | None:
     """Checks a kept table against its invariants, as the next server would.
 
-    A process that was killed inside a shard's lock leaves the lock taken and counts that are off,
-    which the next server fixes. So the check is of a private copy in which that was done. The
-    claim on the segment keeps servers away meanwhile; the lock on the pid file is left alone,
-    because clients take who holds it for a server.
+    A process that was killed inside a shard's lock leaves the lock taken and the counts wrong; the
+    next server repairs that. So this checks a private copy that has been repaired. The lock on the
+    segment keeps servers away meanwhile. The pid file is not locked, because clients take the
+    holder of that lock for a server.
 
     Args:
-        names: whose table.
+        names: the instance's.
 
     Returns:
         What was found; None if no table is kept.
 
     Raises:
-        AlreadyServed: it is served, or somebody writes into it although its server was killed.
+        AlreadyServed: it is served, or a process writes into it although its server was killed.
         ForeignObject: it is another user's.
     """
     claim = SegmentLock(names)
@@ -63,7 +63,7 @@ def inspect_kept(names: Names) -> Inspection | None:
 
 
 def _refuse_if_written(names: Names) -> None:
-    """Trusted writers go on when their server was killed; one that stopped has sent them away."""
+    """A trusted writer goes on when its server is killed; a server that stops ends its writers."""
     if not memory_path(names.settings).exists():
         return
     with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What `kvserve doctor` checks of an instance: whose it is, what is left of it, who serves it."""
+"""What `kvserve doctor` checks of an instance: its owner, what is left of it, its server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kvserve.units import format_size, parse_size
 
 
 def check_permissions(names: Names, _config: Config) -> Finding:
-    """Whether what exists under the instance's names is ours."""
+    """Whether all that exists under the instance's names belongs to this user."""
     check = "permissions"
     if (foreign := _foreign(names)) is not None:
         path, owner = foreign
@@ -49,7 +49,7 @@ def check_permissions(names: Names, _config: Config) -> Finding:
 
 
 def check_leftovers(names: Names, config: Config) -> Finding:
-    """What a server that does not run any more has left, and what the next makes of it."""
+    """What a server that has ended left behind, and what the next one does with it."""
     check = "leftovers"
     sight = _look(names)
     if sight.is_served:
@@ -79,7 +79,7 @@ def check_leftovers(names: Names, config: Config) -> Finding:
 
 
 def check_served(names: Names, _config: Config) -> Finding:
-    """Whether somebody serves the instance."""
+    """Whether the instance is served."""
     check = "server"
     sight = _look(names)
     if sight.hidden_by is not None:
@@ -112,9 +112,9 @@ class _Sight:
     """What this user can see of an instance.
 
     Args:
-        is_served: whether somebody serves it, as far as can be seen.
-        pid: whose lock on the pid file is, 0 if its pid cannot be read; None if nobody has it.
-        hidden_by: where it cannot be seen, the path that is in the way.
+        is_served: whether it is served, as far as this user can see.
+        pid: of the holder of the pid file's lock; 0 if it cannot be read, None if it is free.
+        hidden_by: the path that this user may not look into, if there is one.
     """
 
     is_served: bool
@@ -123,7 +123,7 @@ class _Sight:
 
 
 def _look(names: Names) -> _Sight:
-    """Looks at both locks of a server: on the pid file, and on the table, wherever it runs."""
+    """Looks at both locks of a server, wherever it runs: on the pid file and on the table."""
     try:
         pid = holder(names)
     except ForeignObject:
@@ -139,7 +139,7 @@ def _look(names: Names) -> _Sight:
 
 
 def _unseen(check: str, what: str, names: Names, path: Path) -> Finding:
-    """The finding where another user's permissions keep us from looking."""
+    """The finding for what another user's permissions hide."""
     owner = path.lstat().st_uid
     text = f"{what} cannot be seen by {user_name(os.geteuid())}: {path} is {user_name(owner)}'s"
     fix = as_user(owner, f"kvserve doctor --name {names.name}")
@@ -147,7 +147,7 @@ def _unseen(check: str, what: str, names: Names, path: Path) -> Finding:
 
 
 def _foreign(names: Names) -> tuple[Path, int] | None:
-    """The first object that is another user's, and whose."""
+    """The first object that is another user's, and that user's uid."""
     paths = _memory_paths(names)
     paths += [semaphore_path(names.shard_semaphore(shard)) for shard in range(limits.SHARDS_MAX)]
     for path in _existing([*paths, names.making_lock, names.runtime_directory]):
@@ -158,7 +158,7 @@ def _foreign(names: Names) -> tuple[Path, int] | None:
 
 
 def _nearest(path: Path) -> tuple[Path, int]:
-    """The path, or what of it can be looked at, and whose that is."""
+    """The path, or its nearest parent that can be looked at, and that one's owner."""
     found = next(_existing([path, *path.parents]))
     return found, found.lstat().st_uid
 
@@ -175,7 +175,7 @@ def _memory_paths(names: Names) -> list[Path]:
 
 
 def _fix_replacement(names: Names, config: Config, workers: int) -> str:
-    """How to keep the kept table; how to give it up, where no settings lead to it."""
+    """How to keep the kept table, or how to give it up if no settings fit it."""
     try:
         flags = _flags_for(kept(names), config, workers)
     except (FileNotFoundError, ForeignObject):
@@ -186,8 +186,8 @@ def _fix_replacement(names: Names, config: Config, workers: int) -> str:
 
 
 def _flags_for(found: Geometry, config: Config, workers: int) -> str | None:
-    """The flags of serve, beside what is configured, with which a kept table is adopted."""
-    told = format_size(found.memory_bytes)  # of what was demanded, all but some bytes are taken
+    """The flags of serve, beside the configuration, that make a server adopt the kept table."""
+    told = format_size(found.memory_bytes)  # a table takes some bytes less than were demanded
     for memory in (config.memory, parse_size(told), found.memory_bytes):
         for max_value in (config.max_value, found.value_bytes_max):
             with contextlib.suppress(ConfigError):
@@ -207,6 +207,6 @@ def _flags_for(found: Geometry, config: Config, workers: int) -> str | None:
 
 
 def _size(size_bytes: int) -> str:
-    """A size as a flag says it: with a unit, unless that would round it."""
+    """A size as a flag takes it: with a unit, unless that would round it."""
     told = format_size(size_bytes).replace(" ", "")
     return told if parse_size(told) == size_bytes else str(size_bytes)

@@ -1,12 +1,12 @@
-"""Makes sure that a process is the only one that serves, or cleans, an instance.
+"""Makes sure that only one process serves, or cleans, an instance.
 
-Two locks, both flocks, both inherited by the workers, so that they are free only when the last of
-these is gone: one on the pid file, which every kvserve of this runtime directory sees; and one on
-the table's segment, since the names of kernel objects do not depend on the runtime directory.
+There are two locks, both flocks. The workers inherit them, so they are free only when the last
+worker is gone. One is on the pid file, which every kvserve of this runtime directory sees; the
+other on the table's segment, since kernel objects' names do not depend on the runtime directory.
 
-Before there is a table, while it is replaced, and when it is gone again, there is no second lock.
-So a third one, on a file that exists for no longer, is held while kernel objects are made or
-removed: else servers of two runtime directories would each remove what the other has just made.
+Before the table exists, while it is replaced, and after it is removed, there is no second lock.
+So a third one is held while kernel objects are made or removed, on a file that exists only then:
+else servers of two runtime directories would each remove what the other has just made.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def claim(names: Names) -> PidFile:
     """Takes the lock on the pid file, and waits for a dead server's last workers to go.
 
     Raises:
-        AlreadyServed: somebody else has it and lives.
+        AlreadyServed: another live process has it.
 
     Example:
         >>> import tempfile, pathlib
@@ -51,8 +51,8 @@ def claim(names: Names) -> PidFile:
     while True:
         with contextlib.suppress(AlreadyServed):
             pid_file = _acquire(names)
-            # Seen through the path, the lock must be ours. It is not if the file was unlinked
-            # by a server that stopped between our open and our lock.
+            # The lock must be ours when seen through the path. It is not if a server that stopped
+            # between our open and our lock has unlinked the file.
             if holder(names) == os.getpid():
                 pid_file.vouch()  # last: `holder` has closed a descriptor of the file
                 return pid_file
@@ -94,7 +94,7 @@ def _acquire(names: Names) -> PidFile:
 
 
 def unlink_claim(names: Names, pid_file: PidFile) -> None:
-    """Removes the pid file, unless it is another's by now, then gives up the lock on it."""
+    """Removes the pid file, unless its name leads to another one by now, then unlocks it."""
     if pid_file.leads_here(names):
         unlink_file(names.pid_file)
     pid_file.release()
@@ -123,7 +123,7 @@ class MakingLock:
     """The lock under which the kernel objects of a name are made and removed.
 
     Args:
-        names: whose.
+        names: the instance's.
 
     Example:
         >>> import pathlib
@@ -140,7 +140,7 @@ class MakingLock:
         """Takes the lock, and waits a while for it; returns whether it was free in time.
 
         Raises:
-            ForeignObject: something else has its name.
+            ForeignObject: its name is taken by something else.
         """
         give_up = time.monotonic() + patience_seconds
         while not self._try_take():
@@ -175,7 +175,7 @@ class MakingLock:
                 os.close(descriptor)
 
     def release(self) -> None:
-        """Removes the file and gives the lock up; does nothing if it is not held."""
+        """Removes the file and releases the lock; does nothing if it is not held."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             with contextlib.suppress(FileNotFoundError):
@@ -209,7 +209,7 @@ class SegmentLock:
     """The lock on the table's segment, against servers of other runtime directories.
 
     Args:
-        names: whose table.
+        names: the instance's.
     """
 
     def __init__(self, names: Names) -> None:
@@ -220,7 +220,7 @@ class SegmentLock:
         """Locks the segment; returns whether there is one.
 
         Raises:
-            AlreadyServed: somebody else has it, for longer than it takes to look.
+            AlreadyServed: another process has it, for longer than a client's look takes.
             ForeignObject: it is another user's.
         """
         began = time.monotonic()
@@ -233,18 +233,18 @@ class SegmentLock:
                     return True
                 self.release()
             except AlreadyServed:
-                # The pid file may have been removed while they served, so it tells nothing of them.
+                # The pid file may have been removed while they served, so it proves nothing.
                 patience = _PASSING_SECONDS if self._has_parent() else ORPHANS_SECONDS
                 if time.monotonic() - began >= patience:
                     raise
             time.sleep(_RETRY_SECONDS)
 
     def _has_parent(self) -> bool:
-        """Whether the parent of those who have the lock lives, and not only its last workers."""
+        """Whether the parent of the lock's holders lives, and not only its last workers."""
         try:
             return bool(lease.holders(self._names.lease_file, [LEASE_SLOT_PARENT]))
         except (FileNotFoundError, ForeignObject):
-            return True  # nothing is known of it
+            return True  # unknown, so assume that it lives
 
     def _try_take(self) -> bool:
         path = memory_path(self._names.table)
@@ -271,7 +271,7 @@ class SegmentLock:
 
     @property
     def is_superseded(self) -> bool:
-        """Whether the name leads to another segment now, so that its objects are not ours."""
+        """Whether the name leads to another segment now: then its objects are not ours."""
         return self._descriptor is not None and self._leads_here() is False
 
     def _leads_here(self) -> bool | None:
@@ -285,7 +285,7 @@ class SegmentLock:
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def release(self) -> None:
-        """Gives the lock up. A segment that was unlinked has its memory back only then."""
+        """Releases the lock. The memory of a segment that was unlinked is freed only then."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

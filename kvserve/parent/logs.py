@@ -1,8 +1,8 @@
 """One log of everything: the parent's own lines, and what the workers print into their pipes.
 
 Nothing here blocks. A worker's pipe is read as far as it is filled. The log itself may be a pipe
-whose reader stands still, or a terminal stopped by Ctrl-S: lines wait in a bounded buffer then,
-those beyond it are counted and dropped, and the count is logged when the log moves again.
+whose reader has stopped, or a terminal stopped by Ctrl-S: then lines wait in a bounded buffer,
+those beyond it are counted and dropped, and the count is logged when the log takes lines again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from datetime import UTC, datetime
 from kvserve import escaping
 from kvserve.config import LOG_LEVELS
 
-LINE_BYTES_MAX = 8192  # of a worker's line; what is longer is cut
-PENDING_BYTES_MAX = 256 * 1024  # lines that wait for a log that stands still
+LINE_BYTES_MAX = 8192  # of a worker's line; a longer one is cut
+PENDING_BYTES_MAX = 256 * 1024  # lines that wait for a blocked log
 _READ_BYTES = 64 * 1024  # a pipe's usual capacity
-_DRAIN_READS_MAX = 16  # a pipe holds at most 1 MiB, unless somebody still fills it
+_DRAIN_READS_MAX = 16  # a pipe holds at most 1 MiB, unless a process still fills it
 _NEWLINE = ord("\n")
 _WRITE_BYTES = select.PIPE_BUF  # a pipe that is "writable" takes this much without blocking
 
-# The levels of syslog, 0 emergency to 7 debug, as ours.
+# Our level for each of syslog's, 0 emergency to 7 debug.
 _LEVEL_OF_PREFIX = ("error", "error", "error", "error", "warning", "info", "info", "debug")
 _PREFIX = re.compile(r"<([0-7])>")
 _CONTROL_CHARACTERS = escaping.BEYOND_ASCII | {
@@ -38,7 +38,7 @@ class Log:
     """Writes lines of text or JSON to a descriptor, without ever waiting for it.
 
     Args:
-        descriptor: where to; it stays the caller's.
+        descriptor: where to write; the caller keeps it.
         level: the least level that is written.
         style: "text" or "json".
         clock: seconds since the epoch.
@@ -56,19 +56,19 @@ class Log:
         self._style = style
         self._clock = clock
         self._pending = bytearray()
-        self._lost_lines = 0  # that no line has told of yet
-        self._told_lines = 0  # that a line which waits tells of
+        self._lost_lines = 0  # not reported in a line yet
+        self._told_lines = 0  # reported in a line that still waits
         self._is_within_line = False  # the last byte that was written does not end a line
-        self._is_torn = False  # and the rest of that line is given up
+        self._is_torn = False  # and the rest of that line was dropped
 
     def write(self, level: str, text: str, source: str = "parent", pid: int = 0) -> None:
         """Logs one line.
 
         Args:
             level: one of `config.LOG_LEVELS`.
-            text: the line; control characters are escaped, so that it stays one.
-            source: who says it.
-            pid: of whom; 0 means this process.
+            text: the line; control characters are escaped, so that it stays one line.
+            source: which process logs it.
+            pid: of that process; 0 means this one.
         """
         if LOG_LEVELS.index(level) < LOG_LEVELS.index(self.level):
             return
@@ -121,7 +121,7 @@ class Log:
         del self._pending[:written]
 
     def _give_up(self) -> None:
-        """The reader went away, or the disk is full. The service matters more."""
+        """Drops what waits: the reader is gone, or the disk is full. The service matters more."""
         self._lost_lines += self._pending.count(b"\n") - bool(self._told_lines)
         self._told_lines = 0
         self._is_torn = self._is_within_line
@@ -146,7 +146,7 @@ class LineSplitter:
     """Cuts a stream of bytes into lines; of an overlong line it keeps the beginning.
 
     Args:
-        line_bytes_max: how much of a line is kept, in bytes.
+        line_bytes_max: how many bytes of a line are kept.
 
     Example:
         >>> splitter = LineSplitter(5)
@@ -210,9 +210,9 @@ class OutputPipe:
     """The read end of the pipe that is a worker's standard output or error.
 
     Args:
-        descriptor: the read end; owned from now on, and made non-blocking.
+        descriptor: the read end; this object owns it from now on, and makes it non-blocking.
         log: where its lines go.
-        source, pid: whose they are.
+        source, pid: of the worker.
         level: of lines without a prefix.
     """
 
@@ -238,7 +238,7 @@ class OutputPipe:
         return bool(chunk)
 
     def drain(self) -> None:
-        """Logs all that a dead worker left in the pipe, an unfinished line too."""
+        """Logs all that a dead worker left in the pipe, including an unfinished line."""
         for _ in range(_DRAIN_READS_MAX):
             try:
                 chunk = os.read(self._descriptor, _READ_BYTES)

@@ -1,11 +1,11 @@
-"""The parent process: spawns the workers, reaps and replaces them, stops them, and serves nobody.
+"""The parent process: spawns, reaps, replaces and stops the workers, and serves no requests.
 
-One loop over one selector, without threads. Everything that happens is one of four: a worker says
-something through a pipe, a signal came, a worker is dead, a timer is due.
+One loop over one selector, without threads. It handles four kinds of events: a worker wrote to a
+pipe, a signal came, a worker is dead, a timer is due.
 
 A stop is term, wait, kill. A worker that dies is replaced, and its locks are freed first, so that
-nobody waits for a dead process; `respawning` says when. Once the server has served, nothing that
-fails here ends it; `attempts` says how.
+no process waits for a dead one; `respawning` says when. Once the server has served, no failure in
+here ends it; `attempts` says how.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def serve(config: Config, *, config_file: Path | None = None, daemon: bool = Fal
     Raises:
         AlreadyServed: another server has this name.
         ConfigError: no such group, or a bad file.
-        ForeignObject: something of this name is somebody else's.
+        ForeignObject: an object of this name is another user's.
         LimitError: the system's limits do not allow it; the text says how to fix that.
 
     Example:
@@ -77,7 +77,7 @@ def serve(config: Config, *, config_file: Path | None = None, daemon: bool = Fal
         0
     """
     names = instance(config.name)
-    # A daemon changes its working directory, so relative paths must end here.
+    # A daemon changes its working directory, so relative paths are made absolute here.
     names = Names(names.name, names.runtime_directory.absolute())
     config = dataclasses.replace(config, store=urls.absolute(config.store))
     file = None if config_file is None else ConfigFile(config_file.absolute(), config)
@@ -90,7 +90,7 @@ def serve(config: Config, *, config_file: Path | None = None, daemon: bool = Fal
 def _live(names: Names, config: Config, file: ConfigFile | None, daemon: Daemon | None) -> int:
     """A server's whole life, in the background if there is a `daemon`."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload
-    os.umask(0o022)  # what must be stricter, or open to a group, says so itself
+    os.umask(0o022)  # files that need another mode set it themselves
     take_all_descriptors()
     group_id = find_group(config)
     start_checks(names, config)
@@ -119,11 +119,11 @@ class Parent:
 
     Args:
         instance: what was made for them.
-        log: where everything is said.
+        log: the log of this process and its workers.
         inbox: the signals.
         file: what SIGHUP reads again, if there is a file.
-        daemon: whom to tell that the server is ready, if it is a daemon.
-        pid_file: with the lock that says that the instance is served.
+        daemon: gets the report that the server is ready, if it is a daemon.
+        pid_file: its lock says that the instance is served.
     """
 
     def __init__(
@@ -193,20 +193,20 @@ class Parent:
         return self._status
 
     def _turn(self) -> None:
-        """Waits for whatever comes, and does all of it that came."""
+        """Waits for events, and handles all that came."""
         attempts = self._attempts
         events = self._selector.select(self._timers.seconds_left())
-        # First, so that a line which a worker logs after a change is filtered as that says.
-        # The workers poll, and each logs what it applied: the parent needs no timer for it.
+        # First, so that a line which a worker logs after a change is filtered by the new level.
+        # The workers poll, and each logs what it applied: so the parent needs no timer for it.
         attempts.run("looking at the settings", self.follow_settings)
         for key, _ in events:
             attempts.run("hearing a worker", key.data)
-        # Signals before deaths: a signal to the whole process group must not make its victims
-        # look like failures. Both after the pipes: none is closed while its event waits above.
-        for number in dict.fromkeys(self._inbox.take()):  # many of a kind mean it once
+        # Signals before deaths: a worker that a signal to the whole process group killed must not
+        # look like a failure. Both after the pipes, so that none is closed while its event waits.
+        for number in dict.fromkeys(self._inbox.take()):  # several of a kind count once
             if handler := self._handlers.get(number):
                 attempts.run(number.name, handler)
-        # Whether or not SIGCHLD came: two deaths close together may make one signal.
+        # Even without SIGCHLD: two deaths close together may make one signal.
         attempts.run("burying a worker", self._workers.reap)
         self._timers.run_due(attempts.run_timer)
         if not self._log.flush():
@@ -270,7 +270,7 @@ class Parent:
         self._timers.set(f"worker {index}", pause, partial(self.spawn_worker, index))
 
     def _become_child(self) -> None:
-        """Closes, in a new worker, what is the parent's alone."""
+        """Closes, in a new worker, what belongs to the parent alone."""
         self._inbox.close_in_child()
         self._follower.close()
         self._instance.held.table.close()
@@ -280,9 +280,9 @@ class Parent:
     # Stop.
 
     def handle_term(self) -> None:
-        """TERM and INT: lets the workers finish what they received. Once more: quits."""
+        """TERM and INT: lets the workers finish what they received. The second time: quits."""
         if self._is_stopping:
-            # Those who signal a process and then its group, as timeout(1) does, mean it once.
+            # A tool that signals a process and then its group, as timeout(1) does, means one stop.
             if time.monotonic() - self._stopping_since >= REPEAT_SECONDS:
                 self.handle_quit()
             return
@@ -315,7 +315,7 @@ class Parent:
     # Signals that do not stop.
 
     def handle_hup(self) -> None:
-        """HUP: opens the log anew and reads the configuration file again: both, or nothing."""
+        """HUP: reopens the log and reads the configuration file again: both, or nothing."""
         try:
             if self._daemon is not None:
                 self._daemon.open_log()
@@ -336,7 +336,7 @@ class Parent:
             self._log.info("reload: nothing changed")
 
     def follow_settings(self) -> None:
-        """Applies what somebody published."""
+        """Applies published settings."""
         try:
             self._follower.poll()
         except KvserveError as error:
@@ -344,7 +344,7 @@ class Parent:
 
     def apply_settings(self, old: Config, new: Config) -> None:
         """Changes the log's level, the one live setting that is the parent's."""
-        # Whichever level says more, so that the change of the level is not lost by the change.
+        # The more verbose of both levels, so that the change of the level itself is logged.
         self._log.level = min((old.log_level, new.log_level), key=LOG_LEVELS.index)
         if changes := differences(old, new):
             self._log.info(f"settings version {self._follower.version}: {'; '.join(changes)}")

@@ -1,7 +1,7 @@
-"""Touches a table's memory once it is served, piece by piece, so that no write has to wait for it.
+"""Touches a table's memory once it is served, piece by piece, so that no write waits for pages.
 
-It was taken at the start, but the kernel makes a page only when somebody touches it: in the middle
-of a set, unless it was done before. 512 MiB take half a second, and a third of a core.
+The memory was reserved at the start, but the kernel makes a page only at its first touch, which
+would be in the middle of a set. 512 MiB take half a second, and a third of a core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def touch_memory(table: Table, timers: Timers, first: int = 0) -> None:
     """Touches a piece now, and sets a timer for the next one.
 
     Args:
-        table: whose memory.
+        table: the table to touch.
         timers: of the process.
         first: where the piece begins.
     """

@@ -1,4 +1,4 @@
-"""Reads the configuration file again, and tells what of it can change while the server runs."""
+"""Reads the configuration file again, and reports which settings cannot change now."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kvserve.live.applying import from_page, to_page
 from kvserve.names import Names
 from kvserve.units import format_size
 
-LOCK_SECONDS = 0.2  # the parent waits for nobody for long
+LOCK_SECONDS = 0.2  # the parent must not wait long
 Remark = tuple[str, str]  # a level of the log, and a sentence
 
 
 class ConfigFile:
     """The configuration file of a running server.
 
-    What is in the running configuration but neither in the file nor in the environment was a
-    flag, and a flag wins over the file, after a reload too.
+    A setting of the running configuration that is neither in the file nor in the environment was
+    given by a flag, and a flag wins over the file, after a reload too.
 
     Args:
         path: the file.
@@ -37,14 +37,14 @@ class ConfigFile:
         self._flags = set(_differences(self._loaded, started))
 
     def publish(self, names: Names, max_value: int) -> list[Remark]:
-        """Reads the file again and puts its live settings in force; see `reload`.
+        """Reads the file again and publishes its live settings; see `reload`.
 
         Args:
             names: the instance's.
             max_value: the largest value that the table was made for, in bytes.
 
         Returns:
-            A remark on everything that cannot be as the file says.
+            A remark on each setting that cannot be as the file says.
 
         Raises:
             ConfigError: the file is bad.
@@ -65,7 +65,7 @@ class ConfigFile:
             max_value: the largest value that the table was made for, in bytes.
 
         Returns:
-            The configuration from now on, and a remark on everything that cannot be as the file
+            The configuration from now on, and a remark on each setting that cannot be as the file
             says.
 
         Raises:
@@ -74,7 +74,7 @@ class ConfigFile:
         loaded = configuration.load(self.path)
         remarks = []
         for name in _differences(self._loaded, loaded):
-            # Compared with what the server started with, so each reload says it again.
+            # Compared with what the server started with, so each reload repeats the remark.
             if name in self._flags:
                 remarks.append(("warning", f"{name} stays, because it was given by a flag"))
             elif name not in LIVE:

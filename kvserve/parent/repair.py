@@ -1,20 +1,20 @@
-"""Sees that the names of a server stand, and makes again those that vanished, where that is safe.
+"""Watches the names of a server's objects, and makes vanished ones again where that is safe.
 
-A name can vanish under a living server: a cleaner of temporary files takes the runtime directory,
+A name can vanish under a live server: a cleaner of temporary files removes the runtime directory,
 systemd's RemoveIPC unlinks all objects of a user who logs out, an operator removes by hand what
-looks left over. Those who are attached go on, those who come find nothing: two halves that do not
-see each other. What a process only looks up by its name, or opens anew for each session, can be
-made again:
+looks left over. Attached processes go on, new ones find nothing: two halves that do not see each
+other. An object that processes only look up by name, or open anew for each session, can be made
+again:
 
 - the runtime directory, the directory of the clients' FIFOs, the manifest and the log;
-- the pid file, with a lock of its own. The workers hold that of the old file; until they are gone
-  the one on the table's segment, which they hold as well, keeps other servers away;
+- the pid file, with a lock of its own. The workers hold the old file's lock; until they are gone
+  the lock on the table's segment, which they hold as well, keeps other servers away;
 - a worker's queue. Its worker receives from the old one, so it leaves, and its successor opens the
-  new one; clients meet that as any death of a worker.
+  new one; to clients that is like any death of a worker.
 
-What processes share by having it mapped or locked cannot: whoever has the old one never sees the
-new one. That is the table and its hints, the lease file, whose record locks tell who lives, the
-semaphores, the feed and the settings. Without one of these the server stops, loudly.
+An object that processes have mapped or locked cannot: a process with the old one never sees the
+new one. These are the table and its hints, the lease file, whose record locks show which processes
+live, the semaphores, the feed and the settings. Without one of these the server stops, and logs it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from kvserve.transport.mqueue import create_queue, queue_identity
 
 
 class Repair:
-    """The names of a server, all of which stand when this is made.
+    """The names of a server's objects, all of which exist when this is made.
 
     Args:
         names: the instance's.
         manifest: as it was written.
         mode: of a queue.
         pid_file: held by this process.
-        daemon: who has a log file, if it is a daemon.
-        log: where it says what was made again.
-        replace_worker: has a worker leave, given its index; its successor opens the new queue.
+        daemon: has the log file, if it is a daemon.
+        log: where it logs what was made again.
+        replace_worker: makes a worker leave, given its index; its successor opens the new queue.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Repair:
         return [*map(str, self._watch.vanished()), *replaced]
 
     def repair(self) -> None:
-        """Makes again what can be.
+        """Makes again what can be made again.
 
         Raises:
-            KvserveError, OSError: it cannot be made just now; the next call tries again.
+            KvserveError, OSError: something cannot be made just now; the next call tries again.
         """
         self._fix_queues()
         self._fix_files()
@@ -113,7 +113,7 @@ class Repair:
             self._say(str(names.manifest))
 
     def _fix_log(self) -> None:
-        """Opens a log that is gone at two looks in a row; else a rotation may just be about it."""
+        """Reopens a log that is gone at two checks in a row; at one, a rotation may be at work."""
         was_lost, self._log_was_lost = self._log_was_lost, False
         if self._daemon is not None and self._daemon.has_lost_log:
             self._log_was_lost = True

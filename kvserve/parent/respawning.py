@@ -1,10 +1,10 @@
 """When a dead worker is replaced. Forks nothing, and never gives up.
 
 A worker that has served is replaced at once, up to so many times a minute; beyond that its
-respawns are paced, for ever. One that died before it served may fail so again: the first time in
-a row it is tried at once, too, since what failed may have been one full table of the kernel, and
-from then on at that pace. Each worker is counted by itself, so that a request that kills one
-worker again and again keeps the others' shards waiting no longer.
+respawns are paced, for ever. One that died before it served may fail again: the first time in a
+row it is replaced at once, too, since a table of the kernel may just have been full, and from then
+on at that pace. Each worker is counted by itself, so that a request that kills one worker again
+and again does not make the others' shards wait longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MINUTE_SECONDS = 60.0
 
 
 class Respawns:
-    """The moments of the respawns so far, and from them that of the next.
+    """The times of the respawns so far, which decide the time of the next.
 
     Args:
         clock: seconds, monotonic.
@@ -41,7 +41,7 @@ class Respawns:
         self.count = 0
 
     def pause(self, index: int, *, has_served: bool) -> float:
-        """Notes a death, and says how many seconds to wait before the respawn, 0 for at once.
+        """Records a death; returns how many seconds to wait before the respawn, 0 for none.
 
         Args:
             index: which worker died, or could not be forked.

@@ -1,4 +1,4 @@
-"""What the parent does by the clock: sweeps the FIFOs, tends the writers, watches the names."""
+"""What the parent does by the clock: sweeps FIFOs, cleans up after writers, watches the names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WRITERS_SECONDS = 0.5
 
 
 class Rounds:
-    """Sets its timers anew each time. What fails is tried again, as `attempts` does with timers.
+    """Sets its timers anew each time. `attempts` sets the timer of a failed action again.
 
     Args:
         instance: the parent's.
         repair: of its names.
         timers: the parent's.
-        log: where it says what it did.
+        log: where it logs what it did.
         stop: ends the server, given the reason.
     """
 
@@ -51,7 +51,7 @@ class Rounds:
             self._timers.set("tending the writers", WRITERS_SECONDS, self.tend_writers)
 
     def sweep_fifos(self) -> None:
-        """Removes what dead clients left, piece by piece, and again ten seconds after the last."""
+        """Removes dead clients' FIFOs, piece by piece, and again ten seconds after the last."""
         sweep, self._sweep = self._sweep or sweep_dead_fifos(self._instance.names), None
         removed = next(sweep, None)
         if removed:
@@ -62,17 +62,17 @@ class Rounds:
         self._timers.set("sweeping the FIFOs", pause, self.sweep_fifos)
 
     def tend_writers(self) -> None:
-        """Frees what dead trusted writers held, now and from time to time."""
+        """Frees the locks of dead trusted writers, now and from time to time."""
         if freed := self._instance.writers.tend():
             self._log.info(f"freed {freed} locks that a killed writer held")
         self._timers.set("tending the writers", WRITERS_SECONDS, self.tend_writers)
 
     def watch_names(self) -> None:
-        """Makes again what somebody removed; stops the server where that cannot be."""
+        """Makes removed objects again; stops the server if one cannot be made again."""
         names = self._instance.names
         if lost := self._repair.lost():
             if {str(memory_path(names.table)), str(memory_path(names.hints))} & set(lost):
-                self._instance.held.is_kept = False  # half a table is none
+                self._instance.held.is_kept = False  # half a table is of no use
             self._stop(
                 f"{lost[0]} was removed by somebody else, so new clients cannot see this server; "
                 "it stops. If a user's logout did it, see systemd's RemoveIPC and kvserve doctor"

@@ -1,4 +1,4 @@
-"""Turns signals into events that a selector waits for. Handlers only enqueue; nothing happens here.
+"""Turns signals into events that a selector waits for. Handlers only enqueue, and do nothing else.
 
 The interpreter's own C handler writes the signal's number into a pipe as it arrives (the
 self-pipe trick, by `signal.set_wakeup_fd`). So no Python code runs at an arbitrary point of the
@@ -22,7 +22,7 @@ HANDLED = (
     signal.SIGCHLD,
 )
 _IGNORED_BY_WORKERS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_NUMBERS_BYTES_MAX = 65_536  # all that the pipe holds
+_NUMBERS_BYTES_MAX = 65_536  # the pipe's capacity
 
 
 class SignalInbox:
@@ -41,17 +41,17 @@ class SignalInbox:
     """
 
     def __init__(self) -> None:
-        # Not a socket, which has no room for more than some three hundred single bytes: a TERM
-        # behind as many of SIGHUP would be lost. A pipe takes 65,536.
+        # Not a socket, which has room for only some three hundred single bytes: a TERM behind as
+        # many SIGHUPs would be lost. A pipe takes 65,536.
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        # A full pipe holds thousands of signals that say nothing new: no warning about it.
+        # No warning about a full pipe: it holds thousands of signals, and one more adds nothing.
         self._previous_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, _do_nothing) for number in HANDLED}
 
     def fileno(self) -> int:
-        """The descriptor that is readable when a signal came."""
+        """The descriptor that is readable once a signal came."""
         return self._reader
 
     def take(self) -> list[signal.Signals]:
@@ -71,11 +71,11 @@ class SignalInbox:
         self._close_pipe()
 
     def close_in_child(self) -> None:
-        """Makes a freshly forked worker forget the parent's handlers and descriptors.
+        """Drops the parent's handlers and descriptors in a freshly forked worker.
 
-        To be called with the signals held back (see `held_back`), or a signal to the worker
-        would be written into the parent's inbox. What workers ignore is ignored from here on,
-        so that it cannot kill one that has not installed its own handlers yet.
+        Call it with the signals held back (see `held_back`), or a signal to the worker would be
+        written into the parent's inbox. The signals that workers ignore are ignored from here on,
+        so that they cannot kill one that has not installed its own handlers yet.
         """
         signal.set_wakeup_fd(-1)
         for number in HANDLED:
@@ -90,7 +90,7 @@ class SignalInbox:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Holds the handled signals back, in this process and in those that it forks meanwhile."""
+    """Blocks the handled signals, in this process and in those that it forks meanwhile."""
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         yield
@@ -99,4 +99,4 @@ def held_back() -> Iterator[None]:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Only its presence matters: it keeps the default action from happening."""
+    """Does nothing: it is installed to replace the signal's default action."""

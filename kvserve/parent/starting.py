@@ -1,8 +1,8 @@
 """Makes all that an instance consists of, in order, and takes it down in reverse.
 
-The order has reasons. The stale manifest goes first, so that no client trusts what a dead server
-left. Queues come before the table, because they are what most often does not fit, and a start that
-fails must not have cost the kept table. The new manifest comes last: whoever reads it may use all
+The order has reasons. The stale manifest is removed first, so that no client trusts what a dead
+server left. Queues come before the table, because they are most often what does not fit, and a
+failed start must not cost the kept table. The new manifest comes last: its readers may use all
 that it names.
 """
 
@@ -37,8 +37,8 @@ from kvserve.table.table import Table
 from kvserve.transport.mqueue import create_queues, unlink_queue
 from kvserve.units import format_size
 
-# What only those need who may own a shard's lock. A client that could wait on a semaphore could
-# hold up everybody.
+# For semaphores, which only the owners of shards' locks need. A client that could wait on one
+# could hold up all processes.
 _OWNER_ONLY = 0o600
 
 
@@ -51,8 +51,8 @@ class Instance:
         config: the configuration, with the number of workers and the largest value decided.
         geometry: the table's.
         held: the table.
-        manifest: what clients are told.
-        writers: who else may write into the table.
+        manifest: what clients read.
+        writers: the trusted writers.
     """
 
     names: Names
@@ -71,7 +71,7 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
 
     Raises:
         AlreadyServed, ForeignObject, LimitError: as their texts say. What was made is removed,
-            and a table that was found stays.
+            and a kept table stays.
     """
     with ExitStack() as undo:
         making = MakingLock(names)
@@ -81,14 +81,14 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         geometry, workers = _plan(names, config, log)
         segment_lock = SegmentLock(names)
         undo.callback(segment_lock.release)
-        segment_lock.take()  # before anything that a server elsewhere may use is touched
+        segment_lock.take()  # before touching what a server of another runtime directory may use
         unlink_file(names.manifest)
         undo.callback(remove_all_fifos, names)
         remove_all_fifos(names)
         undo.callback(remove_all_notes, names)
         remove_all_notes(names)
         undo.callback(_unlink_objects, names, segment_lock)
-        _unlink_objects(names, segment_lock)  # a killed server's; it may have had more of them
+        _unlink_objects(names, segment_lock)  # a killed server may have had more of them
         depth, message_bytes = _make_queues(names, config, workers, group_id, log)
         semaphores.create(names, geometry.shards, _OWNER_ONLY, None)
         held = undo.enter_context(held_table(names, config, geometry, group_id, segment_lock, log))
@@ -120,19 +120,19 @@ def started(names: Names, config: Config, group_id: int | None, log: Log) -> Ite
         manifest.write(names)
         writers = _expect_writers(names, config, held.table)
         making.release()
-        undo.callback(making.take)  # to take it all down, at any rate
+        undo.callback(making.take)  # hold it while all is taken down; go on even if it is not free
         yield Instance(names, config, geometry, held, manifest, writers)
 
 
 def queue_mode(config: Config) -> int:
-    """The mode of a queue: clients of the group send, and must not take what others sent."""
+    """The mode of a queue: the group's clients may send, but not receive what others sent."""
     return config.mode & ~0o040
 
 
 def workers_wanted(config: Config) -> int:
-    """How many workers there shall be: as told, else one for two cores, up to a few.
+    """How many workers to start: as configured, else one for every two cores, up to a few.
 
-    The other cores are for the clients, who take as long over a request as a worker does. On two
+    The other cores are for the clients, which take as long over a request as a worker does. On two
     cores, 1, 2, 4 and 8 processes did 1.9, 1.8, 2.0 and 1.3 times as many operations of YCSB's A
     with one worker as with two (`kvserve bench`, medians of 3 alternating rounds of a second).
     """
@@ -174,7 +174,7 @@ def _plan(names: Names, config: Config, log: Log) -> tuple[Geometry, int]:
 
 
 def _unlink_objects(names: Names, segment_lock: SegmentLock) -> None:
-    """Unlinks all queues, semaphores and pages of the name, unless another server has it now."""
+    """Unlinks all queues, semaphores and pages of the name, unless another server has taken it."""
     if segment_lock.is_superseded:
         return
     settings.remove(names)
@@ -188,9 +188,9 @@ def _unlink_objects(names: Names, segment_lock: SegmentLock) -> None:
 
 
 def _make_pages(names: Names, config: Config, group_id: int | None) -> dict[str, int]:
-    """Makes the shared memory beside the table; the bytes of each by name.
+    """Makes the shared memory beside the table; returns the bytes of each segment by name.
 
-    It is made anew with each start, so `_unlink_objects` removes it.
+    It is made anew at each start, so `_unlink_objects` removes it.
     """
     settings.create(names, to_page(config), group_id)
     pages = {names.settings: settings.PAGE_BYTES}
@@ -209,7 +209,7 @@ def _expect_writers(names: Names, config: Config, table: Table) -> TrustedWriter
 
 
 def _introduce_store(table: Table, config: Config) -> None:
-    """Tells the readers what they cannot know by themselves where there is a store."""
+    """Writes into the table what its readers must know about the store."""
     has_store = config.store != "none"
     is_shared = has_store and urls.is_shared(config.store)
     table.set_read_policy(has_store, is_shared, config.workers)

@@ -21,8 +21,8 @@ from kvserve.shortages import ADDRESS_SPACE_FIX, FILE_SIZE_FIX
 from kvserve.transport.mqueue import MESSAGE_OVERHEAD_BYTES, create_queues, unlink_queue
 from kvserve.units import format_size
 
-DESCRIPTORS_OF_A_WORKER = 64  # its own, beside the two of each client
-_SYSTEM_UID_MAX = 999  # systemd removes nothing of users up to here
+DESCRIPTORS_OF_A_WORKER = 64  # its own, beside two for each client
+_SYSTEM_UID_MAX = 999  # systemd removes no objects of users up to this uid
 _CAP_SYS_RESOURCE = 24  # see linux/capability.h
 # The inodes that Linux gives to the first namespaces, see include/linux/proc_ns.h.
 _FIRST_NAMESPACES = {"ipc": 0xEFFF_FFFF, "pid": 0xEFFF_FFFC}
@@ -30,7 +30,7 @@ _REMOVE_IPC = re.compile(r"^\s*RemoveIPC\s*=\s*(\S+)", re.MULTILINE | re.IGNOREC
 
 
 def check_shared_memory(names: Names, config: Config, directory: Path = SHARED_MEMORY) -> Finding:
-    """Whether the table fits into what is free, counting what a kept table would give back."""
+    """Whether the table fits into the free memory plus what a kept table would give back."""
     check = "shared memory"
     try:
         status = os.statvfs(directory)
@@ -52,7 +52,7 @@ def check_shared_memory(names: Names, config: Config, directory: Path = SHARED_M
 
 
 def memory_shortage(memory: int, directory: Path = SHARED_MEMORY) -> tuple[str, str]:
-    """The sentence when `memory` bytes do not fit into `directory`, and the command that helps."""
+    """The sentence for when `memory` bytes do not fit into `directory`, and the fixing command."""
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
     total = status.f_blocks * status.f_frsize
@@ -65,11 +65,11 @@ def memory_shortage(memory: int, directory: Path = SHARED_MEMORY) -> tuple[str, 
 
 
 def _limited_process(memory: int, kept: int) -> tuple[str, str] | None:
-    """The sentence where a limit on this process stands in the way, and the command that helps.
+    """The sentence for when a limit on this process is too low, and the command that fixes it.
 
     Args:
-        memory: what it is to make and map, in bytes.
-        kept: how much of that is there already.
+        memory: how much it is to make and map, in bytes.
+        kept: how much of that exists already.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if kept < memory and 0 <= soft < memory:
@@ -89,12 +89,12 @@ def _limited_process(memory: int, kept: int) -> tuple[str, str] | None:
 
 
 def kept_bytes(names: Names) -> int:
-    """The memory that a kept table takes already."""
+    """How much memory a kept table takes already, in bytes."""
     return sum(_allocated_bytes(memory_path(name)) for name in (names.table, names.hints))
 
 
 def _allocated_bytes(path: Path) -> int:
-    """The memory that a file takes; 0 if it is not there."""
+    """How much memory a file takes, in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_blocks * 512
     except OSError:
@@ -102,9 +102,9 @@ def _allocated_bytes(path: Path) -> int:
 
 
 def check_queues(names: Names, config: Config) -> Finding:
-    """Whether message queues exist here and how large they may be, by making some."""
+    """Whether message queues exist here and how large they may be, found out by making some."""
     check = "message queues"
-    served = _served_queues(names)  # beside these no more may fit
+    served = _served_queues(names)  # no more may fit beside these
     count = served[0] if served else workers_wanted(config)
     wanted = count, config.queue_depth, config.queue_message
     try:
@@ -129,7 +129,7 @@ def _served_queues(names: Names) -> tuple[int, int, int] | None:
             manifest = Manifest.read(names)
             return manifest.workers, manifest.queue_depth, manifest.queue_message_bytes
     except (ForeignObject, ServerUnavailable):
-        pass  # another check says so
+        pass  # another check reports it
     return None
 
 
@@ -161,7 +161,7 @@ def queue_fix(
 def _fix_limit(count: int, depth: int, message_bytes: int) -> str:
     """How to raise RLIMIT_MSGQUEUE by what these queues take.
 
-    By all of that, because the system does not tell how much of the limit others take already.
+    By all of it, because the system does not report how much of the limit is in use.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
     limit = max(soft, 0) + _accounted_bytes(count, depth, message_bytes)
@@ -177,7 +177,7 @@ def _accounted_bytes(count: int, depth: int, message_bytes: int) -> int:
 
 
 def _number(file: Path) -> int:
-    """What a file of /proc/sys says; as if there were no limit where it cannot be read."""
+    """The number in a file of /proc/sys; if it cannot be read, as if there were no limit."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):
@@ -199,7 +199,7 @@ def check_descriptors(_names: Names, _config: Config) -> Finding:
     if hard == resource.RLIM_INFINITY or hard >= wanted:
         text = f"enough for {limits.SESSIONS_MAX} clients"
         return Finding(check, True, False, text)
-    clients = max(0, hard - DESCRIPTORS_OF_A_WORKER) // 2  # without any it does not even start
+    clients = max(0, hard - DESCRIPTORS_OF_A_WORKER) // 2  # with 0 a worker does not even start
     text = f"at most {hard} file descriptors: a worker can serve {clients} clients at a time"
     fix = (
         f"ulimit -Hn {wanted}, as root (of a service: LimitNOFILE={wanted}; "
@@ -234,7 +234,7 @@ def check_logout(
 def _removes_ipc(root: Path) -> bool:
     folders = [root / folder / "systemd" for folder in ("usr/lib", "run", "etc")]
     files = [folder / "logind.conf" for folder in folders]
-    # Of two drop-ins the one with the later name wins, wherever it is.
+    # Of two drop-ins the one whose name sorts later wins, wherever it is.
     drop_ins = [file for folder in folders for file in folder.glob("logind.conf.d/*.conf")]
     files += sorted(drop_ins, key=lambda file: file.name)
     word = "yes"  # systemd's default
@@ -250,7 +250,7 @@ def _removes_ipc(root: Path) -> bool:
 def check_namespaces(
     _names: Names, _config: Config, directory: Path = Path("/proc/self/ns")
 ) -> Finding:
-    """Tells who else can see the instance."""
+    """Reports which other processes can see the instance."""
     own = [kind for kind, first in _FIRST_NAMESPACES.items() if _inode(directory / kind) != first]
     if not own:
         text = "the host's ipc and pid namespaces: every process of the host can be a client"

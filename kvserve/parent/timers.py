@@ -1,4 +1,4 @@
-"""What is to be done later, by name. Setting a name again replaces what was set before."""
+"""Actions to be done later, by name. Setting a name again replaces what was set before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def _run(_name: str, action: Callable[[], None]) -> None:
 
 
 class Timers:
-    """Actions and their moments.
+    """Actions and the times at which they are due.
 
     Args:
         clock: seconds, monotonic.
@@ -38,7 +38,7 @@ class Timers:
         self._set.clear()
 
     def seconds_left(self) -> float | None:
-        """How long to wait for the next action; None means that there is none."""
+        """How long to wait for the next action; None if there is none."""
         if not self._set:
             return None
         return max(0.0, min(moment for moment, _ in self._set.values()) - self._clock())
@@ -47,12 +47,12 @@ class Timers:
         """Runs what is due. An action may set itself again.
 
         Args:
-            run: runs one, given its name and itself.
+            run: runs an action, given its name and the action.
         """
         now = self._clock()
         due = [name for name, (moment, _) in self._set.items() if moment <= now]
         for name in due:
-            # An action before this one may have cleared or moved it.
+            # An earlier action may have cleared this one or set it anew.
             moment, action = self._set.get(name, (float("inf"), None))
             if action is not None and moment <= now:
                 del self._set[name]

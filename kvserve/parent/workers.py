@@ -1,6 +1,6 @@
-"""The worker processes as a set: spawned, listened to, reaped, buried. Decides nothing.
+"""The worker processes as a set: spawned, read from, reaped and cleaned up after. Decides nothing.
 
-What a death or a readiness means, and what is to be done about it, is the parent's to say.
+The parent decides what to do when a worker dies or is ready.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from kvserve.table.table import Table
 
 
 class Workers:
-    """The workers that live, or are dead and not buried yet.
+    """The workers that live, or are dead and not reaped yet.
 
     Args:
-        names: whose.
-        store_url: of the store behind the table, for them.
-        table: the parent's; frees the locks of the dead.
+        names: the instance's.
+        store_url: of the store behind the table, passed to the workers.
+        table: the parent's; frees the locks of dead workers.
         log: where their output goes.
         selector: what the parent waits with. Its keys' data are functions to call.
-        in_child: closes what a worker must not have of the parent's, beside its siblings' pipes.
-        on_serving: called when a worker says that it serves.
-        on_end: called after a burial with the worker, its exit code (negative: the signal that
-            killed it) and a phrase that tells it.
+        in_child: closes the parent's descriptors in a worker, beside its siblings' pipes.
+        on_serving: called when a worker reports that it serves.
+        on_end: called after the clean-up with the worker, its exit code (negative: the signal
+            that killed it) and a phrase for it.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Workers:
         return iter(list(self._by_pid.values()))
 
     def spawn(self, index: int) -> None:
-        """Forks worker `index` and listens to it.
+        """Forks worker `index` and watches its pipes.
 
         Raises:
             OSError: the system refused; there is no such worker now.
@@ -75,12 +75,12 @@ class Workers:
                 self._listen(output, partial(self._pump, child, output))
             if child.ready is not None:
                 self._listen(child.ready, partial(self._hear_ready, child))
-        except OSError as error:  # a worker that nobody hears is none; its end is heard of
+        except OSError as error:  # of no use if its pipes are not read; it is reaped later
             self._log.error(f"{child.title} cannot be listened to: {error.strerror}")
             os.kill(child.pid, signal.SIGKILL)
 
     def reap(self) -> None:
-        """Buries every worker that is dead."""
+        """Reaps and cleans up after every dead worker."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -88,45 +88,45 @@ class Workers:
                 return
             if pid == 0:
                 return
-            # As pid 1 of a container we also inherit other people's orphans.
+            # As pid 1 of a container we also inherit orphans that are not our workers.
             if child := self._by_pid.pop(pid, None):
                 self._clean_up_after(child, status)
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to all of them."""
-        # A pid stays its worker's until it is reaped, and nobody else reaps.
+        # A pid stays its worker's until it is reaped, and only this class reaps.
         for pid in self._by_pid:
             with contextlib.suppress(OSError):  # the others must get it, too
                 os.kill(pid, number)
 
     def replace(self, index: int) -> None:
-        """Has worker `index` finish what it received, and leave."""
+        """Makes worker `index` finish what it received, and leave."""
         for child in self:
             if child.index == index:
                 os.kill(child.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kills all that are left, and buries them."""
+        """Kills all that are left, and reaps them."""
         self.send(signal.SIGKILL)
         for child in self:
             _, status = os.waitpid(child.pid, 0)
             self._clean_up_after(self._by_pid.pop(child.pid), status)
 
     def _clean_up_after(self, child: Child, status: int) -> None:
-        """Frees what a dead worker held, hears its last words, and tells the parent, at any rate.
+        """Frees a dead worker's locks, logs its last output, and calls `on_end` in any case.
 
-        It is buried once: whatever fails here must not cost it its successor.
+        This runs once for a worker, so a failure here must not cost it its successor.
         """
         code, phrase = describe_end(status)
         try:
-            # First of all, so that nobody waits for a dead process. Should it fail, those who
-            # meet the lock take it from the dead themselves.
+            # First of all, so that no process waits for a dead one. If it fails, a process that
+            # meets the lock takes it from the dead one itself.
             freed = self._table.recover(limits.LEASE_SLOT_WORKER_FIRST + child.index)
             if freed:
                 phrase += f"; freed {freed} locks that it held"
             with contextlib.suppress(BlockingIOError):
                 if child.ready is not None and os.read(child.ready, 1):
-                    child.is_serving = True  # it has served, and died before that was heard
+                    child.is_serving = True  # it served, and died before its report was read
         finally:
             try:
                 self._close_pipes(child)
@@ -137,7 +137,7 @@ class Workers:
         descriptors = child.descriptors()
         try:
             for output in child.outputs:
-                output.drain()  # its last words
+                output.drain()  # what it printed last
             for source in (child.ready, *child.outputs):
                 if source is not None:
                     self._ignore(source)
@@ -147,7 +147,7 @@ class Workers:
 
     def _pump(self, child: Child, output: OutputPipe) -> None:
         if not output.pump():
-            # The end of the file: it is about to be reaped, or it closed its output.
+            # End-of-file: the worker is about to be reaped, or it closed its output.
             output.drain()
             self._ignore(output)
             child.outputs.remove(output)
@@ -159,7 +159,7 @@ class Workers:
         self._ignore(child.ready)
         ready, child.ready = child.ready, None
         os.close(ready)
-        if word:  # none: it is dead, and will be reaped
+        if word:  # empty: the worker is dead, and will be reaped
             child.is_serving = True
             self._on_serving(child)
 
@@ -167,7 +167,7 @@ class Workers:
         self._selector.register(source, selectors.EVENT_READ, react)
 
     def _ignore(self, source: OutputPipe | int) -> None:
-        with contextlib.suppress(KeyError):  # it could not be listened to
+        with contextlib.suppress(KeyError):  # it could not be registered
             self._selector.unregister(source)
 
     def _become_child(self) -> None:

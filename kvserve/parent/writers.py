@@ -1,8 +1,8 @@
-"""The trusted writers, as the parent sees them: other people's processes, that may die at any time.
+"""The trusted writers, as the parent sees them: unrelated processes that may die at any time.
 
-They are no children, so nothing tells of a death but the record lock on their slot. Nobody needs
-the parent to go on: whoever meets a dead writer's lock takes it, and whoever takes its slot tells
-of the gap in its ring. It is for the shard that nobody comes to, and the slot that nobody takes.
+They are no children, so only the record lock on a writer's slot shows its death. No process needs
+the parent to go on: one that meets a dead writer's lock takes it, and one that takes its slot
+reports the gap in its ring. This sweep covers shards and slots that no live process touches.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class TrustedWriters:
     Args:
         table: the parent's.
         count: how many they are.
-        feed: where they tell of their changes, writable; None: nowhere.
-        first_ring: that of the first of them.
+        feed: where they report their changes, writable; None if there is no feed.
+        first_ring: the ring of the first writer.
     """
 
     def __init__(self, table: Table, count: int, feed: mmap.mmap | None, first_ring: int) -> None:
@@ -33,7 +33,7 @@ class TrustedWriters:
         self._first_ring = first_ring
 
     def tend(self) -> int:
-        """Frees the locks of the dead, and tells their watchers; returns how many locks."""
+        """Frees dead writers' locks, and marks gaps in their rings; returns how many locks."""
         freed = self._table.recover()
         if self._feed is not None:
             for index, slot in enumerate(self._slots):
@@ -43,9 +43,9 @@ class TrustedWriters:
 
     def _tell_of_death(self, feed: mmap.mmap, ring: int, slot: int) -> None:
         lease = self._table.lease
-        if lease.take_too(slot):  # else its producer lives
+        if lease.take_too(slot):  # else its writer lives
             try:
-                with contextlib.suppress(ForeignObject):  # damaged: its watchers are told that
+                with contextlib.suppress(ForeignObject):  # damaged: its watchers notice that
                     mark_gap(feed, ring)
             finally:
                 lease.give_back(slot)

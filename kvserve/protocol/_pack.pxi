@@ -14,7 +14,7 @@ def pack(value):
     """A value as msgpack.
 
     Raises:
-        InvalidValue: it is, or holds, what is not carried; says where, and of which type.
+        InvalidValue: it is, or holds, what is not carried; the message says where, and which type.
         ValueTooLarge: it is longer than any instance takes.
     """
     cdef Packer packer = Packer()
@@ -32,7 +32,7 @@ cdef class Packer:
     cdef int depth
     cdef int levels_room
     cdef list items  # of each level
-    cdef dict moments  # of a level: its keys that may be one though they differ
+    cdef dict moments  # of a level: its keys that may be one instant though they differ
 
     def __cinit__(self):
         self.items = []
@@ -173,7 +173,7 @@ cdef class Packer:
         return 0
 
     cdef int check_key(self, object key, Py_ssize_t begin) except -1:
-        """Two datetimes may differ, by their fold, and be one instant."""
+        """Two datetimes may differ by their fold and yet be one instant."""
         if type(key) is not DATETIME and not PyTuple_CheckExact(key):
             return 0
         packed = PyBytes_FromStringAndSize(<const char *>self.packed + begin, self.size - begin)
@@ -193,7 +193,7 @@ cdef class Packer:
             since = moment.astimezone(UTC) - EPOCH
         except InvalidValue:
             raise
-        except Exception as error:  # whatever a zone's own code makes of it
+        except Exception as error:  # whatever a zone's own code raises
             raise self.refused(f"cannot be expressed in UTC: {error}") from None
         seconds = since.days * DAY_SECONDS + since.seconds
         nanoseconds = since.microseconds * 1000
@@ -299,7 +299,7 @@ cdef class Packer:
         return 0
 
     cdef int grow(self, Py_ssize_t more) except -1:
-        """A list that holds another one twice, which holds a third twice, has no end."""
+        """A list that holds another one twice, which holds a third twice, and so on, has no end."""
         cdef Py_ssize_t room = max(2 * self.room, self.size + more, 128)
         cdef uint8_t *packed
         if self.size + more > BYTES_MAX + EXT_HEAD_BYTES * <Py_ssize_t>DEPTH_MAX:
@@ -347,7 +347,7 @@ cdef tuple flat(dict items):
     while True:
         count = PyDict_Size(items)
         taken = PyTuple_New(2 * count)
-        if PyDict_Size(items) == count:  # else making it let a finalizer in
+        if PyDict_Size(items) == count:  # else making the tuple ran a finalizer
             break
     while PyDict_Next(items, &place, &key, &value):
         Py_INCREF(<object>key)

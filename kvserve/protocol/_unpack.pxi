@@ -6,13 +6,13 @@ cdef struct Frame:
     Py_ssize_t left  # items to come; a dict's keys come when that is even
     Py_ssize_t count  # of a list or tuple with room for all from the start; else 0
     const uint8_t *end  # of a tuple
-    int key_depth  # as of Level
+    int key_depth  # as in Level
     PyObject *container  # ours, unless nothing is built: then NULL
     PyObject *key  # of a dict, while its value is to come; ours
 
 
 def unpack(bytes payload not None):
-    """The value that `pack` made these bytes of.
+    """The value for which `pack` returned these bytes.
 
     Raises:
         ValueError: they are no such value.
@@ -22,7 +22,7 @@ def unpack(bytes payload not None):
 
 
 def is_value(bytes payload not None):
-    """Whether `unpack` gives a value for these bytes. Makes none, so that memory has a bound."""
+    """Whether `unpack` returns a value for these bytes. Makes none, so that memory has a bound."""
     cdef Unpacker unpacker = Unpacker()
     try:
         unpacker.run(payload, False)
@@ -33,7 +33,7 @@ def is_value(bytes payload not None):
 
 @cython.final
 cdef class Unpacker:
-    """Where the reading is, and the containers that are open."""
+    """The reading position, and the containers that are open."""
 
     cdef const uint8_t *here
     cdef const uint8_t *end
@@ -93,7 +93,7 @@ cdef class Unpacker:
         return PyList_AsTuple(item) if frame.kind == TUPLE and PyList_CheckExact(item) else item
 
     cdef int key_depth(self):
-        """As of Packer, of the item that comes next."""
+        """As in Packer, for the item that comes next."""
         cdef Frame *frame
         if self.depth == 0:
             return 0
@@ -179,7 +179,7 @@ cdef class Unpacker:
         raise ValueError("a byte that msgpack does not use")
 
     cdef bint skip(self, int code) except -1:
-        """Passes a number, as no object is needed; returns whether it was one."""
+        """Skips a number, as no object is needed; returns whether it was one."""
         if code >= 0xE0:
             return True
         if FLOAT_32 <= code < FIXEXT_1:

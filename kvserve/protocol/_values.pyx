@@ -2,7 +2,7 @@
 
 msgpack's own coder takes C stack for each level of nesting, and asks Python at each tuple. Here the
 levels are kept on the heap, so that a value as deep as `VALUE_DEPTH_MAX` goes through a thread with
-the smallest stack. What is carried is decided here alone, by exact type, at any depth alike; the
+the smallest stack. Only this file decides what is carried, by exact type, at any depth alike; the
 bytes are those that msgpack makes. A tuple is extension 1 around an array, a datetime a timestamp.
 """
 
@@ -69,7 +69,7 @@ cdef enum Kind:
     TUPLE
     DICT
 
-cdef Py_ssize_t ROOM_MAX = 1024  # items; a list may say that it has more than it has
+cdef Py_ssize_t ROOM_MAX = 1024  # items; a list may claim more items than it has
 cdef int DEPTH_MAX = VALUE_DEPTH_MAX
 cdef int KEY_DEPTH_MAX = KEY_TUPLES_MAX
 cdef Py_ssize_t BYTES_MAX = VALUE_BYTES_MAX

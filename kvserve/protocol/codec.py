@@ -1,7 +1,7 @@
 """Values to bytes and back. Every record carries its codec, so a str comes back as a str.
 
 Nothing here executes what it reads: there is no pickle. A value comes back exactly as it was, or is
-refused; docs/values.md has the table of what is which.
+refused; docs/values.md has the table.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ def encode(value: Value) -> tuple[int, bytes]:
 
 
 def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
-    """The value that `encode` gave this codec and payload for.
+    """The value for which `encode` returned this codec and payload.
 
     Args:
         codec, payload: as `encode` returned them.
-        key: under which it is stored, for the error.
+        key: the key that it is stored under, for the error.
 
     Raises:
         UnreadableValue: no codec has this number, or the payload does not follow it.
@@ -95,7 +95,7 @@ def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
 
 
 def is_readable(codec: int, payload: bytes) -> bool:
-    """Whether `decode` gives a value for these; makes none, so that it takes no memory.
+    """Whether `decode` returns a value for these; makes none, so that it takes no memory.
 
     Example:
         >>> is_readable(MSGPACK, b"\\x91\\x01"), is_readable(MSGPACK, b"no"), is_readable(9, b"")

@@ -28,11 +28,11 @@ class Command:
     """What both ends must know of a command.
 
     `idempotent` means that a client whose worker died may send it again: a second execution
-    leaves the table as the first did. (Its answer may differ: a delete that is repeated says
-    that nothing was there.)
+    leaves the table as the first did. (Its answer may differ: a repeated delete reports that
+    nothing was there.)
 
-    `shapes` are all sequences of types that the arguments may have: to look one up takes a third of
-    what it takes to look at the types one by one.
+    `shapes` are all sequences of types that the arguments may have: looking one up takes a third of
+    the time of checking the types one by one.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""The stream that `kvserve dump` writes and `kvserve load` reads; docs/dump-format.md has it drawn.
+"""The stream that `kvserve dump` writes and `kvserve load` reads; docs/dump-format.md draws it.
 
 The stream is a sequence of frames, each a msgpack array that always begins with the same bytes and
 carries a checksum. So a reader that meets damage looks for those bytes and goes on behind it.
 
 A frame also carries the dump's number, drawn at random. A value may hold a whole dump, or bytes
-that somebody made to look like one: where a frame is damaged, nothing inside it is taken for
-another, because the number is not this dump's.
+made to look like one: where a frame is damaged, nothing inside it is taken for another frame,
+because the number is not this dump's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class DumpWriter:
     """Makes the stream: `header` once, `item` for each item, `trailer` once.
 
     Args:
-        dump: the dump's number, of 32 bits; random, so that nobody knew it before.
+        dump: the dump's number, of 32 bits; random, so that it cannot be known before.
 
     Example:
         >>> writer = DumpWriter(7)
@@ -81,7 +81,7 @@ class DumpWriter:
         return self._frame(_KIND_ITEM, *item)
 
     def trailer(self) -> bytes:
-        """The stream's end, without which it was cut short; tells how many frames it has."""
+        """The stream's end, with the number of frames; a stream without it was cut short."""
         return self._frame(_KIND_TRAILER, self._frames + 1)
 
     def _frame(self, *fields: Any) -> bytes:
@@ -94,8 +94,8 @@ class DumpWriter:
 class DumpReader:
     """Finds the undamaged items of a stream, whatever pieces it arrives in.
 
-    `header` is what the dump says of itself, None unless that was read. Of the stream it holds no
-    more than a frame and a piece.
+    `header` is what the dump says of itself, None unless that was read. The reader holds no more of
+    the stream than a frame and a piece.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class DumpReader:
     def skipped(self) -> int:
         """How many frames are damaged or missing.
 
-        That is what the trailer says; without it, each damaged stretch counts as one.
+        The trailer says how many frames there were; without it, each damaged stretch counts as one.
         """
         return max(self._damages, (self._frames_told or 0) - self._frames)
 
@@ -138,7 +138,7 @@ class DumpReader:
         return items
 
     def finish(self) -> list[Item]:
-        """The stream is over; returns the items that were taken for the rest of a damaged frame.
+        """Ends the stream; returns the items that were taken for the rest of a damaged frame.
 
         Raises:
             InvalidArgument: it was no dump.
@@ -214,7 +214,7 @@ class DumpReader:
 
 
 def _checksum(dump: int, payload: bytes | bytearray) -> int:
-    """Over the number too: damaged, it would make strangers of all other frames."""
+    """Over the number too: a damaged one would make all other frames look like another dump's."""
     return zlib.crc32(payload, zlib.crc32(dump.to_bytes(4)))
 
 

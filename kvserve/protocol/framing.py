@@ -33,9 +33,9 @@ class FrameReader:
     def __init__(self, frame_bytes_max: int) -> None:
         self._frame_bytes_max = frame_bytes_max
         self._buffer = bytearray()  # of a length, or of the frame whose length has come
-        # How much completes the frame that arrives, or tells its length; never 0 outside of `feed`.
+        # The bytes that complete the arriving frame, or its length; never 0 outside of `feed`.
         self.missing_bytes = LENGTH_BYTES
-        self.arriving_bytes = 0  # what the frame will take whose length has come; 0 if none has
+        self.arriving_bytes = 0  # the memory of the frame whose length has come; 0 if none has
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes the stream's next bytes; returns the frames that they complete, in order.

@@ -5,7 +5,7 @@ A request frame is the msgpack array
 with the deadline on the host's monotonic clock; a worker does not start a request after it.
 A reply frame is
     [client id, request id, status, answer]
-with the ids of the request, so that nobody takes another one's reply for its own, and request id 0
+with the ids of the request, so that no client takes another's reply for its own, and request id 0
 when a worker ends the session. The status is 0, or the wire code of an error whose text is the
 answer.
 """
@@ -36,7 +36,7 @@ _LISTS_MAX = 3  # the arguments, and two among them
 LONG_BYTES = QUEUE_MESSAGE_BYTES  # what is longer is decoded in steps
 _OPERATIONS_A_STEP = 256
 # No operation is shorter than 4 bytes. Room for an array's elements is made before they come, and
-# its first may be another array: this bounds 1,024 of them in each other to 16 MiB.
+# the first may be another array: this bounds 1,024 nested arrays to 16 MiB.
 _SHORT_ARRAY_MAX = LONG_BYTES // 4
 _PACKED_BYTES_KEPT = 256 * KIB  # a packer never gives back the room that its longest frame took
 _NOT_MSGPACK = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
@@ -85,13 +85,13 @@ class Reply(NamedTuple):
         return cls(request_id, error.wire_code, str(error))
 
 
-# From their fields as one sequence, which takes a third of what their constructors do.
+# From their fields as one sequence, which takes a third of their constructors' time.
 _request_of: Callable[[Sequence[Any]], Request] = partial(tuple.__new__, Request)
 reply_of: Callable[[Sequence[Any]], Reply] = partial(tuple.__new__, Reply)
 
 
 class Encoder:
-    """Makes the frames of one thread. To make a packer for each would take longer than to pack."""
+    """Makes the frames of one thread. Making a packer for each would take longer than packing."""
 
     def __init__(self) -> None:
         self._packer = msgpack.Packer()
@@ -121,7 +121,7 @@ class Encoder:
 
 
 class BadRequest(ProtocolError):
-    """A frame that is no valid request; `sender` is (client id, request id) where it tells."""
+    """A frame that is no valid request; `sender` is (client id, request id) if readable."""
 
     def __init__(self, text: str, sender: tuple[int, int] | None = None) -> None:
         super().__init__(text)
@@ -158,7 +158,7 @@ def decode_request(frame: bytes) -> Request:
 def decode_long(frame: bytes) -> Generator[None, None, Request]:
     """As `decode_request`, for a frame of more than LONG_BYTES; yields where it may be interrupted.
 
-    To unpack and to check a batch takes some 3 us for each of its operations.
+    Unpacking and checking a batch takes some 3 us for each of its operations.
     """
     request = _checked((yield from _unpack_long(frame)))
     if request.command is commands.BATCH:
@@ -256,7 +256,7 @@ def _unpack_long(frame: bytes) -> Generator[None, None, list[Any]]:
     """Returns the fields of a request's frame of any length.
 
     A byte can be an empty array, which takes 72 bytes in memory. So a long frame is not unpacked at
-    once, but along the shape that a request has.
+    once, but step by step, in the shape of a request.
     """
     fields: list[Any] = []
     try:
@@ -308,7 +308,7 @@ def _unpack_batch(arguments: memoryview) -> Generator[None, None, list[Any]]:
 def _unpack_lists(arguments: memoryview) -> Any:
     """The arguments of any other command, at most two lists among them: at once.
 
-    What lists in lists promise is bound by the lists' length as in a short frame.
+    The room for lists in lists is bounded by the lists' length, as in a short frame.
     """
     return _unpack(
         arguments,

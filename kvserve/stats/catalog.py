@@ -8,7 +8,7 @@ Kind = Literal["counter", "gauge", "text"]
 
 
 class Statistic(NamedTuple):
-    """What a figure tells, and whether it only grows while its process lives."""
+    """What a statistic means, and whether it only grows while its process lives."""
 
     kind: Kind
     sentence: str

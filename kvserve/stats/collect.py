@@ -17,13 +17,13 @@ Times = Mapping[int, int]  # requests by the nanoseconds that they took less tha
 def collect(
     names: Names, manifest: Manifest, reader: Reader, workers: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """All figures of an instance by name.
+    """All statistics of an instance by name.
 
     Args:
-        names: whose.
+        names: the instance's.
         manifest: what it consists of.
         reader: attached to its table.
-        workers: what each worker tells of itself.
+        workers: what each worker reports of itself.
     """
     import importlib.metadata  # slow to import, and of use here alone
 
@@ -34,7 +34,7 @@ def collect(
     totals = {figure: sum(shard[figure] for shard in shards) for figure in shards[0]}
     items = totals.pop("items")
     live_bytes = totals.pop("live_bytes")
-    # A server that was started before an upgrade tells less.
+    # A server that was started before an upgrade reports less.
     operations = added(worker.get("operations", {}) for worker in workers)
     times = [worker.get("request_times", {}) for worker in workers]
     writers = [worker.pop("writers", 0) for worker in workers]  # all see the same ones
@@ -75,7 +75,7 @@ def added(counts: Iterable[Mapping[Any, int]]) -> dict[Any, int]:
 
 
 def percentiles(times: Times) -> dict[str, float]:
-    """The median and the 99th percentile of the requests' times, in microseconds; 0 of none.
+    """The median and 99th percentile of the requests' times, in microseconds; 0 if there are none.
 
     Example:
         >>> percentiles({1024: 98, 2048: 1, 4096: 1})

@@ -7,12 +7,12 @@ from typing import Any
 
 from kvserve.stats.catalog import INSTANCE, NODE, STORE, WORKER, Statistic
 
-# What the others tell, and what has metrics of its own.
+# What other metrics show, and what has metrics of its own.
 _LEFT_OUT = {"workers", "request_times", "hit_ratio", "store"}
 
 
 def exposition(stats: Mapping[str, Any]) -> str:
-    """The figures of an instance, those of a worker labelled with its index.
+    """The statistics of an instance, those of a worker labelled with its index.
 
     Args:
         stats: as `Client.stats` returns them.
@@ -50,7 +50,7 @@ def _escaped(text: str) -> str:
 def _lines(
     prefix: str, figures: Mapping[str, Statistic], told: list[tuple[str, Mapping[str, Any]]]
 ) -> Iterator[str]:
-    """The lines of each figure together, as the format wants them."""
+    """The lines of each statistic together, as the format wants them."""
     for field, figure in figures.items():
         samples = [(label, values[field]) for label, values in told if field in values]
         if not samples or figure.kind == "text" or field in _LEFT_OUT:

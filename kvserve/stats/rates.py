@@ -1,4 +1,4 @@
-"""What happened between two looks at the statistics: for `kvserve top`. Reads no clock."""
+"""The rates between two readings of the statistics: for `kvserve top`. Reads no clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def between(before: Stats, after: Stats, seconds: float) -> dict[str, Any]:
         seconds: from the one to the other.
 
     Returns:
-        Figures by name. A ratio of nothing, and the latency of no request, is None.
+        Rates and states by name. A ratio of nothing, and the latency of no request, is None.
 
     Example:
         >>> before = {"hits": 10, "misses": 0, "workers": []}
@@ -83,7 +83,7 @@ def _growth(before: Stats, after: Stats, field: str) -> float:
 
 
 def _growths(before: Stats, after: Stats, field: str) -> dict[Any, int]:
-    """The same of a dictionary of counters."""
+    """The same for a dictionary of counters."""
     old = before.get(field, {})
     return {name: max(0, count - old.get(name, 0)) for name, count in after.get(field, {}).items()}
 

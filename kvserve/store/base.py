@@ -1,7 +1,7 @@
 """What a store is: the contract between a worker and the database behind the cache.
 
-It must not know which database that is, nor when it is asked: single flight, write-behind and the
-circuit breaker are the worker's.
+It must not know which database that is, nor when calls are made: single flight, write-behind and
+the circuit breaker belong to the worker.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Key = str | bytes
 
 
 class StoreRefusal(StoreUnavailable):
-    """The store answered, and said no. Nothing was changed; other calls may well succeed."""
+    """The store answered with a refusal. Nothing was changed; other calls may well succeed."""
 
 
 class CallAgain(StoreUnavailable):
-    """Nothing was done; a call that takes its time will know where to turn to."""
+    """The short way did nothing; the regular call (`load_each`, `save_each`) must do it."""
 
 
 class Record(NamedTuple):
     """What a store keeps of a key.
 
     Args:
-        key: as it was given; a str and its UTF-8 bytes are the same key.
+        key: as the caller gave it; a str and its UTF-8 bytes are the same key.
         codec: a number of `kvserve.protocol.codec`.
-        payload: as that codec encodes.
+        payload: the value, encoded by that codec.
         expires_at_ms: Unix time in milliseconds; 0: never.
-        stamp: what the store itself marks a write with; empty in a record that is to be stored.
+        stamp: the store's own mark of this write; empty in a record that is to be stored.
     """
 
     key: Key
@@ -42,43 +42,43 @@ class Record(NamedTuple):
 
 
 class Store(ABC):
-    """A database, used by one worker on its event loop, and opened after the fork.
+    """A database that one worker uses on its event loop and opens after the fork.
 
-    No call blocks the loop. Calls may overlap; what one call changes is in the database when it
-    returns, and is seen by every call that begins later.
+    No call blocks the loop. Calls may overlap. A change is in the database when its call returns,
+    and every call that begins later sees it.
 
     Every method may raise:
         StoreUnavailable: the store does not answer in time, or refuses; nothing was changed.
-        OutcomeUnknown: a write was sent and no answer came; it may have been done or not.
+        OutcomeUnknown: a write was sent and no reply came; it may have been executed.
     """
 
-    # Whether other hosts write there too, so that conditions must be decided there.
+    # Whether other hosts write there too, so that the store must decide conditions.
     is_shared: ClassVar[bool]
-    # Whether no call takes longer than the limit that `tune` sets; else its caller sees to that.
+    # Whether the store itself ends calls at the limit that `tune` sets; if not, the caller must.
     keeps_time: ClassVar[bool] = False
-    # Whether `probe` finds out if a part works again; else a call of somebody's has to.
+    # Whether `probe` finds out if a part works again; if not, a caller's own call has to.
     can_probe: ClassVar[bool] = False
 
     @abstractmethod
     async def open(self) -> None:
-        """Connects. To be called once, before everything else."""
+        """Connects. Call it once, before any other method."""
 
     @abstractmethod
     async def load_many(self, keys: Sequence[Key]) -> list[Record | None]:
-        """What is stored under each key, in their order; None where nothing is, or it expired."""
+        """The record of each key, in the order of the keys; None if it is missing or expired."""
 
     @abstractmethod
     async def save_many(self, records: Sequence[Record]) -> None:
-        """Stores the records, over what is there; the last wins where a key comes twice."""
+        """Stores the records and overwrites old ones; if a key comes twice, the last wins."""
 
     @abstractmethod
     async def delete_many(self, keys: Sequence[Key]) -> list[bool]:
-        """Removes the keys, and says of each, in their order, whether it was there."""
+        """Removes the keys; returns for each, in their order, whether it was there."""
 
-    # Where keys are in several places, each of these answers for itself.
+    # A database may have several parts, such as the nodes of a cluster.
 
     def part(self, key: Key) -> Hashable:
-        """The part of the database that has a key: it fails, or is slow, for itself."""
+        """The part of the database that has a key; parts fail, or are slow, independently."""
         del key
         return None
 
@@ -87,51 +87,51 @@ class Store(ABC):
         raise StoreUnavailable(f"nothing tells whether the store at {part} works")
 
     def parts(self) -> dict[Hashable, dict[str, Any]]:
-        """What an operator wants to know of each part, besides what its callers count."""
+        """Statistics of each part for an operator, besides those that its callers count."""
         return {}
 
     def load_at_once(self, key: Key, done: Callable[[Record | KvserveError | None], None]) -> bool:
-        """As `load_each` for one key, by the shortest way: without a task, nor a turn of the loop.
+        """As `load_each` for one key, but without a task or an extra turn of the loop.
 
         Args:
             key: what to load.
-            done: is called with what became of it, once; `CallAgain` means: by `load_each`.
+            done: is called once, with the outcome; `CallAgain` means: call `load_each`.
 
         Returns:
-            Whether it was begun. If not, nothing was done: `load_each` is the way.
+            Whether the load began. If not, nothing was done: call `load_each`.
         """
         del key, done
         return False
 
     def save_at_once(self, record: Record, done: Callable[[KvserveError | None], None]) -> bool:
-        """As `save_each` for one record, by the shortest way; see `load_at_once`."""
+        """As `save_each` for one record, with the terms of `load_at_once`."""
         del record, done
         return False
 
     async def load_each(self, keys: Sequence[Key]) -> Sequence[Record | KvserveError | None]:
-        """As `load_many`, but one key's failure is its own outcome."""
+        """As `load_many`, but a key that fails has its error as its outcome."""
         return await self.load_many(keys)
 
     async def save_each(self, records: Sequence[Record]) -> Sequence[KvserveError | None]:
-        """As `save_many`, but one record's failure is its own outcome."""
+        """As `save_many`, but a record that fails has its error as its outcome."""
         await self.save_many(records)
         return [None] * len(records)
 
     async def delete_each(self, keys: Sequence[Key]) -> Sequence[bool | KvserveError]:
-        """As `delete_many`, but one key's failure is its own outcome."""
+        """As `delete_many`, but a key that fails has its error as its outcome."""
         return await self.delete_many(keys)
 
     def tune(self, timeout_seconds: float, staleness_seconds: float) -> None:
         """Takes new limits, from the next call on."""
-        del timeout_seconds, staleness_seconds  # the caller's limit will do
+        del timeout_seconds, staleness_seconds  # the caller's time limit is enough
 
     @abstractmethod
     async def flush(self) -> None:
-        """Sends out what the store itself still buffers. Removes nothing."""
+        """Writes out what the store object itself still buffers. Removes nothing."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Finishes what was begun and disconnects. A second call does nothing."""
+        """Finishes the calls that are under way and disconnects. A second call does nothing."""
 
 
 class SharedStore(Store):
@@ -149,11 +149,11 @@ class SharedStore(Store):
 
     @abstractmethod
     async def compare_and_set(self, seen: Record, record: Record) -> bool:
-        """Stores the record if the key still holds exactly `seen`, of that very write."""
+        """Stores the record if the key still holds `seen`, written by the same write."""
 
     @abstractmethod
     async def compare_and_delete(self, seen: Record) -> bool:
-        """Removes the key if it still holds exactly `seen`, of that very write."""
+        """Removes the key if it still holds `seen`, written by the same write."""
 
     @abstractmethod
     async def increment(
@@ -161,17 +161,17 @@ class SharedStore(Store):
     ) -> Record | None:
         """Adds `delta` to a counter, and returns its new record.
 
-        A counter that is not there begins at `initial + delta` and expires at `expires_at_ms`; if
-        `initial` is None it is not made, and None is returned.
+        A missing counter begins at `initial + delta` and expires at `expires_at_ms`; if `initial`
+        is None, it is not created and the result is None.
 
         Raises:
-            NotACounter: what is there is something else.
+            NotACounter: the key holds something else.
             CounterOverflow: the sum would leave 64 bits.
         """
 
     @abstractmethod
     async def touch(self, key: Key, expires_at_ms: int) -> bool:
-        """Lets the key expire at another time, 0: never; returns whether it was there."""
+        """Changes when the key expires, 0: never; returns whether the key was there."""
 
     @abstractmethod
     def follow(
@@ -179,10 +179,10 @@ class SharedStore(Store):
         on_invalid: Callable[[Sequence[Key] | None], None],
         on_fresh: Callable[[int], None],
     ) -> None:
-        """Starts to listen to what others change.
+        """Starts to listen for changes that other hosts make.
 
         Args:
-            on_invalid: is told the keys that changed elsewhere; None: any may have.
-            on_fresh: is told that everything changed so far was reported, so that what the table
-                holds may be served until this moment, in monotonic milliseconds.
+            on_invalid: is called with the keys that changed elsewhere; None: any key may have.
+            on_fresh: is called when every change so far was reported, with the moment until which
+                the table's values may be served, in monotonic milliseconds.
         """

@@ -1,7 +1,7 @@
-"""Many single calls of one turn of the event loop become one call of the store.
+"""Combines the single calls of one turn of the event loop into one call of the store.
 
-Where the store has several parts it is one call for each, so that none waits for another's. Each
-takes as many items as the window has room for: the others wait until calls have ended.
+A store with several parts gets one call for each part, so that no part waits for another. A call
+takes as many items as the window has room for; the others wait until calls have ended.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class _Waiting(NamedTuple, Generic[Item, Answer]):
 
 
 class Batcher(Generic[Item, Answer]):
-    """Calls about single items, made together.
+    """Takes calls about single items and makes them together.
 
     Args:
         loop: the worker's.
-        part: the part of the store that an item concerns.
-        ask: one answer an item of a part, in their order; an error among them is raised where that
-            item's answer is awaited. The exception that it raises is everybody's.
+        part: returns the part of the store that an item concerns.
+        ask: returns one answer for each item of a part, in their order; an error among them is
+            raised to the caller of that item. An exception of `ask` is raised to all callers.
         window: how much may be under way.
-        patience_seconds: how long an item may wait for that while calls fail.
+        patience_seconds: how long an item may wait for room while calls fail.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Batcher(Generic[Item, Answer]):
         self._window = window
         self._patience_seconds = patience_seconds
         self._waiting: dict[Hashable, deque[_Waiting[Item, Answer]]] = {}
-        self._due: set[Hashable] = set()  # parts of which a call is about to begin
-        self._failing: set[Hashable] = set()  # parts whose last call did fail
+        self._due: set[Hashable] = set()  # parts with a call about to begin
+        self._failing: set[Hashable] = set()  # parts whose last call failed
         self._calls: dict[int, asyncio.Task[None]] = {}  # the loop itself keeps weak references
         self._numbers = itertools.count()
 
     def __call__(self, item: Item) -> asyncio.Future[Answer]:
-        """The answer to one item, asked for together with the others of this turn."""
+        """The answer to one item, which is sent together with the others of this turn."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         part = self._part(item)
         waiting = self._waiting.get(part)
@@ -70,13 +70,13 @@ class Batcher(Generic[Item, Answer]):
         return answer
 
     def go_on(self) -> None:
-        """Begins with what waits, there being more room in the window."""
+        """Begins calls for the items that wait, now that the window has more room."""
         for part in self._waiting:
             if part not in self._due:
                 self._begin(part)
 
     def _begin(self, part: Hashable) -> None:
-        """Begins a call about a part. Its task runs in the next turn, and collects until then."""
+        """Begins a call about a part. Its task runs in the next turn and takes all items so far."""
         self._due.add(part)
         number = next(self._numbers)
         self._calls[number] = self._loop.create_task(self._call(part, number))
@@ -95,7 +95,7 @@ class Batcher(Generic[Item, Answer]):
         del self._calls[number]
 
     def _take(self, part: Hashable) -> tuple[list[_Waiting[Item, Answer]], int]:
-        """What may be sent now of what waits, and its bytes."""
+        """Takes the waiting items that may be sent now; returns them and their bytes."""
         give_up = self._loop.time() - self._patience_seconds()
         waiting = self._waiting.get(part, deque())
         sent: list[_Waiting[Item, Answer]] = []
@@ -122,7 +122,7 @@ class Batcher(Generic[Item, Answer]):
         answers: Sequence[Answer | Exception]
         try:
             answers = await self._ask(part, [each.item for each in sent])
-        except Exception as error:  # it is raised where each is awaited
+        except Exception as error:  # raised to the caller of each item
             answers = [error] * len(sent)
         if all(isinstance(found, Exception) for found in answers):
             self._failing.add(part)

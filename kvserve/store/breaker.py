@@ -1,9 +1,9 @@
-"""A circuit breaker: a store that keeps failing is left alone for a while.
+"""A circuit breaker: refuses calls for a while to a store that keeps failing.
 
-The pattern is Nygard's (Release It!, 2007). Closed, calls go through. After some failures in a row
-it opens, and calls are refused at once, so that nobody waits for what will fail. After a pause one
-call is let through as a probe (half-open): if it succeeds the breaker closes, else the pause
-doubles. Knows no store and reads no clock of its own.
+The pattern is Nygard's (Release It!, 2007). A closed breaker lets calls through. After some
+failures in a row it opens and refuses calls at once, so that no caller waits for a failure. After a
+pause it lets one call through as a probe (half-open): if that succeeds, the breaker closes, else
+the pause doubles. Knows no store and reads no clock of its own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-FAILURES_MAX = 5  # in a row; one lost connection fails the few calls that were on the way
+FAILURES_MAX = 5  # in a row; one lost connection fails the few calls that were under way
 PAUSE_SECONDS_FIRST = 0.125
-PAUSE_SECONDS_MAX = 0.5  # for what is to be in service again that soon after it works
+PAUSE_SECONDS_MAX = 0.5  # bounds how long a store that works again stays out of service
 
 
 class State(StrEnum):
@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 class Breaker:
-    """Decides whether to try.
+    """Decides whether a call may be made.
 
     Args:
         clock: monotonic seconds.
@@ -48,13 +48,13 @@ class Breaker:
 
     @property
     def refuses(self) -> bool:
-        """Whether a call that would be made now would be refused."""
+        """Whether a call would be refused now."""
         if self.state is State.OPEN:
             return self._clock() - self._opened_at < self._pause_seconds
         return self.state is State.HALF_OPEN  # the probe is under way
 
     def may_try(self) -> bool:
-        """Whether a call may be made now. Whoever gets True owes `succeeded` or `failed`."""
+        """Whether a call may be made now. After True, call `succeeded` or `failed`."""
         if self.refuses:
             return False
         if self.state is State.OPEN:
@@ -62,20 +62,20 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        """A call that was let through has been answered."""
+        """Notes that a call that was let through was answered."""
         self._failures = 0
-        if self.state is not State.OPEN:  # a late success says nothing of the store as it is now
+        if self.state is not State.OPEN:  # a late success says nothing about the store now
             self.state = State.CLOSED
             self._pause_seconds = PAUSE_SECONDS_FIRST
 
     def close(self) -> None:
-        """It has been found out, without a call, that the store works."""
+        """Closes the breaker, after a probe has shown that the store works."""
         self.state = State.CLOSED
         self._failures = 0
         self._pause_seconds = PAUSE_SECONDS_FIRST
 
     def failed(self) -> None:
-        """A call that was let through has failed."""
+        """Notes that a call that was let through failed."""
         if self.state is State.HALF_OPEN:
             self._pause_seconds = min(2 * self._pause_seconds, PAUSE_SECONDS_MAX)
             self._open()

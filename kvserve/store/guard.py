@@ -1,7 +1,7 @@
 """A store as the worker calls it: single keys, a time limit, circuit breakers, and counters.
 
-Each part of the store, a node of a cluster for example, has a breaker of its own, and no call waits
-for two of them: one that is dead fails its own keys alone.
+Each part of the store, a node of a cluster for example, has a breaker of its own, and no call
+concerns two parts: a dead part fails only its own keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kvserve.store.window import LoadSizes, Window, key_bytes, record_bytes
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 _GRACE = 1.1
-_BREAKERS_MAX = 256  # then those of nodes that left their cluster are let go
+_BREAKERS_MAX = 256  # then breakers of nodes that left their cluster are dropped
 
 
 class GuardedStore:
@@ -39,7 +39,7 @@ class GuardedStore:
         loop: the worker's.
         timeout_seconds: how long a call may take.
         value_bytes_max: the largest value.
-        call_bytes_max: what loads, and what writes, may have under way; see `resize`.
+        call_bytes_max: the bytes that may be under way, for each kind of call; see `resize`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class GuardedStore:
         self._calls = dict.fromkeys(("load", "save", "delete", "change"), 0)
         self._seconds = dict.fromkeys(self._calls, 0.0)
         self._is_open = asyncio.Event()
-        self._why_closed = ""  # the last attempt to open it failed
+        self._why_closed = ""  # why the last attempt to open the store failed
         self._failures = 0
         self._refused = 0
         self._load_hits = 0
@@ -82,32 +82,32 @@ class GuardedStore:
 
     @property
     def load_bytes(self) -> int:
-        """About what one load brings, in bytes."""
+        """The expected bytes of one load."""
         return self._load_sizes.expected_bytes
 
     def resize(self, call_bytes_max: int) -> None:
-        """Takes another bound of what may be under way, from the next call on."""
+        """Sets a new bound for the bytes under way, from the next call on."""
         for window in self._windows:
             window.bytes_max = call_bytes_max
 
     @property
     def call_bytes(self) -> int:
-        """About the memory of what is under way now."""
+        """The approximate memory of the calls under way."""
         return sum(window.taken_bytes for window in self._windows)
 
     @property
     def is_shared(self) -> bool:
-        """Whether other hosts write there, too."""
+        """Whether other hosts write to the store, too."""
         return self._store.is_shared
 
     @property
     def shared(self) -> SharedStore:
-        """The store, for what only a shared one can do; to be called through `change`."""
+        """The store, for what only a shared one can do; call it through `change`."""
         assert isinstance(self._store, SharedStore)
         return self._store
 
     async def open(self) -> None:
-        """Opens the store; until then, or until it has failed once, calls wait as they may."""
+        """Opens the store; until then, or until one attempt fails, calls wait up to their limit."""
         try:
             await self._store.open()
         except KvserveError as error:
@@ -122,14 +122,14 @@ class GuardedStore:
         self._store.tune(timeout_seconds, staleness_seconds)
 
     def load_at_once(self, key: Key, done: Callable[[Record | KvserveError | None], None]) -> bool:
-        """See `Store.load_at_once`; here `done` is told the outcome in any case."""
+        """See `Store.load_at_once`; here `done` gets the final outcome, never `CallAgain`."""
         part = self._store.part(key)
         breaker = self._breaker(part)
         if breaker.state is not State.CLOSED or not self._is_open.is_set():
             return False
         size_bytes = self._load_sizes.expected_bytes
         if not self._loads.take(part, size_bytes):
-            return False  # it waits with the others until there is room
+            return False  # then `load` lets it wait until there is room
         started = time.monotonic()
 
         def received(outcome: Record | KvserveError | None) -> None:
@@ -151,14 +151,14 @@ class GuardedStore:
         return False
 
     def save_at_once(self, record: Record, done: Callable[[KvserveError | None], None]) -> bool:
-        """See `Store.save_at_once`; here `done` is told the outcome in any case."""
+        """See `Store.save_at_once`; here `done` gets the final outcome, never `CallAgain`."""
         part = self._store.part(record.key)
         breaker = self._breaker(part)
         if breaker.state is not State.CLOSED or not self._is_open.is_set():
             return False
         size_bytes = record_bytes(record)
         if not self._saves.take(part, size_bytes):
-            return False  # it waits with the others until there is room
+            return False  # then `save` lets it wait until there is room
         started = time.monotonic()
 
         def received(outcome: KvserveError | None) -> None:
@@ -177,11 +177,11 @@ class GuardedStore:
         return False
 
     async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
-        """Stores records; what became of each, None where all is well."""
+        """Stores records; returns the error of each, or None."""
         return await _settle([self.save(record) for record in records])
 
     async def delete_each(self, keys: Sequence[Key]) -> list[KvserveError | None]:
-        """Removes keys; what became of each, None where all is well."""
+        """Removes keys; returns the error of each, or None."""
         return await _settle([self.delete(key) for key in keys])
 
     async def _load(
@@ -202,7 +202,7 @@ class GuardedStore:
         return await self._call("delete", part, keys, self._store.delete_each)
 
     async def change(self, key: Key, call: Callable[[SharedStore], Awaitable[Answer]]) -> Answer:
-        """Makes a conditional change of a key that the shared store decides."""
+        """Makes a conditional change of a key; the shared store decides the condition."""
 
         async def one(_: Sequence[Key]) -> Sequence[Answer]:
             return [await call(self.shared)]
@@ -216,7 +216,7 @@ class GuardedStore:
         items: Sequence[Item],
         call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
     ) -> Sequence[Answer]:
-        """Makes a call about one part of the store; counts, and tells its breaker."""
+        """Makes a call about one part of the store; counts it, and informs the part's breaker."""
         self._require_openable(len(items))
         breaker = self._breaker(part)
         if not self._may_try(breaker):
@@ -227,11 +227,11 @@ class GuardedStore:
             if self._store.keeps_time and self._is_open.is_set():
                 answers = await call(items)
             else:
-                # The store may keep the limit, too, and knows what was sent: it speaks first.
+                # The store may keep the limit, too, and knows what was sent: it must raise first.
                 async with asyncio.timeout(self._timeout_seconds * _GRACE):
                     await self._is_open.wait()
                     answers = await call(items)
-        except (MisuseError, StoreRefusal) as error:  # an answer, though no pleasant one
+        except (MisuseError, StoreRefusal) as error:  # the store did answer
             breaker.succeeded()
             if isinstance(error, StoreRefusal):
                 self._failures += len(items)
@@ -251,7 +251,7 @@ class GuardedStore:
         return answers
 
     def _note(self, kind: str, part: Hashable, breaker: Breaker, answers: Sequence[object]) -> None:
-        """Counts what became of each item: a part that answered any of them works."""
+        """Counts the outcomes of the items: a part that answered for any of them works."""
         errors = [answer for answer in answers if isinstance(answer, KvserveError)]
         self._calls[kind] += len(answers) - len(errors)
         silent = sum(not isinstance(error, (MisuseError, StoreRefusal)) for error in errors)
@@ -266,7 +266,7 @@ class GuardedStore:
         if breaker is None:
             if len(self._breakers) >= _BREAKERS_MAX:
                 known = self._store.parts()
-                self._breakers = {  # one that is not closed has a probing, which will close it
+                self._breakers = {  # one that is not closed is being probed, and will be closed
                     each: kept
                     for each, kept in self._breakers.items()
                     if each in known or kept.state is not State.CLOSED
@@ -275,7 +275,7 @@ class GuardedStore:
         return breaker
 
     def _may_try(self, breaker: Breaker) -> bool:
-        # What can be probed is left alone until a probe has succeeded: no caller waits for it.
+        # A part that can be probed gets no call until a probe succeeds: no caller waits for it.
         return breaker.state is State.CLOSED or (not self._store.can_probe and breaker.may_try())
 
     def _fail(self, part: Hashable, breaker: Breaker, items: int) -> None:
@@ -285,7 +285,7 @@ class GuardedStore:
             self._probing.start(part, breaker)
 
     def _require_openable(self, items: int) -> None:
-        """Answers at once while the store cannot be opened, which is tried again and again."""
+        """Raises at once while the store cannot be opened; the attempts to open it go on."""
         if self._why_closed:
             self._failures += items
             raise StoreUnavailable(f"the store cannot be opened: {self._why_closed}")
@@ -302,7 +302,7 @@ class GuardedStore:
             raise _left_alone(part)
 
     def stats(self) -> dict[str, Any]:
-        """Counters, whose names are explained by `kvserve stats --help`."""
+        """Counters; `kvserve stats --help` explains their names."""
         states = {breaker.state for breaker in self._breakers.values()}
         worst = next((each for each in (State.OPEN, State.HALF_OPEN) if each in states), "closed")
         return {
@@ -319,7 +319,7 @@ class GuardedStore:
         }
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """What is known of each part by its name, if the store has parts."""
+        """The statistics of each part, by its name, if the store has parts."""
         told = {}
         for part, figures in self._store.parts().items():
             breaker = self._breakers.get(part)
@@ -337,7 +337,7 @@ class GuardedStore:
 
 
 async def _settle(answers: list[asyncio.Future[Any]]) -> list[KvserveError | None]:
-    """What each ended with: an error, or None. Bugs are raised."""
+    """The error of each answer, or None. An exception that is no KvserveError is raised."""
     ended = await asyncio.gather(*answers, return_exceptions=True)
     for each in ended:
         if isinstance(each, BaseException) and not isinstance(each, KvserveError):

@@ -1,4 +1,4 @@
-"""Keys that the store is known not to have, so that it is not asked again and again."""
+"""Remembers keys that the store does not have, so that it is not asked again and again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BYTES_MAX = 16 * limits.MIB
 
 
 class NegativeCache:
-    """What one worker knows to be missing; the one that was noted first is forgotten first.
+    """The keys that one worker knows to be missing; the oldest is forgotten first.
 
     Args:
-        seconds: how long an absence is believed; 0: not at all. May be changed at any time.
+        seconds: how long a key counts as missing; 0: not at all. May be changed at any time.
         clock: monotonic seconds.
-        bytes_max: the memory of what is known. May be changed at any time.
+        bytes_max: the most memory for these keys. May be changed at any time.
 
     Example:
         >>> negative_cache = NegativeCache(1.0, lambda: 0.0)
@@ -48,11 +48,11 @@ class NegativeCache:
 
     @property
     def held_bytes(self) -> int:
-        """The memory of what is known."""
+        """The memory of the keys held."""
         return self._bytes
 
     def note(self, key: bytes) -> None:
-        """The store has just said that it has no such key."""
+        """Notes a key that the store has just reported missing."""
         if self.seconds <= 0:
             return
         self.forget(key)
@@ -62,12 +62,12 @@ class NegativeCache:
             self._bytes -= _size_bytes(self._until.popitem(last=False)[0])
 
     def forget(self, key: bytes) -> None:
-        """Somebody may have stored it."""
+        """Drops a key that may have been stored."""
         if self._until.pop(key, None) is not None:
             self._bytes -= _size_bytes(key)
 
     def clear(self) -> None:
-        """Anybody may have stored anything."""
+        """Drops all keys: any of them may have been stored."""
         self._until.clear()
         self._bytes = 0
 

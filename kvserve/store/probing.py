@@ -1,7 +1,7 @@
-"""Finds out when a part of a store that was left alone works again, so that no caller has to.
+"""Finds out when a part of a store behind an open breaker works again, so that no caller has to.
 
-A probe is cheap and has no side effect, so they may overlap: the next one does not wait for one
-that hangs, as they do where packets are lost.
+A probe is cheap and has no side effect, so probes may overlap: the next one does not wait for one
+that hangs, as probes do when packets are lost.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from kvserve.store.base import Store
 from kvserve.store.breaker import Breaker
 
 _log = logging.getLogger(__name__)
-_INTERVAL_SECONDS = 0.125  # service is to be there again half a second after the store is
-PROBE_SECONDS = 1.0  # a server that is farther away than this is not there
-PROBES_MAX = 5  # of one part, under way
+_INTERVAL_SECONDS = 0.125  # service must be back half a second after the store is
+PROBE_SECONDS = 1.0  # a server that takes longer counts as down
+PROBES_MAX = 5  # of one part, at the same time
 
 
 class Probing:
     """The probes of one worker.
 
     Args:
-        store: that has parts.
+        store: the store whose parts are probed.
         loop: the worker's.
     """
 
@@ -34,7 +34,7 @@ class Probing:
         self._active: dict[Hashable, asyncio.Task[None]] = {}
 
     def start(self, part: Hashable, breaker: Breaker) -> None:
-        """Probes a part until it answers, and closes its breaker then."""
+        """Probes a part until it answers, then closes its breaker."""
         if part not in self._active:
             _log.warning("the store%s is left alone: calls to it failed", _at(part))
             self._active[part] = self._loop.create_task(self._until_it_works(part, breaker))
@@ -66,7 +66,7 @@ class Probing:
                 await self._store.probe(part)
         except (StoreUnavailable, TimeoutError):
             return False
-        except Exception:  # without the next probe this part would be left alone for ever
+        except Exception:  # without further probes the part's breaker would never close
             _log.exception("the store%s cannot be probed", _at(part))
             return False
         return True

@@ -1,4 +1,4 @@
-"""From a store's URL to the store: the scheme decides, and only its own module is imported.
+"""Makes the store that a URL names: the scheme decides, and only its own module is imported.
 
 Knows no database. docs/stores.md describes the URLs.
 """
@@ -23,7 +23,7 @@ _VALKEY = ("valkey", "valkeys", "redis", "rediss", "unix")
 def check(url: str) -> None:
     """Finds out, before any worker is forked, whether the store can be used.
 
-    It connects, and makes the database where there is none.
+    It connects, and creates the database if there is none.
 
     Args:
         url: `none`, `sqlite:////ABSOLUTE/PATH`, `valkey://HOST:PORT` and the like.
@@ -49,7 +49,7 @@ def check(url: str) -> None:
 
 
 def open_store(url: str, timeout_seconds: float, staleness_seconds: float) -> Store | None:
-    """The store of a URL, which its worker has yet to `open`; None for `none`.
+    """The store of a URL, which the worker must still `open`; None for `none`.
 
     Args:
         url: as for `check`.
@@ -79,7 +79,7 @@ def is_shared(url: str) -> bool:
 
 
 def mark(url: str) -> int:
-    """A number that tells stores apart, whoever logs in to them; 0 for `none`.
+    """A number that identifies the store, whichever user logs in to it; 0 for `none`.
 
     Example:
         >>> mark("none"), mark("valkey://a:secret@db:6379") == mark("valkey://db:6379")
@@ -93,7 +93,7 @@ def mark(url: str) -> int:
 
 
 def absolute(url: str) -> str:
-    """The same URL with an absolute path: a daemon leaves the directory it was started in.
+    """The same URL with an absolute path, because a daemon leaves the directory it started in.
 
     Example:
         >>> absolute("sqlite:////var/lib/cache.db"), absolute("none")
@@ -101,13 +101,13 @@ def absolute(url: str) -> str:
     """
     prefix = f"{_SQLITE}:///"
     path = url.removeprefix(prefix)
-    if path in ("", ":memory:", url):  # what `check` refuses, or another scheme
+    if path in ("", ":memory:", url):  # `check` refuses the first two; `url`: another scheme
         return url
     return f"{prefix}{Path(path).absolute()}"
 
 
 def _scheme(url: str) -> str:
-    """The URL's scheme. The rest stays out of every text, since it may hold a password."""
+    """The URL's scheme. Error texts leave out the rest of the URL: it may hold a password."""
     if url == _NONE:
         return _NONE
     scheme, separator, _ = url.partition("://")

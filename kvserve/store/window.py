@@ -1,7 +1,7 @@
-"""How many bytes may be on their way to a store, or from it, at the same time.
+"""Bounds the bytes that are on their way to a store, or from it, at the same time.
 
-What is sent is copied: into a transaction, into a socket's buffer. What is loaded is not known
-before it is there. So a part of what waits is sent, and the rest when it has been answered.
+What is sent is copied: into a transaction, into a socket's buffer. The size of a load is unknown
+until it has arrived. So a part of the waiting items is sent, and the rest when that was answered.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _PARTS_SHARE = 3
 
 
 class Window:
-    """The room of one kind of call, for all parts of the store.
+    """The room for one kind of call, shared by all parts of the store.
 
-    A part may take three times what is free, so that one alone gets three quarters of the room,
-    and one that does not answer leaves some for the others (Choudhury, Hahne, "Dynamic queue length
-    thresholds for shared-memory packet switches", 1998).
+    A part may take three times what is free, so that a single part gets three quarters of the room,
+    and a part that does not answer leaves some to the others (Choudhury, Hahne, "Dynamic queue
+    length thresholds for shared-memory packet switches", 1998).
 
     Args:
-        bytes_max: how much there is. May be changed at any time.
-        size_of: about the bytes of an item.
+        bytes_max: the whole room. May be changed at any time.
+        size_of: returns the approximate bytes of an item.
 
     Example:
         >>> window = Window(100, len)
@@ -39,8 +39,8 @@ class Window:
         self._taken_by: dict[Hashable, int] = {}
 
     def take(self, part: Hashable, size_bytes: int) -> bool:
-        """Takes room for an item, if there is some; returns whether. A part's only one always may
-        be sent."""
+        """Takes room for an item if there is enough; returns whether it did. The first item of a
+        part always may be sent."""
         own_bytes = self._taken_by.get(part, 0)
         free_bytes = self.bytes_max - self.taken_bytes - size_bytes
         if own_bytes and own_bytes + size_bytes > _PARTS_SHARE * free_bytes:
@@ -60,13 +60,14 @@ class Window:
 
 
 class LoadSizes:
-    """What a load is likely to bring: what the largest of the last ones did.
+    """Estimates the bytes of the next load by the largest of the recent ones.
 
-    At first, and after a large one, it is taken for large; each call that brings less halves that,
-    down to a part of the largest value, because small ones say nothing of the next.
+    The estimate begins at the largest possible value and rises at once with a large load. Each call
+    that brings less halves it, down to a share of the largest value, because small loads say
+    nothing about the next.
 
     Args:
-        value_bytes_max: of the largest value.
+        value_bytes_max: the size of the largest value.
 
     Example:
         >>> sizes = LoadSizes(1024)
@@ -79,22 +80,22 @@ class LoadSizes:
         self._least_bytes = max(1, value_bytes_max // limits.LOAD_SHARE)
 
     def size_of(self, _key: Any) -> int:
-        """About what the load of a key brings, in bytes."""
+        """The expected bytes of the load of a key."""
         return self.expected_bytes
 
     def learn(self, records: Sequence[Record | None]) -> None:
-        """Takes what a call brought."""
+        """Adapts the estimate to what a call brought."""
         largest = max((len(record.payload) for record in records if record), default=0)
         self.expected_bytes = max(largest, self.expected_bytes // 2, self._least_bytes)
 
 
 def record_bytes(record: Record | None) -> int:
-    """About the memory of a record that waits; None is a delete."""
+    """The approximate memory of a record that waits; None is a delete."""
     if record is None:
         return limits.WRITE_OVERHEAD_BYTES
     return limits.WRITE_OVERHEAD_BYTES + len(record.key) + len(record.payload)
 
 
 def key_bytes(key: str | bytes) -> int:
-    """About the memory of a key that waits."""
+    """The approximate memory of a key that waits."""
     return limits.WRITE_OVERHEAD_BYTES + len(key)

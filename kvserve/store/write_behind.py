@@ -1,8 +1,8 @@
 """Write-behind: writes are acknowledged at once and reach the store some time later, together.
 
-What was acknowledged and is not in the store yet is lost when the worker is killed: that is the
-bargain, and its window is the interval. Until then what waits here is the truth of its key, also
-where the table has evicted it. A key that is written again while it waits is saved once.
+If the worker is killed, acknowledged writes that are not in the store yet are lost: the interval is
+the window for that. A write that waits here is the current value of its key, even if the table has
+evicted it. A key that is written again while it waits is saved once.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from kvserve.store.guard import GuardedStore
 from kvserve.store.window import key_bytes, record_bytes
 
 _log = logging.getLogger(__name__)
-KEYS_MAX = 65_536  # that wait; then whoever writes waits for the store
+KEYS_MAX = 65_536  # waiting; beyond that a writing call waits for the store
 _SAVED_AT_ONCE = 512
-_SAVED_BYTES = 4 * limits.MIB  # each of them is copied for the store
+_SAVED_BYTES = 4 * limits.MIB  # of one call; they are copied for the store
 _RETRY_SECONDS = 0.5
 
 
 class WriteBehind:
-    """The writes of one worker that the store has not got yet.
+    """The writes of one worker that are not in the store yet.
 
     Args:
-        store: where they go.
+        store: the store that they go to.
         loop: the worker's.
         seconds: how long the first of them waits.
-        bytes_max: what may wait. May be changed at any time.
+        bytes_max: the most bytes that may wait. May be changed at any time.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class WriteBehind:
         self._loop = loop
         self._seconds = seconds
         self._waiting: dict[bytes, tuple[Key, Record | None]] = {}  # None: to be deleted
-        self._leaving: dict[bytes, tuple[Key, Record | None]] = {}  # on their way just now
-        self._bytes = 0  # of both: what is on its way is still held
+        self._leaving: dict[bytes, tuple[Key, Record | None]] = {}  # being sent now
+        self._bytes = 0  # of both: writes being sent are still held
         self.bytes_max = bytes_max
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[bool] | None = None
@@ -56,19 +56,19 @@ class WriteBehind:
 
     @property
     def held_bytes(self) -> int:
-        """The memory of what waits, and of what is on its way."""
+        """The memory of the writes that wait or are being sent."""
         return self._bytes
 
     def find(self, key: bytes) -> tuple[bool, Record | None]:
-        """Whether a write of this key waits, and what it wrote; None: it was deleted."""
+        """Whether a write of this key waits, and its record; None: it is a delete."""
         found = self._waiting.get(key) or self._leaving.get(key)
         return found is not None, found[1] if found else None
 
     async def put(self, name: bytes, key: Key, record: Record | None) -> None:
-        """Takes a write, `None` for a delete; waits only where too much waits already.
+        """Takes a write, `None` for a delete; waits only if too many writes wait already.
 
         Raises:
-            StoreUnavailable: too much waits, and the store does not take it.
+            StoreUnavailable: too many writes wait, and the store does not take them.
         """
         while self._is_full:
             await self._make_room()
@@ -98,10 +98,9 @@ class WriteBehind:
             self._sending = self._loop.create_task(self._send_all())
 
     async def _send_all(self) -> bool:
-        """Sends what waits now, and not what comes meanwhile; whether the store took all of it.
+        """Sends the writes that wait now, not later ones; returns whether the store took them all.
 
-        All are tried, though some fail: those of a node that is away must not keep the others
-        waiting.
+        All are tried, even if some fail: a node that is down must not delay the writes for others.
         """
         failure: KvserveError | None = None
         try:
@@ -118,11 +117,11 @@ class WriteBehind:
                 self._timer = self._loop.call_later(pause, self._send)
 
     async def _send_some(self, names: deque[bytes]) -> KvserveError | None:
-        """Sends the first of these writes; those that fail wait again. Returns why one did."""
+        """Sends the first of these writes; those that fail wait again. Returns an error of one."""
         left_bytes = _SAVED_BYTES
         while names and left_bytes > 0 and len(self._leaving) < _SAVED_AT_ONCE:
             name = names.popleft()
-            if name in self._waiting:  # and was not sent, or written anew and sent, meanwhile
+            if name in self._waiting:  # else it was sent meanwhile
                 self._leaving[name] = self._waiting.pop(name)
                 left_bytes -= _size_bytes(*self._leaving[name])
         failed = dict(self._leaving)
@@ -141,7 +140,7 @@ class WriteBehind:
                 failure = error or failure
             return failure
         finally:
-            # Again, unless the key was written anew meanwhile; a write may be done twice.
+            # Failed writes wait again, unless a newer one of the key came; one may be saved twice.
             for name, write in failed.items():
                 if name not in self._waiting:
                     self._waiting[name] = write
@@ -150,14 +149,14 @@ class WriteBehind:
             self._leaving = {}
 
     async def flush(self, name: bytes | None = None) -> None:
-        """Sends everything out now, or until this key's write is out; what the store does not take
+        """Sends all writes now, or until this key's write is out; what the store does not take
         stays, and the log says so."""
         while len(self) if name is None else self.find(name)[0]:
             if not await self._sent():
                 return
 
     async def _sent(self) -> bool:
-        """Whether the store took what waited; sends it now."""
+        """Sends the waiting writes now; returns whether the store took them all."""
         self._send()
         assert self._sending is not None
         return await asyncio.shield(self._sending)

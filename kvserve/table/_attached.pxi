@@ -1,11 +1,11 @@
-# The class Attached; part of _core.pyx.
+# The class Attached: a table that this process has mapped; part of _core.pyx.
 
 cdef class Attached:
-    """A table in shared memory that this process has mapped: whose keys lie where, and figures."""
+    """A table in shared memory that this process has mapped: its keys' shards, and statistics."""
 
     cdef kv_table t
     cdef bint attached
-    cdef uint64_t attachment  # tells one from the other
+    cdef uint64_t attachment  # changes with each attach and detach
     cdef bint reads_here
     cdef unsigned long long stripe_of  # the count of forks when the stripe was chosen
     cdef Py_buffer table_view
@@ -32,8 +32,8 @@ cdef class Attached:
         Args:
             table, hints: buffers; the table's may be read-only, and with notes the hints', too.
             boot_id: this boot's.
-            reads_here: False: only for finding keys' shards, all reads answer ASK_WORKER.
-            notes: where to tell of reads instead of the hints, see `_write_notes`.
+            reads_here: False: only finds keys' shards, and all reads return ASK_WORKER.
+            notes: where to note reads instead of in the hints, see `_write_notes`.
 
         Raises:
             ForeignObject: they are not a whole and ready table of this layout and boot.
@@ -65,7 +65,7 @@ cdef class Attached:
             self._write_notes(notes)
 
     def _write_notes(self, notes):
-        """Tells of reads in these notes from now on: `LAYOUT["notes_bytes"]`, writable."""
+        """Notes reads in this buffer from now on: `LAYOUT["notes_bytes"]` bytes, writable."""
         cdef Py_buffer view
         PyObject_GetBuffer(notes, &view, PyBUF_WRITABLE)
         if not self.attached or <size_t>view.len < sizeof(kv_notes):
@@ -82,12 +82,12 @@ cdef class Attached:
         return 0
 
     cdef void choose_stripe(self) noexcept:
-        """Counts reads apart from other processes; once more in each forked child."""
+        """Counts reads apart from other processes; called again in each forked child."""
         self.t.stripe = getpid() % KV_READER_STRIPES
         self.stripe_of = forks
 
     def _detach(self):
-        """Lets go of the segments. Reads answer ASK_WORKER from now on."""
+        """Lets go of the segments. Reads return ASK_WORKER from now on."""
         self._release()
 
     def _shard_of(self, key):
@@ -150,7 +150,7 @@ cdef class Attached:
         return dict(self.t.geometry)
 
     def _instance_id(self):
-        """The 16 bytes that tell this table from all others."""
+        """The 16 bytes that distinguish this table from all others."""
         cdef uint8_t identity[16]
         self._require_attached()
         kv_instance_id(&self.t, identity)

@@ -1,9 +1,9 @@
 """The thin skin over the C core: Python objects in, Python objects out, no decisions.
 
-`Reader` reads without a lock and needs the table mapped read-only. `Owner` may have the shards'
-locks, and `Writer` changes the table inside them. No Python code runs inside such a lock: it could
-come back in (a finalizer, a signal handler) and wait for itself. `TrustedWriter` is the quick way
-of a client that has a Writer: there alone are values more than payloads.
+`Reader` reads without a lock and needs the table mapped read-only. `Owner` may hold the shards'
+locks, and `Writer` changes the table inside them. No Python code runs inside such a lock: a
+finalizer or a signal handler could come back in and wait for itself. `TrustedWriter` is the short
+path of a client that has a Writer; only there are values more than payloads.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -82,11 +82,11 @@ LAYOUT = {
 
 class LeaseLost(ServerBusy):
     """The lease that a writer borrowed is not there any more. Nothing was changed: its client takes
-    another, or says why there is none."""
+    another lease, or raises why there is none."""
 
 
 class AskWorker:
-    """What a read answers that only a worker can answer. There is one: `ASK_WORKER`."""
+    """What a read returns that must ask a worker. There is one: `ASK_WORKER`."""
 
 
 cdef object _ask_worker = AskWorker()
@@ -96,10 +96,10 @@ ASK_WORKER = _ask_worker
 cdef int RETRIES_MAX = 64
 cdef uint32_t STACK_BYTES = 1024
 cdef Py_ssize_t PRESIZED_MAX = 4096  # beyond this, few hits among many keys would waste memory
-cdef uint32_t SCAN_KEYS = 512  # about how many keys one scan answers
+cdef uint32_t SCAN_KEYS = 512  # about how many keys one scan returns
 cdef enum:
     KEYS_AHEAD = 16  # as many as a core can fetch lines for at a time; half or twice is no quicker
-cdef uint64_t FEED_CLOCK_MS = 100  # somebody may set the machine's clock, which events tell
+cdef uint64_t FEED_CLOCK_MS = 100  # events carry the machine's clock, which may be set
 cdef uint64_t COARSE_CLOCK_LAG_MS = 10  # a tick of the slowest kernels, 100 a second
 
 
@@ -147,7 +147,7 @@ cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
 
 
 cdef inline bint is_packed(const kv_view *view) noexcept nogil:
-    """Whether what was copied is a payload still: all but bytes, counters and short texts."""
+    """Whether the copy is still a payload, as all are but bytes, counters and short texts."""
     if view.codec == KV_CODEC_TEXT:
         return view.value_bytes > STACK_BYTES
     return view.codec != KV_CODEC_BYTES and view.codec != KV_CODEC_COUNTER
@@ -162,11 +162,10 @@ def check_key(key):
 
 
 cpdef check_keys(keys):
-    """The keys themselves.
+    """Returns the keys themselves.
 
     Raises:
-        InvalidArgument: they are one key, whose letters would be taken for keys, or nothing to go
-            through.
+        InvalidArgument: they are one key, whose letters would be taken for keys, or not iterable.
     """
     if not isinstance(keys, list) and (
         isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable)
@@ -177,14 +176,14 @@ cpdef check_keys(keys):
 
 def format_segment(table, dict geometry, bytes boot_id, bytes instance_id, bytes hash_key,
                    uint64_t last_version=0):
-    """Makes an empty table of a new, zeroed segment, ready for use.
+    """Turns a new, zeroed segment into an empty table, ready for use.
 
     Args:
         table: a writable buffer of the geometry's size.
         geometry: the fields of the C structure, by name.
         boot_id, instance_id: 16 bytes each.
         hash_key: 32 random bytes.
-        last_version: the first version that a record gets is the next one.
+        last_version: the first record gets the version after this one.
     """
     cdef kv_geometry g
     cdef Py_buffer view
@@ -205,7 +204,7 @@ def format_segment(table, dict geometry, bytes boot_id, bytes instance_id, bytes
 def last_version(table):
     """The highest version that a table's segment has given out; 0 if that cannot be read.
 
-    It may be retired, damaged, or of the layout before this one.
+    The table may be retired, damaged, or of the layout before this one.
     """
     cdef Py_buffer view
     cdef uint64_t last
@@ -216,7 +215,7 @@ def last_version(table):
 
 
 def retire_segment(table):
-    """Marks a writable table segment as given up, so that everybody attached lets go of it."""
+    """Marks a writable table segment as given up, so that attached processes let go of it."""
     cdef Py_buffer view
     PyObject_GetBuffer(table, &view, PyBUF_WRITABLE)
     if <uint64_t>view.len >= KV_SUPERBLOCK_BYTES:
@@ -224,7 +223,7 @@ def retire_segment(table):
     PyBuffer_Release(&view)
 
 
-# One extension in some files, each with one purpose.
+# One extension in several files, each with one purpose.
 include "_attached.pxi"
 include "_reader.pxi"
 include "_owner.pxi"

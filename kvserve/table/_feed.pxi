@@ -10,12 +10,12 @@ assert KIND_NAMES[KV_EVENT_EVICT] == "evict" and KIND_NAMES[KV_EVENT_FLUSH] == "
 
 
 def feed_bytes(uint32_t rings, uint64_t capacity):
-    """The size of a feed's segment, with so many rings for so many bytes of events each."""
+    """The size of a feed's segment: so many rings, each for `capacity` bytes of events."""
     return kv_feed_segment_bytes(rings, capacity)
 
 
 def format_feed(memory, uint32_t rings, uint64_t capacity):
-    """Makes rings without events of a new, zeroed, writable segment of `feed_bytes`."""
+    """Turns a new, zeroed, writable segment of `feed_bytes` into rings without events."""
     cdef Py_buffer view
     PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)
     try:
@@ -50,7 +50,7 @@ def feed_rings(memory):
 
 
 def ring_is_open(memory, uint32_t ring):
-    """Whether a ring has a producer, or had one that did not come to tell all."""
+    """Whether a ring has a producer, or had one that ended without closing it."""
     cdef Py_buffer view
     cdef kv_feed feed
     attach_ring(memory, ring, &view, &feed)
@@ -60,7 +60,7 @@ def ring_is_open(memory, uint32_t ring):
 
 
 def mark_gap(memory, uint32_t ring):
-    """Tells of a gap in the ring of a producer that was killed; nobody else may be its producer.
+    """Emits a gap to the ring of a producer that was killed; it must have no other producer.
 
     Raises:
         ForeignObject: it is damaged.
@@ -133,7 +133,7 @@ cdef class FeedReader:
             The key of a `flush` or `gap` is None.
 
         Raises:
-            TableCorrupt: there is something else in the ring.
+            TableCorrupt: the ring holds something else.
         """
         cdef kv_event event
         cdef kv_feed_cursor before
@@ -142,7 +142,7 @@ cdef class FeedReader:
         cdef bint is_first = True
         cdef list events = []
         while len(events) < max_events:
-            if not self.attached:  # each time: to make a row may let a finalizer in, and threads
+            if not self.attached:  # each time: making a row may let in finalizers and threads
                 raise ClientClosed("this reader of the change feed was closed")
             before = self.cursor
             status = kv_feed_next(&self.feed, &self.cursor, &event)
@@ -152,7 +152,7 @@ cdef class FeedReader:
                 break
             if event.lost != 0:
                 if not is_first:
-                    self.cursor = before  # the next call will find and tell it
+                    self.cursor = before  # the next call will find and report it
                     break
                 lost = event.lost
             is_first = False

@@ -1,28 +1,28 @@
-# The class Owner: who may own the locks of shards; part of _core.pyx.
+# The class Owner: a process that may own shards' locks; part of _core.pyx.
 
 cdef kv_bool sleep_without_gil(const kv_owner *me, sem_t *semaphore,
                                uint64_t milliseconds) noexcept:
-    """Lets the process's other threads run. The lock is taken with the GIL again, and given back
-    before it is let go: so one thread at a time changes tables and writes to a ring of the feed,
-    and none that changes something holds a lock while it waits for the GIL. (One that verifies
-    may: it tells nothing, and no trusted writer does it.)"""
+    """Lets the process's other threads run. The lock is taken once the GIL is held again, and
+    released before the GIL is: so one thread at a time changes tables and writes to a ring of the
+    feed, and no thread that changes something holds a lock while it waits for the GIL. (One that
+    verifies may: it emits nothing, and no trusted writer verifies.)"""
     with nogil:
         kv_sleep(semaphore, milliseconds)
     return me.word != 0  # another thread may have left
 
 
 cdef class Owner(Reader):
-    """A process that may own the shards' locks, by a slot of the lease file, and that tells of its
-    changes in a ring of the feed. What it changes is the business of Writer."""
+    """A process that may own the shards' locks, by a slot of the lease file, and that emits its
+    changes to a ring of the feed. Writer makes the changes."""
 
     cdef kv_owner owner
-    cdef kv_owner *me  # whose lease it goes by: its own, or that of whom it borrows
+    cdef kv_owner *me  # the lease that it uses: its own, or its lender's
     cdef bint borrows
     cdef Owner lender
     cdef unsigned long long joined_at  # the count of forks; see _descriptors.pyx
-    cdef object lease_file  # of an own lease: a Descriptor
+    cdef object lease_file  # a Descriptor, if the lease is its own
     cdef uint64_t wait_ms  # for a lock
-    cdef uint64_t clock_due_ms  # when to look again whether somebody has set the clock
+    cdef uint64_t clock_due_ms  # when to check again whether the clock was set
     cdef kv_feed feed
     cdef Py_buffer feed_view
     # The shards that it may change, as `Writer.keep_to` says; 1 and 0: all of them.
@@ -69,8 +69,8 @@ cdef class Owner(Reader):
         """Writes through the segments, the lease and the ring of another writer of this process.
 
         Args:
-            lender: who stays until it gives its lease up; this one can do nothing from then on.
-            wait_ms: how long to wait for a lock, at most as long as anybody does.
+            lender: that writer; once it gives its lease up, this one can do nothing.
+            wait_ms: how long to wait for a lock, at most `LOCK_WAIT_MS`.
         """
         self.t, self.me = lender.t, lender.me
         self.borrows, self.lender, self.joined_at = True, lender, lender.joined_at
@@ -83,16 +83,16 @@ cdef class Owner(Reader):
         return self.holds_lease()
 
     cdef inline bint holds_lease(self) noexcept:
-        """Not in a forked child, whose parent has the record lock."""
+        """False in a forked child: its parent has the record lock."""
         return self.me.word != 0 and self.joined_at == forks
 
     def _give_lease_up(self, bint told_all):
-        """Takes no lock from now on, nor does who borrows from it; the caller closes the lease.
+        """Takes no lock from now on, nor do its borrowers; the caller closes the lease.
 
-        The segments stay until nobody uses them: another thread may just be waiting for a lock.
+        The segments stay while a thread uses them: another one may just be waiting for a lock.
 
         Args:
-            told_all: False in a forked child, whose parent goes on telling in the same ring.
+            told_all: False in a forked child: its parent goes on emitting to the same ring.
         """
         self.owner.word = 0
         if told_all and self.t.feed != NULL:
@@ -117,9 +117,9 @@ cdef class Owner(Reader):
         self._release()
 
     def _attach_feed(self, memory, uint32_t ring):
-        """Tells of every change from now on in a ring of the change feed, as its only producer.
+        """Emits every change from now on to a ring of the change feed, as its only producer.
 
-        Whoever does not come to `_leave`, which ends it, makes watchers hear of a loss.
+        If the process ends without `_leave`, which closes the ring, watchers learn of a loss.
 
         Args:
             memory: the feed's segment, writable.
@@ -145,8 +145,8 @@ cdef class Owner(Reader):
         self.t.feed = &self.feed
 
     cdef void _set_feed_clock(self) noexcept:
-        """And looks whether the lease is there still: with its descriptor, which whoever makes a
-        daemon may close with all others, the record lock went that says that we live."""
+        """Also checks whether the lease is still there: code that makes a daemon may close its
+        descriptor with all others, and then the record lock is gone that shows that we live."""
         cdef uint64_t now = now_ms()
         self._look_after_lease()
         self.feed.unix_offset_ms = clock_ms(CLOCK_REALTIME) - now
@@ -154,10 +154,10 @@ cdef class Owner(Reader):
 
     cdef void _look_after_lease(self) noexcept:
         if self.lease_file is not None and not self.lease_file.is_ours:
-            self.owner.word = 0  # the lock that we may be in is let go without it
+            self.owner.word = 0  # a lock that we hold now can be released without it
 
     cdef inline uint64_t now(self) noexcept:
-        """The clock of expiries, for a change inside the lock, which will be told in the feed."""
+        """The clock of expiries, for a change inside the lock that will be emitted to the feed."""
         cdef uint64_t now = now_ms()
         cdef Owner teller = self.lender if self.borrows else self
         if now >= teller.clock_due_ms:
@@ -188,7 +188,7 @@ cdef class Owner(Reader):
 
     cdef int _wait_for_lock(self, uint32_t shard) except -1:
         cdef kv_status status = KV_BUSY
-        (self.lender if self.borrows else self)._look_after_lease()  # it tells who else lives
+        (self.lender if self.borrows else self)._look_after_lease()  # it shows which owners live
         self._require_lease()
         if self.wait_ms != 0:
             status = kv_acquire(&self.t, self.me, shard, self.wait_ms)
@@ -214,7 +214,7 @@ cdef class Owner(Reader):
         """Takes the locks of dead owners and repairs what they left; returns how many.
 
         Args:
-            slot: only those of the owner in this lease slot; None: of anybody.
+            slot: only those of the owner in this lease slot; None: of any owner.
         """
         cdef uint32_t shard
         cdef uint64_t held

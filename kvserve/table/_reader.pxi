@@ -1,4 +1,4 @@
-# The class Reader; part of _core.pyx.
+# The class Reader: reads without locks; part of _core.pyx.
 
 cdef class Reader(Attached):
     """Reads a table in shared memory, without locks. See `kvserve.table.segment` to open one."""
@@ -18,17 +18,17 @@ cdef class Reader(Attached):
         return kv_read_mode(&self.t) & self.policy_mask if self.attached and self.reads_here else 0
 
     cdef inline bint lapsed(self, uint32_t reading, uint32_t shard) noexcept:
-        """Whether reads of a shard need a lease that does not run. See `kv_fresh_until`."""
+        """Whether reads of a shard need freshness that has run out. See `kv_fresh_until`."""
         if not reading & KV_HITS_NEED_FRESHNESS:
             return False
         return clock_ms(CLOCK_MONOTONIC_COARSE) >= kv_fresh_until(&self.t, shard)
 
     cdef inline bint expired(self, uint64_t expiry_ms) noexcept:
-        """Whether an expiry has come: as `now_ms` says, which takes 16 ns, or two clocks that lag
-        a tick behind, which take 7.
+        """Whether an expiry has come: by `now_ms`, which takes 16 ns, or by two clocks that lag a
+        tick behind, which take 7.
 
-        These count no suspend. But a suspend, as whoever sets the clock, changes the distance
-        between them, and then, as near the expiry, the clock of the expiries is asked.
+        These two do not count suspend. But a suspend, like setting the clock, changes the distance
+        between them; then, and near the expiry, the clock of the expiries decides.
         """
         cdef uint64_t monotonic_ns = clock_ns(CLOCK_MONOTONIC_COARSE)
         cdef uint64_t wall_ahead_ns = clock_ns(CLOCK_REALTIME_COARSE) - monotonic_ns
@@ -45,7 +45,7 @@ cdef class Reader(Attached):
 
     @property
     def _usable(self):
-        """Whether reads come from the table, and not from elsewhere."""
+        """Whether reads come from the table, and not from a worker."""
         return self.reading() != 0
 
     @property
@@ -54,10 +54,10 @@ cdef class Reader(Attached):
         return self.attached and not kv_ready(&self.t)
 
     cdef object _copy(self, const kv_key *key, kv_view *view, bint begun=False):
-        """What a live key holds, whole: `_miss`, or `_ask_worker` if writers overtook it for ever.
+        """What a live key holds, whole; `_miss`; or `_ask_worker` if writers kept overtaking it.
 
-        A value, or where `is_packed` says so a payload that is to be decoded when nothing of the
-        view is needed any more: decoding may let another thread in, which may detach the table.
+        It is a value, or where `is_packed` says so a payload. Decode that once nothing of the view
+        is needed any more: decoding may let another thread in, which may detach the table.
 
         Args:
             begun: `kv_prefetch_record` has begun to find it.
@@ -85,7 +85,7 @@ cdef class Reader(Attached):
                 try:
                     value = PyUnicode_DecodeUTF8(stack, view.value_bytes, NULL)
                 except UnicodeDecodeError:
-                    # As a long text, which is packed: whoever decodes it says what is wrong.
+                    # As a long text, which is packed: decoding it raises what is wrong.
                     value = PyBytes_FromStringAndSize(stack, view.value_bytes)
                     view.value_bytes = STACK_BYTES + 1
             else:
@@ -114,7 +114,7 @@ cdef class Reader(Attached):
 
         Args:
             key: str or bytes, 1 to 1024 bytes (a str is its UTF-8).
-            default: the answer to a miss.
+            default: what a miss returns.
 
         Returns:
             The value as it was stored, or the default.
@@ -149,7 +149,7 @@ cdef class Reader(Attached):
         return decode(view.codec, value, key) if is_packed(&view) else value
 
     def _get_from_worker(self, key, default):
-        """What `get` answers that cannot be read here. Subclasses ask a worker."""
+        """What `get` returns for a key that cannot be read here. Subclasses ask a worker."""
         return _ask_worker
 
     def get_many(self, keys):
@@ -159,11 +159,11 @@ cdef class Reader(Attached):
             keys: an iterable of keys. Each is as for `get`.
 
         Returns:
-            A dict of keys and values, in the keys' order; what a worker answered stands behind.
-            A key whose value cannot be read is left out as a missing one is; `get` says why.
+            A dict of keys and values, in the keys' order; what a worker returned comes last.
+            A key whose value cannot be read is left out like a missing one; `get` says why.
 
         Raises:
-            InvalidArgument: `keys` is one key, or nothing to go through.
+            InvalidArgument: `keys` is one key, or not iterable.
             InvalidKey, ServerError: as `get`.
 
         Example:
@@ -176,18 +176,18 @@ cdef class Reader(Attached):
         return self._get_many_from_worker(found, rest) if rest else found
 
     def _get_many_from_worker(self, found, rest):
-        """What `get_many` answers, of whose keys the rest cannot be read here."""
+        """What `get_many` returns if the rest of its keys cannot be read here."""
         return found
 
     def _get_many_here(self, keys):
-        """Reads many keys: (dict of the hits, list of the keys to be asked elsewhere)."""
+        """Reads many keys: (dict of the hits, list of the keys to ask a worker for)."""
         cdef list rest = []
         return self._get_some_here(keys, rest), rest
 
     cdef dict _get_some_here(self, keys, list rest):
-        """The hits among many keys; appends those to be asked elsewhere to the rest."""
+        """The hits among many keys; appends those to ask a worker for to `rest`."""
         check_keys(keys)
-        cdef tuple wanted = tuple(keys)  # ours: others may change theirs while a value is decoded
+        cdef tuple wanted = tuple(keys)  # ours: the caller's may change while a value is decoded
         cdef Py_ssize_t n = 0, count = len(wanted)
         cdef uint32_t reading
         # A dict that grows while it is filled takes a fifth more time.
@@ -203,7 +203,7 @@ cdef class Reader(Attached):
                                dict found, list rest) except -1:
         """Reads the next keys of many, in steps (see `kv_prefetch_bucket`); returns where to go on.
 
-        Of a table of a million items, a key takes 170 ns so, and 420 one after the other.
+        In a table of a million items, a key takes 170 ns so, and 420 one after the other.
         """
         cdef kv_key k[KEYS_AHEAD]
         cdef kv_view view[KEYS_AHEAD]
@@ -218,7 +218,7 @@ cdef class Reader(Attached):
             here[n] = not self.lapsed(reading, k[n].shard)
             kv_prefetch_record(&self.t, &k[n], &view[n])
         for n in range(count):
-            # Decoding, and a key's own __eq__, let others in, who may attach another table.
+            # Decoding, and a key's own __eq__, let other code in, which may attach another table.
             if self.attachment != attachment:
                 return first + n
             key = wanted[first + n]

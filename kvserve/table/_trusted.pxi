@@ -6,9 +6,9 @@ cdef double TTL_SECONDS_MAX = TTL_MS_MAX / 1000.0
 cdef class TrustedWriter(Reader):
     """The methods of a client that change one key, done in the table at once.
 
-    What is common goes straight through here. What is rare, and what is no business of the table,
-    is left to methods of the client (kvserve/client/blocking/direct.py): `_join_writers` gets a
-    Writer, `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
+    Common cases go straight through here. Rare ones, and what does not concern the table, are left
+    to methods of the client (kvserve/client/blocking/direct.py): `_join_writers` gets a Writer,
+    `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
     """
 
     cdef Writer writer
@@ -23,10 +23,10 @@ cdef class TrustedWriter(Reader):
 
     def _use_writer(self, Writer writer not None, page, Py_ssize_t version_at, uint64_t version,
                    uint64_t default_ttl_ms, Py_ssize_t value_bytes_max):
-        """Writes with this from now on, as these settings say.
+        """Writes through this writer from now on, as these settings say.
 
         Args:
-            writer: who borrows from the process's seat.
+            writer: one that borrows from the process's slot.
             page: shared memory; `_join_writers` is called when the 8 bytes at `version_at` are not
                 `version` any more.
             default_ttl_ms, value_bytes_max: what is in force with that version.
@@ -39,17 +39,17 @@ cdef class TrustedWriter(Reader):
         self.default_ttl_ms = default_ttl_ms
         self.value_bytes_max = value_bytes_max
         self.writer = writer
-        PyBuffer_Release(&view)  # last: to unmap it lets other threads in
+        PyBuffer_Release(&view)  # last: unmapping it lets other threads in
 
     def _drop_writer(self):
-        """Writes no more, unless `_join_writers` says otherwise."""
+        """Writes no more, until `_join_writers` gets another writer."""
         self.writer = None
 
     cdef inline Writer ready(self):
         if self.writer is None or not self.writer.holds_lease() or (
                 self.version_now[0] != self.version):
             self._join_writers()
-            if self.writer is None:  # another thread was let in, and dropped it
+            if self.writer is None:  # another thread ran, and dropped it
                 raise ClientClosed("this client was closed")
         return self.writer
 
@@ -70,7 +70,7 @@ cdef class TrustedWriter(Reader):
         return self._life_ms(ttl)
 
     cdef object as_value(self, value, kv_value *v, int64_t *cell):
-        """Borrows the payload of a value; returns the object, or says the cell, in which it is.
+        """Borrows the payload of a value, from the object that this returns, or from the cell.
 
         Raises:
             InvalidValue, ValueTooLarge.
@@ -112,7 +112,7 @@ cdef class TrustedWriter(Reader):
         as_key(&writer.t, key, &k)
         try:
             return writer.put(&k, &v, ttl_ms, condition, expected)
-        except LeaseLost:  # `ready` gets another one, or says why there is none
+        except LeaseLost:  # `ready` gets another one, or raises why there is none
             return self.store(key, value, ttl, condition, expected)
 
     def set(self, key, value, ttl=None):
@@ -179,12 +179,12 @@ cdef class TrustedWriter(Reader):
         return self.incr(key, -delta, initial, ttl)
 
     def _set_all(self, dict values, ttl):
-        """Stores many values, none of them where an argument is bad. One that a tiny table has no
-        room for, as its key is long, does not stop the others.
+        """Stores many values, or none if an argument is bad. One that a tiny table has no room for,
+        because its key is long, does not stop the others.
 
         Returns:
-            None, or after an error that the server's state is to blame for, this error and how many
-            had been stored before it.
+            None; or after an error that the server's state caused, this error and how many were
+            stored before it.
         """
         cdef kv_key k
         cdef kv_value v

@@ -1,14 +1,14 @@
-# The class Writer; part of _core.pyx.
+# The class Writer: changes a table; part of _core.pyx.
 
 cdef class Writer(Owner):
-    """Changes a table. One of its process; see `kvserve.table.table.Table`."""
+    """Changes a table. One per process; see `kvserve.table.table.Table`."""
 
     def set_read_policy(self, bint misses, bint freshness, uint32_t workers):
-        """Says what readers must leave to the workers; for the parent, before there are any.
+        """Sets which reads must ask a worker; for the parent, before there are workers.
 
         Args:
-            misses: they must ask a worker about a key that is not in the table.
-            freshness: and about one that is, unless its worker's lease runs (`extend_freshness`).
+            misses: reads of a key that is not in the table.
+            freshness: and of one that is, unless its shard is fresh (`extend_freshness`).
             workers: how many there will be.
         """
         if not 1 <= workers <= KV_WORKERS_MAX:
@@ -20,9 +20,9 @@ cdef class Writer(Owner):
     def keep_to(self, uint32_t place, uint32_t step):
         """Refuses from now on to read or change any other shards than `place`, `place + step` ...
 
-        For a worker: a client may have sent what it has for another one, which has another number
-        or other shards since the server was started anew. Two that write the same key at the same
-        time would keep its order no more.
+        For a worker: a client may have meant another worker, whose number or shards have changed
+        since the server was restarted. Two workers that write the same key at the same time would
+        not keep its order.
         """
         if not place < step:
             raise InternalError(f"place {place} of {step}")
@@ -31,7 +31,7 @@ cdef class Writer(Owner):
     def check_own(self, keys):
         """Raises WrongWorker if one of the keys is in a shard that `keep_to` has left out.
 
-        Those that are no keys are left to who executes them.
+        It ignores what is no key: executing the request refuses that.
         """
         cdef kv_key k
         if self.step == 1:
@@ -47,7 +47,7 @@ cdef class Writer(Owner):
     def extend_freshness(self, uint32_t worker, uint64_t until_ms):
         """Lets readers serve hits of a worker's shards until a moment on the monotonic clock.
 
-        Never later: they read a clock that lags, which is allowed for here.
+        Never later: their clock lags, which is allowed for here.
         """
         if worker >= KV_WORKERS_MAX:
             raise InternalError(f"no worker {worker}")
@@ -56,12 +56,12 @@ cdef class Writer(Owner):
                             until_ms - min(until_ms, COARSE_CLOCK_LAG_MS))
 
     cpdef begin_request(self, uint32_t worker, uint64_t client, uint64_t request):
-        """Notes what a worker executes from now on, for whom its death would concern."""
+        """Notes what a worker executes from now on, for the client to see if the worker dies."""
         if worker < KV_WORKERS_MAX and self.attached:
             kv_begin_request(&self.t, worker, client, request)
 
     cpdef end_request(self, uint32_t worker):
-        """Takes the note back."""
+        """Removes the note of `begin_request`."""
         if worker < KV_WORKERS_MAX and self.attached:
             kv_end_request(&self.t, worker)
 
@@ -72,7 +72,7 @@ cdef class Writer(Owner):
 
     @property
     def store_mark(self):
-        """A number that tells which store the values were written through to; 0: none."""
+        """A number for the store that the values were written through to; 0: none."""
         self._require_attached()
         return kv_store_mark(&self.t)
 
@@ -106,7 +106,7 @@ cdef class Writer(Owner):
         return self._geometry()
 
     def instance_id(self):
-        """The 16 bytes that tell this table from all others."""
+        """The 16 bytes that distinguish this table from all others."""
         return self._instance_id()
 
     def reads(self):
@@ -114,15 +114,15 @@ cdef class Writer(Owner):
         return self._reads()
 
     def heed_notes(self, bytes notes not None, before=(0, 0, 0), bint only_look=False):
-        """Raises hints and counts reads as somebody's notes say.
+        """Raises hints and counts reads as a reader's notes say.
 
         Args:
             notes: a copy of them; any bytes do no harm.
-            before: what was answered when they were last looked at.
+            before: what this returned for them the last time.
             only_look: change nothing.
 
         Returns:
-            Three numbers, for the next time; `before` if this says nothing of this table.
+            Three numbers, for the next time; `before` if the notes are not about this table.
         """
         cdef kv_noted now, known
         self._require_attached()
@@ -134,7 +134,7 @@ cdef class Writer(Owner):
         return now.written, now.hits, now.misses
 
     def retire(self):
-        """Gives the table up: whoever is attached lets go of it."""
+        """Gives the table up: attached processes let go of it."""
         self._require_attached()
         kv_retire(<uint8_t *>self.table_view.buf)
 
@@ -150,8 +150,8 @@ cdef class Writer(Owner):
         as_key(&self.t, key, &k)
         self.require_own(k.shard)
         for retries in range(RETRIES_MAX + 1):
-            # A counter's cell and version are read as one under the lock only, and what writers
-            # overtake for ever holds still there.
+            # Only under the lock are a counter's cell and version read as one, and does a record
+            # hold still that writers keep overtaking.
             if retries == RETRIES_MAX and not locked:
                 self.lock(k.shard)
                 locked = True
@@ -187,11 +187,11 @@ cdef class Writer(Owner):
 
     cdef uint64_t put(self, const kv_key *k, kv_value *v, uint64_t ttl_ms, kv_condition condition,
                       uint64_t expected) except? 0:
-        """Stores what v holds but for its expiry; the new version, or 0 if the condition failed."""
+        """Stores v with its expiry set here; the new version, or 0 if the condition failed."""
         cdef uint64_t version = 0, now
         cdef kv_status status
         self.lock(k.shard)
-        now = self.now()  # only here: to wait for the lock may have taken long
+        now = self.now()  # only here: waiting for the lock may have taken long
         v.expiry_ms = now + ttl_ms if ttl_ms else 0
         status = kv_store(&self.t, k, v, condition, expected, now, &version)
         self.unlock(k.shard)
@@ -240,7 +240,7 @@ cdef class Writer(Owner):
         return status == KV_DONE
 
     def withdraw(self, key):
-        """Takes a key out while it is being written to a store; neither told nor a delete."""
+        """Takes a key out while it is being written to a store; no event, and no delete."""
         cdef kv_key k
         as_key(&self.t, key, &k)
         self.lock(k.shard)
@@ -302,7 +302,7 @@ cdef class Writer(Owner):
     def sweep(self, uint32_t shard, uint32_t bucket, uint32_t buckets):
         """Collects what expired in some buckets; returns the bucket to go on with, 0 at the end.
 
-        Does nothing while somebody else holds the shard's lock: there will be another time.
+        Does nothing while another process holds the shard's lock: there will be another time.
         """
         self._check_shard(shard)
         self._require_lease()
@@ -315,7 +315,7 @@ cdef class Writer(Owner):
     def verify(self, uint32_t shard):
         """Checks every invariant of a shard under its lock; returns what is violated, as text.
 
-        Without the interpreter's lock, so that threads can check shards side by side.
+        Runs without the GIL, so that threads can check shards side by side.
         """
         cdef kv_violation violations[16]
         cdef uint32_t count

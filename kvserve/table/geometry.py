@@ -13,7 +13,7 @@ _ALIGNMENT_BYTES = 8
 _SMALL_SHARE = 10  # S takes a tenth of the logs, as S3-FIFO found best
 _LOAD_PERCENT = 65  # of the home buckets' entries; with a sixth more buckets for overflow
 _OVERFLOW_SHARE = 6
-_OVERFLOW_MIN = 8  # chance is less kind to few buckets
+_OVERFLOW_MIN = 8  # few buckets are filled less evenly
 _LARGEST_SHARE = 8  # the largest record may take this part of log M
 _OPTIMISM = 64  # how many buckets an estimate of the index may be off, see _fill
 
@@ -86,7 +86,7 @@ def plan(memory: int, item_size: int, max_value: int, shards: int, workers: int)
         item_size: expected average of key and value together, in bytes.
         max_value: the largest value wanted, in bytes; lowered to what a shard allows.
         shards: how many, or 0 to choose; lowered to what leaves each a sensible size.
-        workers: how many there will be; as many shards are chosen at least, if they can be.
+        workers: how many there will be; at least as many shards are chosen, if possible.
 
     Raises:
         ConfigError: the memory is too small for the items.

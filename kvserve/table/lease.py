@@ -1,8 +1,8 @@
 """The lease file: one byte for each process that may hold a shard's lock.
 
-A classic POSIX record lock on its byte tells that a process lives: the kernel releases it at
-death, whatever the cause. Pids would not do, they are used again and differ between pid
-namespaces; nor would flock or OFD locks, which a forked child inherits and so keeps alive.
+A classic POSIX record lock on its byte shows that a process lives: the kernel releases it at
+death, whatever the cause. Pids would not do: they are used again and differ between pid
+namespaces. Nor would flock or OFD locks, which a forked child inherits and so keeps alive.
 
 The file lives as long as its table, from server to server. A trusted writer may outlive a server,
 and the next one must find it alive, wherever it was inside the table.
@@ -28,7 +28,7 @@ _FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pi
 
 
 class Lease:
-    """This process's byte of a lease file. One of a process: closing any descriptor of the file
+    """This process's byte of a lease file. One per process: closing any descriptor of the file
     drops all its locks on it. Joined after a fork, never before: locks are not inherited.
 
     Args:
@@ -52,7 +52,7 @@ class Lease:
         Args:
             path: the lease file.
             slots: one of them will do.
-            owner_uid: who must own the file; None: this user.
+            owner_uid: the user who must own the file; None: this user.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -65,14 +65,14 @@ class Lease:
                 if _lock(file.number, slot):
                     return cls(file, slot)
         except BaseException:
-            file.close()  # now: later it would take along the lock that the next one has got
+            file.close()  # now: later it would drop the lock that the next lease has got
             raise
         file.close()
         raise ServerBusy(f"lease slot {slots[0]} is held by another process")
 
     @classmethod
     def alone(cls) -> Self:
-        """A lease of a file that nobody else has: all other owners look dead."""
+        """A lease of a file that no other process has: all other owners look dead."""
         return cls(Descriptor.adopt(os.memfd_create("kvserve.lease")), LEASE_SLOT_PARENT)
 
     def take_too(self, slot: int) -> bool:
@@ -93,9 +93,9 @@ class Lease:
 
 
 def create(path: Path) -> None:
-    """Makes a new lease file in place of an old one, which nobody must hold any more.
+    """Makes a new lease file in place of an old one, which no process may hold any more.
 
-    It is its owner's alone: a client that could hold a byte of it could hold up everybody.
+    Only its owner may open it: a client that could hold a byte of it could block all processes.
 
     Raises:
         ForeignObject: the name is another user's.
@@ -114,9 +114,9 @@ def create(path: Path) -> None:
 
 
 def holders(path: Path, slots: Iterable[int]) -> dict[int, int]:
-    """Who holds slots of a lease file: pids by slot, 0 for one of another pid namespace.
+    """The pids of processes that hold slots of a lease file, by slot; 0: another pid namespace.
 
-    Not for a process that has a lease of the file itself, which it would lose.
+    Not for a process that has a lease of the file itself: it would lose that.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -24,7 +24,7 @@ _CHILDRENS_CLOCKS = Path("/proc/self/ns/time_for_children")
 
 
 def boot_id() -> bytes:
-    """16 bytes that tell which clocks a table's times are of.
+    """16 bytes that identify the clocks of a table's times.
 
     They change with every boot of the machine, which no segment survives, and the last 4 differ
     where a time namespace shifts the clocks of this process.
@@ -34,12 +34,12 @@ def boot_id() -> bytes:
 
 
 def _clock_shift() -> int:
-    """A number for how far the clocks are shifted that count since the boot; 0: not at all."""
+    """A number for the shift of the clocks that count since the boot; 0: not shifted."""
     try:
         shifts = _read_whole(_CLOCK_SHIFTS)
         if {"0"}.issuperset(word for line in shifts.splitlines() for word in line.split()[1:]):
             return 0
-        # They are those of our children; a process that unshares keeps its own clocks.
+        # These are the shifts of our children; a process that unshares keeps its own clocks.
         if _OWN_CLOCKS.readlink() != _CHILDRENS_CLOCKS.readlink():
             return 0
     except FileNotFoundError:  # a kernel without time namespaces
@@ -56,7 +56,7 @@ def create(name: str, size_bytes: int, mode: int, group_id: int | None) -> mmap.
     """Makes a segment exclusively, with all its memory taken, and maps it for writing.
 
     Raises:
-        LimitError: it is not to be had; the text says which limit is in the way.
+        LimitError: the memory cannot be had; the text says which limit is in the way.
         ForeignObject: the name is taken.
     """
     try:
@@ -85,17 +85,17 @@ def _translated(error: OSError, size_bytes: int) -> OSError | KvserveError:
 
 
 def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) -> mmap.mmap:
-    """Maps an existing segment, after checking whose it is.
+    """Maps an existing segment, after checking its owner.
 
     Args:
         name: its name.
-        owner_uid: who must own it.
+        owner_uid: the user who must own it.
         writable: whether to map it for writing.
         private: what is written stays in this process; a page is copied when it is changed.
 
     Raises:
         FileNotFoundError: there is none of this name.
-        ForeignObject: another owner, open to everybody, not plain memory, or not permitted.
+        ForeignObject: another owner, open to all users, not plain memory, or not permitted.
     """
     try:
         file = Descriptor.open_memory(name, os.O_RDWR if writable and not private else os.O_RDONLY)

@@ -20,14 +20,14 @@ def create(names: Names, shards: int, mode: int, group_id: int | None) -> None:
     """Makes one new semaphore a shard; unlink the old ones first.
 
     Raises:
-        ForeignObject: somebody else's object has the name.
+        ForeignObject: another user's object has the name.
     """
     for shard in range(shards):
         name = names.shard_semaphore(shard)
         with taken_over(name):
             semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=mode, initial_value=0)
         semaphore.close()
-        # On Linux they are files of this file system; the library tells no descriptor.
+        # On Linux they are files of this file system; the library gives no descriptor.
         grant(str(semaphore_path(name)), mode, group_id)
 
 
@@ -50,7 +50,7 @@ def unlink(names: Names, shards: int) -> None:
 
 @contextlib.contextmanager
 def nameless() -> Iterator[str]:
-    """Makes a semaphore that nobody else knows, to be opened by its name within the block."""
+    """Makes a semaphore that no other process knows, to be opened by name within the block."""
     name = f"/kvserve-nameless.{secrets.token_hex(8)}"
     posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600).close()
     try:

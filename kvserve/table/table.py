@@ -31,12 +31,12 @@ class Table(Writer):
     `kvserve.protocol.codec`; requests through `kvserve.execution.executor`.
 
     Args:
-        names: whose table.
+        names: the table's.
         held: this process's slot of the lease file.
 
     Raises:
         FileNotFoundError: there is no table of this name.
-        ForeignObject: it belongs to somebody else, or is not whole.
+        ForeignObject: it belongs to another user, or is not whole.
         ServerUnavailable: its semaphores are gone.
     """
 
@@ -47,9 +47,9 @@ class Table(Writer):
         self._join(held.file, held.slot, every)
 
     def _join_alone(self) -> None:
-        """Takes the locks' other owners for dead; the table's semaphores may be gone with them."""
+        """Treats the locks' other owners as dead; the table's semaphores may be gone with them."""
         self._lease = Lease.alone()
-        with semaphores.nameless() as name:  # on which nobody ever waits
+        with semaphores.nameless() as name:  # on which no process ever waits
             self._join(self._lease.file, self._lease.slot, [name] * self.shards)
 
     @property
@@ -94,9 +94,9 @@ class Table(Writer):
 
 
 class PrivateCopy(Table):
-    """A copy of a table that nobody serves, to recover and verify without changing the table.
+    """A copy of a table that no server uses, to recover and verify without changing the table.
 
-    It costs the memory of those pages alone that are changed. Raises as `Table` does.
+    It costs memory only for the pages that are changed. Raises as `Table` does.
     """
 
     def __init__(self, names: Names) -> None:
@@ -107,8 +107,8 @@ class PrivateCopy(Table):
 class PrivateTable(Table):
     """An empty table in memory of this process alone, which is given back when it is closed.
 
-    Keys lie at the same places in each of the same geometry, so that what was done to one can be
-    repeated. Memory is taken page by page, as it is used.
+    A key lies at the same place in all tables of one geometry, so that what was done to one table
+    can be repeated. Memory is taken page by page, as it is used.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -132,7 +132,7 @@ def attach_maps(
 
     Raises:
         FileNotFoundError: there is no table of this name.
-        ForeignObject: it belongs to somebody else, or is not whole.
+        ForeignObject: it belongs to another user, or is not whole.
     """
     maps = []
     try:
@@ -150,7 +150,7 @@ def attach_maps(
 def versions_so_far(names: Names) -> int:
     """The highest version that the table of this name may have given out; 0 if it cannot be read.
 
-    It need not be sound, nor in use. A writer of a killed server may still be at work in it.
+    The table need not be sound, nor in use. A writer of a killed server may still work in it.
     """
     try:
         with segment.attach(names.table, os.geteuid(), writable=False) as table:
@@ -166,10 +166,10 @@ def create(
     """Makes an empty table, its hints and its lease file.
 
     Args:
-        names: whose.
+        names: the table's.
         geometry: from `kvserve.table.geometry.plan`.
-        mode: permission bits, such as 0o600. A group never gets to write, whatever they say.
-        group_id: who may read, beside the owner; None: nobody.
+        mode: permission bits, such as 0o600. The group may never write, whatever they say.
+        group_id: the group that may read, beside the owner; None: no group.
         so_far: the highest version of the table before it, see `versions_so_far`.
 
     Raises:
@@ -199,9 +199,9 @@ def create(
 def _versions_from(so_far: int) -> int:
     """Where a new table's versions begin: above those of any table before it.
 
-    So a version that somebody keeps while the table is replaced is no version of another record
+    So a version that a client keeps while the table is replaced is no version of another record
     (cas would overwrite what it never saw), and of two versions of a key the later is the larger.
-    Of a table that is gone nothing tells but the time.
+    If that table is gone, only the time shows where its versions ended.
     """
     by_the_clock = time.time_ns() // 1_000_000 * limits.VERSIONS_A_MILLISECOND
     return min(max(by_the_clock, so_far), limits.VERSION_FIRST_MAX)
@@ -214,7 +214,7 @@ def kept(names: Names) -> Geometry:
         FileNotFoundError: there is none, or it has lost a part.
         ForeignObject: there is one that cannot be adopted; the text says why.
     """
-    lease.holders(names.lease_file, ())  # without it nobody knows who is inside the table
+    lease.holders(names.lease_file, ())  # without it no process knows which are in the table
     writer = Writer()
     maps = attach_maps(writer, names, os.geteuid())
     try:
@@ -235,7 +235,7 @@ def remove(names: Names) -> list[str]:
     try:
         table = segment.attach(names.table, os.geteuid(), writable=True)
     except (FileNotFoundError, ForeignObject):
-        pass  # nobody can be attached to it either, or it is not ours to say
+        pass  # no client can be attached to it either, or it is not ours
     else:
         with table:
             retire_segment(table)

@@ -16,7 +16,7 @@ class FrameSender(Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """The memory that frames take which were taken and are not wholly written yet."""
+        """The memory of frames that were taken and are not wholly written yet."""
 
     @property
     def descriptor(self) -> int:
@@ -26,7 +26,7 @@ class FrameSender(Protocol):
         """Takes the frame if there is room at once; returns whether it did.
 
         Raises:
-            OSError: nobody can take it any more.
+            OSError: no process can take it any more.
         """
 
     def flush(self) -> bool:
@@ -37,4 +37,4 @@ class FrameSender(Protocol):
 
     @property
     def file(self) -> Descriptor:
-        """Whose the descriptor is."""
+        """The owner of the descriptor."""

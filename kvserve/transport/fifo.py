@@ -1,9 +1,9 @@
 """FIFOs: replies, and requests too large for a queue, as a stream of frames.
 
-Both of a session's FIFOs are made by the client. Whose end is closed tells the other of its death:
+The client makes both FIFOs of a session. A closed end shows the other side that its peer is gone:
 the client reads end-of-file when its worker is gone, the worker when its client is. That works
 because each side opens its reading end without a writing end of its own; the one exception, the
-client's request FIFO, must be open before anybody reads it.
+client's request FIFO, must be open before the worker reads it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HOLDING_BYTES = 64  # what Python adds to a frame that is held: most replies ar
 
 
 def make(path: Path, mode: int, group_id: int | None) -> MadeFifo:
-    """Makes a FIFO, whose name goes with what this returns; the path must be free."""
+    """Makes a FIFO, whose name is removed with the object returned; the path must be free."""
     return MadeFifo(path, mode, group_id)
 
 
@@ -40,12 +40,12 @@ def open_end(path: Path, flags: int, *, owner_uid: int | None, group_id: int | N
     Args:
         path: where it is.
         flags: os.O_RDONLY, O_WRONLY or O_RDWR.
-        owner_uid: who must own it; None with a group whose members all may.
+        owner_uid: the user that must own it; None with a group whose members all may.
         group_id: the group that it may have.
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: ENXIO: nobody reads what we wanted to write.
+        OSError: ENXIO: no process reads what we wanted to write.
         ForeignObject: it is no FIFO, or not theirs.
     """
     try:
@@ -75,7 +75,7 @@ class FifoSender:
         self._held: deque[bytes] = deque()
         self._written_bytes = 0  # of the first
         self._is_wide = False
-        self.held_bytes = 0  # the memory that frames take which are not wholly written yet
+        self.held_bytes = 0  # the memory of frames that are not wholly written yet
         self.written_bytes = 0  # by `flush`, ever
         self._held_bytes_max = held_bytes_max
 
@@ -108,8 +108,8 @@ class FifoSender:
     def _widen(self) -> None:
         """Makes room in the FIFO, so that a long frame does not come in many small pieces.
 
-        Not for all that there are: a user's pipes have 64 MiB together (pipe-user-pages-soft), and
-        whoever is beyond that gets tiny ones.
+        Not for all FIFOs: a user's pipes have 64 MiB together (pipe-user-pages-soft), and beyond
+        that they are tiny.
         """
         self._is_wide = True
         try:
@@ -122,7 +122,7 @@ class FifoSender:
         """Writes what the FIFO takes; returns whether nothing is held back any more.
 
         Raises:
-            BrokenPipeError: nobody will read it.
+            BrokenPipeError: no process will read it.
         """
         while self._held:
             first = self._held[0]
@@ -190,7 +190,7 @@ class FifoReceiver:
 
     @property
     def arriving_bytes(self) -> int:
-        """The memory that the frame will take whose length has come; 0 if none has."""
+        """The memory that the arriving frame will take; 0 if its length has not come."""
         return self._frames.arriving_bytes
 
     def close(self) -> None:

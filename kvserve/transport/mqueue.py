@@ -26,7 +26,7 @@ class SendingQueue:
 
     Raises:
         ServerUnavailable: there is none of this name.
-        ForeignObject: it is not the expected owner's, or open to everybody.
+        ForeignObject: it is not the expected owner's, or open to all users.
     """
 
     def __init__(self, name: str, owner_uid: int) -> None:
@@ -50,7 +50,7 @@ class SendingQueue:
 
     @property
     def is_unlinked(self) -> bool:
-        """Whether its name is gone: whoever receives from it, no new server ever will."""
+        """Whether its name is gone, so that no new server will ever receive from it."""
         return os.fstat(self.file.number).st_nlink == 0
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ def _open(name: str, owner_uid: int, flags: int) -> Descriptor:
 def create_queues(
     names: Names, workers: int, depth: int, message_bytes: int, mode: int, group_id: int | None
 ) -> tuple[int, int]:
-    """Makes the workers' queues, alike, as deep and wide as asked or as the system allows.
+    """Makes the workers' queues, all alike, as deep and wide as asked or as the system allows.
 
     Args:
         names: the instance's.
@@ -118,7 +118,7 @@ def create_queues(
         depth: messages that each holds.
         message_bytes: the longest message.
         mode: permission bits.
-        group_id: who may send, beside the owner; None: nobody.
+        group_id: the group that may send, beside the owner; None: no group.
 
     Returns:
         The depth and the message size that they got.
@@ -183,7 +183,7 @@ def create_queue(
 def _limit(error: OSError | ValueError, depth: int, message_bytes: int) -> LimitError:
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and number is None:
-        number = errno.EMFILE  # the one that the library words itself, as if files were meant
+        number = errno.EMFILE  # the library words this one itself, as if files were meant
     wanted = f"a message queue of {depth} messages of {message_bytes} bytes"
     if number == errno.ENOSYS:
         return LimitError(
@@ -209,7 +209,7 @@ def _limit(error: OSError | ValueError, depth: int, message_bytes: int) -> Limit
 
 
 def queue_identity(name: str) -> tuple[int, int] | None:
-    """What tells a queue from another one of the same name; None if there is none.
+    """What distinguishes a queue from another one of the same name; None if there is none.
 
     Raises:
         OSError: it cannot be opened just now.
@@ -228,10 +228,10 @@ def queue_identity(name: str) -> tuple[int, int] | None:
 
 
 def probe() -> None:
-    """Makes and removes a smallest queue, to learn whether queues can be had at all.
+    """Makes and removes a smallest queue, to find out whether queues are available at all.
 
     Raises:
-        LimitError: they cannot.
+        LimitError: they are not.
     """
     name = f"/kvserve-probe.{secrets.token_hex(8)}"
     create_queue(name, limits.QUEUE_DEPTH_MIN, limits.QUEUE_MESSAGE_BYTES_MIN, 0o600, None)

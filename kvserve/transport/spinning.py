@@ -1,10 +1,10 @@
-"""Looking again and again for a little while before one sleeps.
+"""Adaptive spinning: looks again and again for a little while before it sleeps.
 
-To wake a process on another core costs some 50 us on a virtual machine, a look 1 us. So whoever
-expects an answer soon looks until it comes, as two that play ping-pong; this halves a round trip.
-It must not cost others their core: where a look takes long, somebody else has run meanwhile, and
-wants the core; and where looking was in vain several times, it is left for a while. That is the
-adaptive spinning of mutexes, as in glibc: PTHREAD_MUTEX_ADAPTIVE_NP judges by what happened last.
+Waking a process on another core costs some 50 us on a virtual machine, a look 1 us. So a process
+that expects an answer soon looks until it comes; this halves a round trip. It must not cost other
+processes their core: if a look takes long, another process has run meanwhile, and wants the core;
+and after several spins in vain, it stops spinning for a while. That is the adaptive spinning of
+mutexes, as in glibc: PTHREAD_MUTEX_ADAPTIVE_NP judges by what happened last.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TypeVar
 Found = TypeVar("Found")
 _clock = time.perf_counter_ns
 _give_way = os.sched_yield
-_VAIN_MAX = 4  # so many in a row, then waits are slept through
+_VAIN_MAX = 4  # so many in a row, then the next waits sleep at once
 _REST_WAITS = 64
-_DISTURBED_NS = 30_000  # a look and a yield take 1 us where nobody else wants the core
+_DISTURBED_NS = 30_000  # a look and a yield take 1 us if no other process wants the core
 
 
 class Spin:
@@ -39,8 +39,8 @@ class Spin:
     def until(self, look: Callable[[], Found]) -> Found | None:
         """Calls `look` until it finds something; None if patience ends before.
 
-        It yields before each look: where the one who is to answer shares our core, a look that
-        did not let him run is in vain, and one that did finds his answer at once.
+        It yields before each look: if the answering process shares our core, a look that did not
+        let it run is in vain, and one that did finds its answer at once.
         """
         if self._rest or not self.microseconds:
             self._rest = max(0, self._rest - 1)

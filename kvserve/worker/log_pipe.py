@@ -1,10 +1,10 @@
 """A worker's log lines on their way into the pipe that the parent reads. Never waits for it.
 
-The parent may be stopped, or slower than the lines come. A worker that waited for it would stand
-still with all its clients; so lines that do not fit into the pipe are counted and left out.
+The parent may be stopped, or slower than the lines come. A worker that waited for it would stall
+with all its clients; so lines that do not fit into the pipe are counted and left out.
 
 A client can make a worker log as often as it likes. So each kind of line, which is each place in
-the code that logs, has a token bucket: beyond it lines are counted, and the count is logged.
+the code that logs, has a token bucket: lines beyond it are counted, and the count is logged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kvserve import limits
 _SYSLOG_LEVELS = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 # A pipe that can be written to takes this much at once, so no line is torn.
 LINE_BYTES_MAX = select.PIPE_BUF
-_BEGINNING_BYTES = 1024  # of a line that is too long; its end says what a traceback is about
+_BEGINNING_BYTES = 1024  # of a line that is too long; its end shows a traceback's error
 _CUT = b" [cut] "
 _SHOWN_CHARACTERS = 300  # of the last one of several lines
 
@@ -86,9 +86,9 @@ class PipeHandler(logging.Handler):
             self._put(_line(bucket.level, f"suppressed {count} lines such as: {bucket.text}"))
 
     def tell_suppressed(self) -> None:
-        """Says how many lines were suppressed, of kinds that have become quiet.
+        """Logs how many lines were suppressed, of kinds that have become quiet.
 
-        To be called from time to time.
+        Called from time to time.
         """
         now = self._clock()
         for bucket in self._buckets.values():
@@ -109,7 +109,7 @@ class PipeHandler(logging.Handler):
             return False
         try:
             os.write(self._descriptor, line)
-        except OSError:  # the parent is gone, which another pipe tells
+        except OSError:  # the parent is gone, which another pipe reports
             return False
         return True
 

@@ -1,8 +1,8 @@
-"""Heeds what readers of other users note in their files, see `kvserve.client.notes`.
+"""Applies the notes that readers of other users write to their files, see `kvserve.client.notes`.
 
-A member of the group may put anything into the clients directory and into such a file. Nothing of
-it is mapped, waited for or followed; what is read raises hints and counts reads, nothing else; and
-a look takes its share of a worker's time, however many files there are.
+A member of the group may put anything into the clients directory and into such a file. A worker
+does not map it, wait for it or follow it; what it reads there raises hints and counts reads and
+does nothing else; and a look takes its share of a worker's time, however many files there are.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _NOTES_BYTES = LAYOUT["notes_bytes"]
 _HEADER_BYTES = LAYOUT["hints_header_bytes"]  # of notes, too
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FLOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, pid
-_IS_WRITTEN = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)  # does anybody lock it for writing?
+_IS_WRITTEN = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)  # is it locked for writing?
 
-Seen = tuple[int, int, int]  # as `Writer.heed_notes` answers
+Seen = tuple[int, int, int]  # as `Writer.heed_notes` returns
 
 
 class NotesOfOthers:
@@ -57,11 +57,11 @@ class NotesOfOthers:
         self._known: dict[int, tuple[bytes, Seen]] = {}  # by reader: header, and what it said
         self._met: set[int] = set()  # in this round
         self._round: Iterator[None] | None = None
-        # What lies there when a worker begins was counted by the one before it.
+        # The worker before this one counted what lies there already.
         self._older = set(islice(self._readers(), limits.NOTES_OLDER_FILES_MAX)) - {None}
 
     def turn(self) -> None:
-        """Looks at some files, where the last turn ended; to be called every `TICK_SECONDS`."""
+        """Looks at some files, from where the last turn ended; called every `TICK_SECONDS`."""
         give_way = self._clock() + limits.NOTES_STEP_SECONDS
         if self._round is None:
             self._round = self._look_round()
@@ -89,8 +89,8 @@ class NotesOfOthers:
                 yield reader if is_ours else None
 
     def _look(self, reader: int) -> None:
-        # By a descriptor that can do nothing: to open and close what a hard link may be, our own
-        # lease file, would drop this worker's record lock.
+        # By a descriptor that can do nothing: the name may be a hard link to our own lease file,
+        # and opening and closing that would drop this worker's record lock.
         found = os.open(self._names.notes_file(reader), os.O_PATH | _FLAGS)
         try:
             status = os.fstat(found)
@@ -127,6 +127,6 @@ class NotesOfOthers:
 
 
 def _is_alive(descriptor: int) -> bool:
-    """Whether the file's writer lives. Who may only read the file cannot pass for it."""
+    """Whether the file's writer lives. A process that may only read the file cannot pass for it."""
     kind, *_ = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, _IS_WRITTEN))
     return bool(kind != fcntl.F_UNLCK)

@@ -1,7 +1,8 @@
 """What a worker does with a request: decode it, find its session, execute it, reply.
 
-Nothing in that waits: what takes long is executed in slices, what needs the store answers later,
-and what there is no memory for is refused. Knows no queue, and of FIFOs only whose they are.
+None of these steps waits: long requests are executed in slices, those that need the store are
+answered later, and those that there is no memory for are refused. Knows no queue, and of a FIFO
+only its session.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Requests:
     Args:
         table: where the request that is being executed is noted; see core/deaths.c.
         index: which worker this is.
-        sessions: whose they are.
+        sessions: those that the requests come from.
         slices: executes the long ones.
         budget: the memory of those that wait.
         executor: executes what needs no store.
@@ -84,7 +85,7 @@ class Requests:
         )
 
     def take(self, frame: bytes, session: Session | None) -> None:
-        """Takes one frame; `session` is that of the FIFO through which it came, if it did."""
+        """Takes one frame; `session` is that of the FIFO that it came through, if it did."""
         started_ns = time.monotonic_ns()
         self._requests += 1
         if session is not None and len(frame) > LONG_BYTES:
@@ -126,7 +127,7 @@ class Requests:
         elif session.client_id != client_id:
             self._bad += 1
             return
-        if self._slices.is_busy(session):  # with what it sent before
+        if self._slices.is_busy(session):  # with an earlier request
             allowance = self._admit(session, request, frame_bytes)
             if allowance is not None:
                 begin = partial(self._execute, request, frame_bytes, session, started_ns)
@@ -135,7 +136,7 @@ class Requests:
         self._execute(request, frame_bytes, session, started_ns)
 
     def _admit(self, session: Session, request: Request, frame_bytes: int) -> Allowance | None:
-        """Room for a request that waits; if there is none it is refused."""
+        """Takes room for a request that waits; refuses the request if there is none."""
         size_bytes = size_of(request, frame_bytes)
         if self._budget.take(session, size_bytes):
             return Allowance(self._budget, session, size_bytes)
@@ -148,7 +149,7 @@ class Requests:
     ) -> None:
         client_id, request_id, command, deadline_ms, arguments = request
         if time.monotonic_ns() > deadline_ms * 1_000_000:
-            self._late += 1  # its client has given up: executing it now would surprise
+            self._late += 1  # its client has given up: executing it now would surprise it
             return
         if not self._sessions.has_room(session):
             busy = ServerBusy("this client has too many replies to read; read them first")
@@ -230,7 +231,7 @@ class Requests:
         self._replies += 1
 
     def stats(self) -> dict[str, Any]:
-        """RequestStats by name."""
+        """The statistics by name."""
         return {
             "requests": self._requests,
             "replies": self._replies,

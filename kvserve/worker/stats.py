@@ -1,9 +1,9 @@
 """What a worker counts of its requests: operations by command, and how long each request took.
 
 The times are kept in a histogram whose buckets grow with the time, four to each doubling, as in
-HdrHistogram (G. Tene): a bucket is found with a few shifts, takes one number, and tells the times
+HdrHistogram (G. Tene): a bucket is found with a few shifts, takes one number, and gives the times
 in it to a quarter. Histograms of several workers, and of several moments, can be added and
-subtracted, which averages and percentiles cannot.
+subtracted; averages and percentiles cannot.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RequestStats:
 
         Args:
             request: it.
-            reply: its answer; of a batch it tells how many operations were executed.
+            reply: its answer; for a batch it shows how many operations were executed.
             started_ns: when it was received, on the monotonic clock.
 
         Returns:
@@ -67,8 +67,8 @@ class RequestStats:
             self._batched[single.code] += len(arguments[0])
 
     def stats(self) -> dict[str, Any]:
-        """The figures by name: what was counted since the worker began."""
-        # Not those that only look at a server: to look must not change its times.
+        """The statistics by name: what was counted since the worker began."""
+        # Not those that only look at a server: looking must not change its times.
         served = [command.code for command in commands.ALL if command.code >= commands.GET.code]
         times = [
             sum(counts) for counts in zip(*(self._times[code] for code in served), strict=True)
@@ -86,7 +86,7 @@ class RequestStats:
 
 
 def _upper_bound_ns(bucket: int) -> int:
-    """What all times in a bucket are shorter than.
+    """The bound that all times in a bucket are below.
 
     Example:
         >>> [_upper_bound_ns(4 * (1000).bit_length() + quarter) for quarter in range(4)]

@@ -14,7 +14,7 @@ class Sweeper:
     """Goes round the shards that a worker serves, for ever.
 
     A turn visits a part of each shard. A large table has hundreds, so the turn lets the loop serve
-    whoever waits as soon as it has taken its time; a small one, which has taken less, is done.
+    waiting clients once it has used its time; in a small one it is done before that.
 
     Args:
         table: this process's.
@@ -39,16 +39,15 @@ class Sweeper:
         self._rest: asyncio.Handle | None = None  # of a turn that is under way
 
     def turn(self) -> None:
-        """Begins a turn, to be called every `limits.TICK_SECONDS`.
+        """Begins a turn; called every `limits.TICK_SECONDS`.
 
-        While the one before is under way it does nothing: turns that are missed are not made up
-        for.
+        It does nothing while the turn before is under way: missed turns are not made up for.
         """
         if self._rest is None:
             self._visit(0)
 
     def _visit(self, first: int) -> None:
-        """Visits the shards from the `first` place on; after a while, the rest in another round."""
+        """Visits the shards from index `first` on; after a while, the rest in another call."""
         give_way = self._clock() + limits.SWEEP_STEP_SECONDS
         for place in range(first, len(self._shards)):
             shard = self._shards[place]

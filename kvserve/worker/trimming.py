@@ -1,4 +1,4 @@
-"""Gives memory back to the system that requests and replies needed once.
+"""Gives memory that requests and replies needed once back to the system.
 
 What Python frees goes to the C library, which keeps what lies between pieces that are still used,
 and, once it was large, what lies at the end. glibc's malloc_trim(3) gives it back, also from the
@@ -34,7 +34,7 @@ class Trimmer:
         self._quiet_ticks = 0
 
     def turn(self) -> None:
-        """To be called every `limits.TICK_SECONDS`.
+        """Trims if memory has been little used for a while; called every `limits.TICK_SECONDS`.
 
         Not while much is in use: what is given back then is asked for again, page by page.
         """

@@ -1,7 +1,7 @@
 """One worker process: attach, serve, drain, exit code.
 
-Its way through a request: receive a frame from the queue or a FIFO, decode it, find its session,
-execute it, reply. Nothing in that waits.
+It receives a frame from the queue or a FIFO, decodes it, finds its session, executes it, replies.
+None of these steps waits.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Worker:
             self._slices.is_busy,
             self._slices.leave,
         )
-        self._latest: Session | None = None  # whose FIFO is looked at beside the queue
+        self._latest: Session | None = None  # its FIFO is polled beside the queue
         self._sweeper = Sweeper(table, shards, loop)
         self._notes: NotesOfOthers | None = None
         if manifest.group_id is not None:  # else there are no other users
@@ -121,7 +121,7 @@ class Worker:
         self._next_turn = loop.call_soon(self._look_on)
 
     async def finished(self) -> int:
-        """Serves until told to stop; returns the exit code."""
+        """Serves until it is stopped; returns the exit code."""
         return await self._finished
 
     def stop(self, exit_code: int) -> None:
@@ -169,13 +169,13 @@ class Worker:
             self._look_on()
 
     def _look_on(self) -> None:
-        """Looks for more, each time for a little while."""
+        """Polls queue and latest FIFO, at most 32 messages, then yields to the loop."""
         for _ in range(_MESSAGES_A_TURN):
-            # Where requests wait for the store, the loop has to send to it and to hear from it.
+            # While requests wait for the store, the loop has to send to it and to hear from it.
             is_free = self._backing is None or self._backing.is_idle
             if not ((is_free and self._spin.until(self._look)) or self._look()):
                 return
-        # Not when the queue is readable: it may be empty just now, and to be woken takes long.
+        # Not when the queue is readable: it may be empty just now, and waking up takes long.
         self._next_turn = self._loop.call_soon(self._look_on)
 
     def _look(self) -> bool:
@@ -196,7 +196,7 @@ class Worker:
             self._next_turn = self._loop.call_soon(self._look_on)
 
     def _tick(self) -> None:
-        """What is done without being asked: one timer for all, as waking up costs most of it."""
+        """Does all periodic work by one timer, because waking up is most of the cost."""
         self._next_tick = self._loop.call_later(limits.TICK_SECONDS, self._tick)
         self._follow_settings()
         self._sweeper.turn()
@@ -215,8 +215,8 @@ class Worker:
             _log.error("%s", error)
 
     def _apply(self, old: Config, new: Config) -> None:
-        # The more talkative level of both, so that the change is not lost by the change. If that
-        # is above info, or the parent, who filters too, was quicker, its line must do.
+        # The more verbose level of both, so that the change itself is logged. If that is above
+        # info, or the parent, which filters too, was quicker, the parent's line must do.
         _set_log_level(min(old.log_level, new.log_level, key=LOG_LEVELS.index))
         if changes := differences(old, new):
             _log.info("settings version %d: %s", self._follower.version, "; ".join(changes))
@@ -233,11 +233,11 @@ class Worker:
         self._spin.microseconds = config.spin
 
     def _count_writers(self) -> int:
-        parent = os.getppid()  # who has a killed writer's slot while it tells of the death
+        parent = os.getppid()  # it has a killed writer's slot while it reports the death
         return sum(pid != parent for pid in self._lease.holders(self._writer_slots).values())
 
     def stats(self) -> dict[str, Any]:
-        """This worker's own figures."""
+        """This worker's own statistics."""
         return {
             "index": self._index,
             "pid": os.getpid(),
@@ -270,7 +270,7 @@ def run(names: Names, index: int, store_url: str, control: int, ready: int) -> i
     Returns:
         The exit code, one of `kvserve.worker.exit_codes`.
     """
-    # All of it, until the settings say what is wanted. The parent, who reads it, filters too.
+    # Everything, until the settings say what is wanted. The parent, which reads it, filters too.
     logging.basicConfig(handlers=[PipeHandler(2)], level=logging.DEBUG, force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     _raise_descriptor_limit()
@@ -311,10 +311,10 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, worker.drain)
     loop.add_signal_handler(signal.SIGQUIT, worker.stop, exit_codes.DONE)
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(ignored, signal.SIG_IGN)  # these are the parent's
+        signal.signal(ignored, signal.SIG_IGN)  # these signals are for the parent
     loop.add_reader(control, worker.stop, exit_codes.PARENT_GONE)
     gc.collect()
-    gc.freeze()  # what is here stays: no collection need look at it again
+    gc.freeze()  # these objects stay: no collection need look at them again
     os.write(ready, b"1")
     os.close(ready)
     try:

@@ -1,7 +1,7 @@
-"""All items out of a server, and into one, with payloads as they are stored: for dump and load.
+"""Reads all items of a server, and loads items into one, with payloads as stored: dump and load.
 
-A dump is no snapshot: the cache goes on changing meanwhile. What is there throughout is in it; a
-key that comes, goes or changes meanwhile may be in it, each time with a value that it had.
+A dump is no snapshot: the cache goes on changing meanwhile. A key that is there throughout is in
+it; one that comes, goes or changes meanwhile may be in it, each time with a value that it had.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvserve.limits import MIB, TTL_MS_MAX
 from kvserve.protocol import commands
 from kvserve.protocol.dump import Item
 
-_DUMPED_AT_ONCE = 256  # keys; a worker serves nobody else while it reads so many
+_DUMPED_AT_ONCE = 256  # keys; a worker serves no other client while it reads so many
 _LOADED_AT_ONCE = 256
 _LOADED_BYTES_AT_ONCE = MIB
 
@@ -32,14 +32,14 @@ class Tally:
     loaded: int = 0
     expired: int = 0  # before they could be loaded
     kept: int = 0  # not loaded, because their keys were there
-    refused: int = 0  # by the server, a value that is too large for it for instance
+    refused: int = 0  # by the server, for example a value that is too large
     first_refusal: str = ""
 
 
 def dump(client: Client, prefix: Key = "") -> Iterator[Item]:
     """The items whose keys begin with a prefix, in no order.
 
-    To read them counts as a read of each. A key may come twice if the table changes meanwhile.
+    Each item counts as a read of its key. A key may come twice if the table changes meanwhile.
 
     Raises:
         ServerError: no answer in time.
@@ -51,7 +51,7 @@ def dump(client: Client, prefix: Key = "") -> Iterator[Item]:
     """
     keys = client.scan(prefix)
     while batch := list(islice(keys, _DUMPED_AT_ONCE)):
-        # Before they are read: what is loaded again must not live longer than it would have.
+        # Before the items are read: an item that is loaded again must not live longer than before.
         now_ms = _now_ms()
         operations = [
             Operation(command, (key,), _as_it_is)
@@ -60,7 +60,7 @@ def dump(client: Client, prefix: Key = "") -> Iterator[Item]:
         ]
         answers = first_error(client._run_batch(operations))
         for key, found, ttl_ms in zip(batch, answers[::2], answers[1::2], strict=True):
-            if found is not None and ttl_ms is not None:  # else it went meanwhile
+            if found is not None and ttl_ms is not None:  # else it was removed meanwhile
                 number, payload, _ = found
                 yield Item(key, number, payload, now_ms + ttl_ms if ttl_ms else 0)
 
@@ -71,10 +71,10 @@ def load(
     """Stores items.
 
     Args:
-        client: of the server to load into.
-        items: as `dump` gives them.
-        keep: leave keys that are there as they are; else they are replaced.
-        tally: is added to, so that it tells how far a load came that an error ended.
+        client: a client of the server to load into.
+        items: as `dump` yields them.
+        keep: leave existing keys as they are; else they are replaced.
+        tally: is updated during the load, so that it shows how far a failed load came.
 
     Returns:
         The tally. Items that the server refuses are counted in it; the load goes on.
@@ -120,7 +120,7 @@ def _load_batch(client: Client, items: list[Item], keep: bool, tally: Tally) -> 
             operations.append(Operation(command, arguments, bool))
     answers = client._run_batch(operations)
     for operation, answer in zip(operations, answers, strict=True):
-        if isinstance(answer, MisuseError):  # it is the item's fault, and the next one's is not
+        if isinstance(answer, MisuseError):  # the fault is this item's; the next may be fine
             _note_refusal(tally, operation.key, str(answer))
         elif answer is True:
             tally.loaded += 1

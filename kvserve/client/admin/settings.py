@@ -1,4 +1,4 @@
-"""Reads and changes the settings of a running server, and sees that its workers apply them."""
+"""Reads and changes the settings of a running server, and checks that its workers apply them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _POLL_SECONDS = 0.02
 
 
 class Change(NamedTuple):
-    """What became of a setting.
+    """The result of a change.
 
     Args:
         old, new: its values.
-        version: of the settings that have the new one.
+        version: of the settings with the new value.
     """
 
     old: Any
@@ -44,8 +44,8 @@ def running(names: Names) -> Config:
     """The configuration of a running server.
 
     Raises:
-        ServerUnavailable: nobody serves.
-        ForeignObject: this user may not know, or the page is not one of ours.
+        ServerUnavailable: no server runs.
+        ForeignObject: this user may not read the settings, or the page is not one of ours.
     """
     with _found(names):
         owner_uid = verify_directory(names)
@@ -54,17 +54,17 @@ def running(names: Names) -> Config:
 
 
 def change(names: Names, name: str, value: Any) -> Change:
-    """Changes one live setting of a running server, unless it has this value.
+    """Changes one live setting of a running server, unless it has this value already.
 
     Args:
-        names: whose.
+        names: the instance's.
         name: one of `config.LIVE`.
         value: as in a file or a variable.
 
     Raises:
         ConfigError: there is no such setting, it cannot change now, or the value is bad.
-        ServerUnavailable: nobody serves.
-        ServerBusy: another process is changing the settings and stands still.
+        ServerUnavailable: no server runs.
+        ServerBusy: another process is changing the settings and does not finish.
         ForeignObject: the server is another user's.
     """
     with _found(names) as manifest:
@@ -84,15 +84,15 @@ def change(names: Names, name: str, value: Any) -> Change:
 
 
 def lagging(names: Names, version: int, seconds: float = APPLY_SECONDS) -> list[int]:
-    """Waits until every worker has applied a version; those that had not when time was up.
+    """Waits until every worker has applied a version; returns those that had not in time.
 
     Args:
-        names: whose.
+        names: the instance's.
         version: of the settings.
         seconds: how long to wait.
 
     Raises:
-        ServerUnavailable: nobody serves any more.
+        ServerUnavailable: no server runs any more.
     """
     give_up = time.monotonic() + seconds
     with _found(names) as manifest:
@@ -102,13 +102,13 @@ def lagging(names: Names, version: int, seconds: float = APPLY_SECONDS) -> list[
             while late and time.monotonic() < give_up:
                 index = late.pop(0)
                 if not _has_applied(workers, index, version):
-                    late.append(index)  # one that is silent must not keep us from the others
+                    late.append(index)  # a silent worker must not delay the others
                     time.sleep(_POLL_SECONDS)
             return sorted(late)
 
 
 def _has_applied(workers: WorkerPool, index: int, version: int) -> bool:
-    """Whether a worker says that it runs these settings, or later ones."""
+    """Whether a worker reports that it runs these settings, or later ones."""
     try:
         figures = workers.ask(commands.STATS, (), index, workers.deadline())
     except KvserveError:
@@ -123,7 +123,7 @@ def _found(names: Names) -> Iterator[Manifest]:
         manifest = require_server(names)
         try:
             yield manifest
-        except FileNotFoundError:  # it stopped since
+        except FileNotFoundError:  # the server stopped meanwhile
             raise not_served(names) from None
 
 

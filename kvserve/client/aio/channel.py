@@ -25,15 +25,15 @@ from kvserve.transport.base import FrameSender
 class AsyncChannel:
     """A session, which `greet` opens.
 
-    Whoever awaits a reply may be cancelled at any point: the reply is dropped when it comes, and a
-    frame of which a part is written is written to its end.
+    A task that awaits a reply may be cancelled at any point: the reply is dropped when it comes,
+    and a frame that is partly written is written to its end.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._awaited: dict[int, asyncio.Future[Reply]] = {}
-        self._room: dict[int, asyncio.Future[None]] = {}  # by descriptor: who waits to write
+        self._room: dict[int, asyncio.Future[None]] = {}  # by descriptor: waits for room to write
         self._is_greeted = False
 
     @property
@@ -47,7 +47,7 @@ class AsyncChannel:
         return self._is_greeted and not self.gone
 
     async def greet(self, names: Names, deadline: float) -> None:
-        """Greets the worker. Raises as `channel.Channel` does, and the session has ended then.
+        """Greets the worker. Raises as `blocking.channel.Channel` does; the session has ended then.
 
         From now on the event loop knows the session, and keeps it until `close`.
         """
@@ -126,7 +126,7 @@ class AsyncChannel:
                 raise NotBegun
 
     def _offer(self, frame: bytes, sender: FrameSender, priority: int) -> bool:
-        """Whether the carrier took the frame; what is left of it to write will be."""
+        """Whether the carrier took the frame; what is left of it will be written later."""
         try:
             if not sender.offer(frame, priority):
                 return False
@@ -190,7 +190,7 @@ class AsyncChannel:
         """
         if self.gone:
             return
-        is_ours = self._session.is_ours  # else the numbers may be another's on this loop
+        is_ours = self._session.is_ours  # else the loop may know the numbers as another's
         if is_ours:
             self._loop.remove_reader(self._session.reply_descriptor)
         for descriptor, room in self._room.items():
@@ -203,7 +203,7 @@ class AsyncChannel:
             if not future.done():
                 ids = (self._session.client_id, request_id)
                 future.set_exception(error or WorkerGone(ids))
-                future.exception()  # it may be that nobody awaits it any more
+                future.exception()  # perhaps no task awaits it any more
         self._awaited.clear()
         self._session.close()
 

@@ -105,7 +105,7 @@ class AsyncClient(AsyncNamespaces):
         return batch.results
 
     async def _run_calls(self, call: Batch | Many, deadline: float) -> None:
-        """See `dispatch.Dispatcher._run_calls`."""
+        """See `blocking.dispatch.Dispatcher._run_calls`."""
         looks = Looks()
         while calls := call.calls():
             outcomes = await self._workers.ask_each(calls, deadline)
@@ -114,7 +114,7 @@ class AsyncClient(AsyncNamespaces):
                     raise_combined(calls, outcomes, begun=call.begun)
                 try:
                     await self._workers.look_again()
-                except KvserveError as error:  # which may promise more than is true of a part
+                except KvserveError as error:  # it may promise more than is true of all calls
                     raise_combined(calls, instead_of_misrouted(outcomes, error), begun=call.begun)
                 call.split(self._reader._shard_of, self._workers.manifest.workers)
             else:

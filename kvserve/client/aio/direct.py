@@ -1,7 +1,7 @@
 """The asyncio client that writes into the table itself: `connect_async(write="direct")`.
 
-Nothing here waits for a shard's lock: who finds it taken lets the event loop go on, and tries
-again.
+Nothing here waits for a shard's lock: a call that finds it taken lets the event loop go on, and
+tries again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RETRY_SECONDS = 0.002  # a lock is held for microseconds, unless its holder was
 class AsyncDirectClient(AsyncClient):
     """An asyncio client that is a trusted writer; made by `kvserve.connect_async`.
 
-    Arguments and errors are those of `writing.DirectClient`.
+    Arguments and errors are those of `blocking.direct.DirectClient`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class AsyncDirectClient(AsyncClient):
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         for operation in operations:
-            check_key(operation.key)  # of all, before anything is done
+            check_key(operation.key)  # all keys, before anything is done
         deadline = deadline_of(time.monotonic(), self._timeout)
         await self._until(self._require_slot, deadline)
         results: list[Any] = []
@@ -74,7 +74,7 @@ class AsyncDirectClient(AsyncClient):
         return results
 
     async def _run_all(self, operations: list[Operation]) -> list[Any]:
-        """As `_run_batch`, but if something failed raises what is true of all."""
+        """As `_run_batch`, but raises one error for all if something failed."""
         results = await self._run_batch(operations)
         self._raise_for_all(operations, results)
         return results
@@ -82,7 +82,7 @@ class AsyncDirectClient(AsyncClient):
     def _raise_for_all(self, operations: list[Operation], results: list[Any]) -> None:
         raise_combined([each.call(self._reader._shard_of) for each in operations], results)
 
-    # One key after another, since a lock that is taken is waited for between two of them.
+    # One key after another, so that the event loop goes on between two of them if a lock is taken.
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
@@ -104,7 +104,7 @@ class AsyncDirectClient(AsyncClient):
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
         items = check_mapping(values).items()
-        to_ttl_ms(ttl)  # also where there is nothing to store
+        to_ttl_ms(ttl)  # also if there is nothing to store
         await self._run_all([self._operations.set(key, value, ttl) for key, value in items])
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
@@ -125,7 +125,7 @@ class AsyncDirectClient(AsyncClient):
 
     @staticmethod
     async def _until(attempt: Callable[[], Any], deadline: float) -> Any:
-        """What an attempt gives in the end; while something is busy, others have their turn."""
+        """What an attempt returns in the end; while something is busy, other tasks run."""
         while True:
             try:
                 return attempt()

@@ -1,4 +1,4 @@
-"""Locks and limiters of the asyncio client, and the task that renews what is held."""
+"""Locks and limiters of the asyncio client, and the task that renews claims."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def keep_in_task(claim: Claim, driver: Driver, until_ms: float) -> asyncio.Task[
     claim.when_over(wake)
     reference = weakref.ref(claim, wake)
     keeping = _keep_async(reference, driver, over, claim.ttl_ms / 1000, until_ms)
-    # In a context of its own: that of an acquisition has a deadline, which the hold outlives.
+    # In a context of its own: an acquisition's context has a deadline, which the hold outlives.
     return contextvars.Context().run(loop.create_task, keeping)
 
 

@@ -42,7 +42,7 @@ class AsyncNamespace(AsyncNamespaces):
         return self._namespace.path
 
     async def _prefix(self) -> str:
-        """What stands before the keys now. Read anew each time: another process may clear it."""
+        """The prefix of the keys now. Read anew each time: another process may change it."""
         generations = []
         for key in self._namespace.generation_keys:
             generation = await self._client.get(key)
@@ -140,7 +140,7 @@ class AsyncNamespace(AsyncNamespaces):
         return await self._client.contains(await self._full_key(key))
 
     async def scan(self, prefix: Key = "") -> AsyncIterator[Key]:
-        """See `Client.scan`. The keys come without what stands before them."""
+        """See `Client.scan`. The keys are returned without the prefix."""
         before = await self._prefix()
         async for key in self._client.scan(key_layout.joined(before, prefix)):
             yield key[len(before.encode() if isinstance(key, bytes) else before) :]

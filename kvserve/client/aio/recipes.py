@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 class AsyncRecipes:
-    """What is built of the cache's operations; see `Recipes`."""
+    """Recipes built from the cache's operations; see `Recipes`."""
 
     @property
     def _root(self) -> AsyncCache:
@@ -40,11 +40,11 @@ class AsyncRecipes:
 
     @property
     def _path(self) -> tuple[str, ...]:
-        """The names of the namespaces around all that is made here."""
+        """The names of the namespaces around everything that is made here."""
         return ()
 
     async def _full_key(self, key: Key) -> Key:
-        """Where the record of a key is."""
+        """The key under which a key's record is stored."""
         return key
 
     async def get_or_set(
@@ -127,10 +127,10 @@ class AsyncRecipes:
 async def get_or_set(
     client: AsyncCache, key: Key, factory: Callable[[], Awaitable[Any] | Any], terms: Terms
 ) -> Any:
-    """The asyncio way; see `Recipes.get_or_set`."""
+    """The asyncio version; see `Recipes.get_or_set`."""
     try:
         value = await client.get(key, MISSING)
-    except UnreadableValue:  # to store another one fixes that
+    except UnreadableValue:  # storing another one fixes that
         value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(await client.ttl(key))):
         return value
@@ -154,7 +154,7 @@ async def get_or_set(
 def memoize(
     owner: AsyncRecipes, function: Callable[P, Awaitable[Any]], keys: CallKeys, terms: Terms
 ) -> Memoized[P, Awaitable[Any]]:
-    """The asyncio way; see `Recipes.memoize`."""
+    """The asyncio version; see `Recipes.memoize`."""
     if not inspect.iscoroutinefunction(function):
         raise InvalidArgument(
             f"{getattr(function, '__qualname__', function)} is not a coroutine function: memoize "

@@ -33,7 +33,7 @@ _GRACE_SECONDS = 0.05
 
 
 class AsyncWorkerPool:
-    """The workers of an instance, for one event loop. Arguments as of `WorkerPool`."""
+    """The workers of an instance, for one event loop. Arguments as for `WorkerPool`."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class AsyncWorkerPool:
         return deadline_of(asyncio.get_running_loop().time(), self.timeout)
 
     async def count(self, deadline: float) -> int:
-        """How many there are now. See `blocking.workers.WorkerPool.count`."""
+        """The number of workers now. See `blocking.workers.WorkerPool.count`."""
         while True:
             with suppress(WorkerGone):
                 channel = await self._channel(0, deadline)
@@ -100,7 +100,7 @@ class AsyncWorkerPool:
                 return attempt.result_of(reply)
 
     async def ask_each(self, calls: list[Call], deadline: float) -> list[Any]:
-        """What became of several requests at the same time: answers, and errors as objects."""
+        """The outcomes of several requests at the same time: answers, and errors as objects."""
         asked = [self.ask(call, deadline) for call in calls]
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         for outcome in outcomes:
@@ -115,7 +115,7 @@ class AsyncWorkerPool:
         opening = self._opening.setdefault(worker, asyncio.Lock())
         if channel is not None and channel.is_open and not opening.locked():
             return channel
-        # Another's greeting may take longer than this request may; one's own ends itself.
+        # Another request's greeting may take longer than this request may; its own ends by itself.
         patience = asyncio.timeout_at(deadline + _GRACE_SECONDS)
         try:
             async with patience, opening:
@@ -123,7 +123,7 @@ class AsyncWorkerPool:
                 if channel is not None and channel.is_open:
                     return channel
                 if channel is not None:
-                    channel.close()  # what interrupted its greeting may have interrupted its end
+                    channel.close()  # an interrupted greeting may not have closed it
                 with named_errors():
                     self.manifest = Manifest.read(self._names)
                     self._on_manifest(self.manifest)
@@ -133,7 +133,7 @@ class AsyncWorkerPool:
             if not patience.expired():  # it is an error of ours, or of a signal's handler
                 raise
             raise ServerBusy(NOT_TAKEN) from None
-        # The server was started anew with another number of workers.
+        # The server was restarted with another number of workers.
         return await self._channel(shard, deadline)
 
     async def _open(self, worker: int, deadline: float) -> AsyncChannel:
@@ -141,7 +141,7 @@ class AsyncWorkerPool:
         if self._queue_bytes is not None:
             queue_bytes = min(self._queue_bytes, queue_bytes)
         session = Session(self._names, self.manifest, worker, queue_bytes)
-        # Before the event loop hears of it, so that `close` finds it whatever comes between.
+        # Stored before the event loop knows it, so that `close` finds it whatever comes between.
         channel = self._channels[worker] = AsyncChannel(session)
         await channel.greet(self._names, deadline)
         if self._closed:

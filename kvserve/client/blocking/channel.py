@@ -23,7 +23,7 @@ from kvserve.protocol.messages import Reply
 from kvserve.transport.base import FrameSender
 from kvserve.transport.spinning import Spin
 
-_FRESH_SECONDS = 0.001  # after a look, none looks again whether the worker is still there
+_FRESH_SECONDS = 0.001  # after a look, the worker is not checked again for this long
 
 
 class Channel:
@@ -36,7 +36,7 @@ class Channel:
         deadline: until when the worker must have answered, on the monotonic clock.
 
     Raises:
-        ServerUnavailable: nobody serves.
+        ServerUnavailable: no server runs.
         ServerBusy: the worker's queue stayed full.
         RequestTimeout: it did not answer.
         WorkerGone: another server took this one's place meanwhile.
@@ -79,7 +79,7 @@ class Channel:
 
         Raises:
             ServerBusy: it was not taken before the deadline.
-            WorkerGone: the worker is no more. It never began with this request.
+            WorkerGone: the worker is gone. It never began with this request.
         """
         self.look()
         request_id, frame, sender = self.session.request(command, arguments, deadline)
@@ -87,7 +87,7 @@ class Channel:
         return request_id
 
     def look(self) -> None:
-        """Drops late replies, unless that was done just now. Raises WorkerGone if it is."""
+        """Drops late replies, unless just done. Raises WorkerGone if the worker is gone."""
         now = time.monotonic()
         if now > self._looked + _FRESH_SECONDS:
             while self._poll.poll(0):
@@ -104,7 +104,7 @@ class Channel:
     def _offer(self, frame: bytes, sender: FrameSender, priority: int) -> bool:
         try:
             return sender.offer(frame, priority)
-        except OSError as error:  # somebody has closed the descriptor
+        except OSError as error:  # the descriptor was closed
             if not is_from_system(error):
                 raise
             raise WorkerGone from error
@@ -119,8 +119,8 @@ class Channel:
             raise
 
     def _has_room(self, sender: FrameSender, deadline: float) -> bool:
-        """Waits for room; whether there is some before the deadline. Raises WorkerGone if not ever,
-        or what the worker said before it ended the session."""
+        """Waits for room; returns whether there is some before the deadline. Raises WorkerGone if
+        there never will be, or the error with which the worker ended the session."""
         waiting = select.poll()
         waiting.register(sender.descriptor, select.POLLOUT)
         waiting.register(self.session.reply_descriptor, 0)  # its hang-up alone
@@ -135,7 +135,7 @@ class Channel:
         return bool(found)
 
     def receive(self, request_id: int, deadline: float) -> Reply:
-        """Waits for the reply to a request. Replies that nobody awaits any more are dropped.
+        """Waits for the reply to a request. Replies that are no longer awaited are dropped.
 
         Raises:
             RequestTimeout: it did not come before the deadline.

@@ -34,9 +34,9 @@ from kvserve.table._core import AskWorker, check_keys
 class Client(Namespaces, MappingMethods, Dispatcher):
     """A blocking client; made by `kvserve.connect`, which describes the arguments.
 
-    All methods that take a key raise InvalidKey if it is no str or bytes of 1 to 1024 bytes. All
-    that ask a worker raise ServerError, or one of its kinds, if there is no answer in time; a hit
-    asks none. `get(key, default=None)` is inherited.
+    All methods that take a key raise InvalidKey if it is not a str or bytes of 1 to 1024 bytes. All
+    methods that ask a worker raise ServerError, or a subclass, if there is no answer in time; a hit
+    asks no worker. `get(key, default=None)` is inherited.
 
     Example:
         >>> with kvserve.connect(timeout=0.5) as client:
@@ -48,8 +48,8 @@ class Client(Namespaces, MappingMethods, Dispatcher):
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """The value of a key and its version, for `cas`.
 
-        A later version of a key is a larger number, below 2^53, also when the table was replaced
-        meanwhile; no other record of the key ever had it.
+        A later version of a key is a larger number, below 2^53, even if the table was replaced
+        meanwhile; no two records of a key have the same version.
 
         Returns:
             (value, version), or (default, None) on a miss.
@@ -81,8 +81,8 @@ class Client(Namespaces, MappingMethods, Dispatcher):
             The value's version, see `cas`.
 
         Raises:
-            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent. Of a value that
-                would not come back exactly, the first says where and what it is.
+            InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent. InvalidValue says
+                which part of the value would not come back exactly, and where it is.
 
         Example:
             >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
@@ -103,7 +103,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
     def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """Stores a value if the key is there; returns whether it did. Raises as `set`.
 
-        The ttl is as of `set`: what the old value had left is dropped with it.
+        The ttl is as for `set`: the time that the old value had left is dropped.
 
         Example:
             >>> cache.replace("nobody", 1)
@@ -116,10 +116,10 @@ class Client(Namespaces, MappingMethods, Dispatcher):
 
         Args:
             version: what `gets` or `set` returned.
-            ttl: as of `set`: what the old value had left is dropped with it.
+            ttl: as for `set`: the time that the old value had left is dropped.
 
         Returns:
-            Whether it did.
+            Whether it was stored.
 
         Example:
             >>> version = cache.set("draft", "first")
@@ -146,8 +146,8 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         """Gives a key a new time to live; returns whether the key was there.
 
         Args:
-            ttl: seconds or a timedelta from now; None: for ever, also where the server has a
-                `default_ttl`, which is only of what is stored.
+            ttl: seconds or a timedelta from now; None: for ever, even if the server has a
+                `default_ttl`, which is only for values that are stored.
 
         Raises:
             InvalidTTL: before anything is sent.
@@ -182,14 +182,14 @@ class Client(Namespaces, MappingMethods, Dispatcher):
 
         Args:
             delta: what to add; a signed 64-bit integer, as the sum must be.
-            initial: what a missing counter starts at, before the addition; None: do not make one.
-            ttl: of a counter that is made by this call; one that is there keeps its own.
+            initial: where a missing counter starts, before the addition; None: do not make one.
+            ttl: for a counter that this call makes; an existing one keeps its own.
 
         Returns:
             The sum, or None if the key is missing and `initial` is None.
 
         Raises:
-            NotACounter: the value is not an int of 64 bits with its sign.
+            NotACounter: the value is not a signed 64-bit int.
             CounterOverflow: the sum does not fit.
             OutcomeUnknown: the worker died; it was added once or not at all.
 
@@ -263,9 +263,9 @@ class Client(Namespaces, MappingMethods, Dispatcher):
     def scan(self, prefix: Key = "") -> Iterator[Key]:
         """All keys that begin with a prefix, in no order.
 
-        A key that is there throughout is returned at least once; one that comes or goes meanwhile
-        perhaps. Keys come as str or bytes, as they were last stored. What is in namespaces comes,
-        too, under its long keys, but not what was cleared there.
+        A key that is there throughout is returned at least once; one that comes or goes meanwhile,
+        perhaps. Keys are returned as str or bytes, as they were last stored. Keys in namespaces are
+        returned too, in their long form, but not those that were cleared.
 
         Example:
             >>> cache.set("user:1", 1) > 0, sorted(cache.scan(prefix="user:"))
@@ -305,19 +305,20 @@ class Client(Namespaces, MappingMethods, Dispatcher):
     ) -> Iterator[Event]:
         """The changes of the cache, as they happen, from this call on.
 
-        Each worker and each trusted writer notes its changes in a ring of shared memory. A watcher
-        reads them there, so it costs them nothing, and sees each 1 to 20 ms later. One that falls
-        behind so far that a ring went round is told how many events it lost. The events of one key
-        come in the order of its changes, whoever made them. A restart of the server does not end
-        the iteration; `close` does, also in another thread.
+        Each worker and each trusted writer records its changes in a ring of shared memory. A
+        watcher reads them there, so it costs the writers nothing, and sees each change 1 to 20 ms
+        later. If it falls behind so far that a ring went round, an event says how many events were
+        lost. The events of one key come in the order of its changes, whichever process made them. A
+        restart of the server does not end the iteration; `close` does, also in another thread.
 
         Args:
-            prefix: of the keys; `flush` and `lost` come whatever it is.
-            since: `now`, or `oldest`: first whatever the rings still hold.
+            prefix: of the keys; `flush` and `lost` events come with any prefix.
+            since: `now`, or `oldest`: first all events that the rings still hold.
             timeout: seconds without an event after which the iteration ends; None: never.
 
         Returns:
-            An iterator of `kvserve.Event`s: kind, key, version, time and, of a `lost`, its number.
+            An iterator of `kvserve.Event`s: kind, key, version, time and, for `lost`, the number of
+            events lost.
 
         Raises:
             ServerUnavailable: there is no server, or it was started with `feed_size = 0`.
@@ -332,7 +333,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
             >>> next(events).kind
             'delete'
         """
-        self._follow_table()  # or says that this client was closed
+        self._follow_table()  # raises if this client was closed
         watcher = open_watcher(self._names, prefix, since)
         return events_of(watcher, patience_of(timeout), self._ending)
 
@@ -347,7 +348,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         self._ask_all_workers(commands.FLUSH)
 
     def ping(self) -> float:
-        """Asks every worker for a sign of life; returns the seconds until all had answered.
+        """Asks every worker for a sign of life; returns the seconds until all have answered.
 
         Example:
             >>> cache.ping() < 2.0
@@ -358,7 +359,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         return time.perf_counter() - started
 
     def stats(self) -> dict[str, Any]:
-        """Figures of the instance and of each worker, by name; see `kvserve stats --help`.
+        """Statistics of the instance and of each worker, by name; see `kvserve stats --help`.
 
         Example:
             >>> cache.stats()["workers"][0]["index"]
@@ -371,7 +372,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         """Checks every invariant of the table, shard by shard, while it is in use.
 
         Returns:
-            What is violated, one sentence each; an empty list if all is well.
+            The violated invariants, one sentence each; an empty list if all is well.
 
         Example:
             >>> cache.verify()

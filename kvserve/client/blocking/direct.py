@@ -1,9 +1,9 @@
 """The blocking client that writes into the table itself: `connect(write="direct")`.
 
-What changes one key goes straight through `TrustedWriter`. Pipelines, and what is rare, are
-executed as a worker executes them, by its own code, in this process. Whatever does not change keys
-one by one goes to the workers: `flush`, `stats`, `verify`, and limiters, whose keys each have one
-worker that alone changes them.
+A change of one key goes straight through `TrustedWriter`. Pipelines, and rare operations, are
+executed as a worker executes them, by its own code, in this process. What does not change keys one
+by one goes to the workers: `flush`, `stats`, `verify`, and limiters, each key of which only one
+worker may change.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class DirectClient(TrustedWriter, Client):
     """A client that is a trusted writer; made by `kvserve.connect`.
 
     Args:
-        names, timeout, queue_bytes: as of any client.
+        names, timeout, queue_bytes: as for any client.
         read: `direct`.
 
     Raises:
         WriteRefused: this process may not write into the table.
-        ServerBusy: as many processes do so already as may.
+        ServerBusy: as many processes as may do so already.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class DirectClient(TrustedWriter, Client):
         settings = self._table.settings
         self._operations.value_bytes_max = settings.value_bytes_max
         self._use_writer(*settings)
-        self._require_open()  # another thread that closed it meanwhile found nothing to let go of
+        self._require_open()  # a thread that closed it meanwhile found no slot to leave
 
     def _require_open(self) -> None:
         if self._closed:
@@ -104,7 +104,7 @@ class DirectClient(TrustedWriter, Client):
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         for operation in operations:
-            check_key(operation.key)  # of all, before anything is done
+            check_key(operation.key)  # all keys, before anything is done
         deadline = deadline_of(time.monotonic(), self._timeout)
         self._require_slot()
         results: list[Any] = []
@@ -141,7 +141,7 @@ class DirectClient(TrustedWriter, Client):
         return slices.to_the_end(many.each(self.delete, keys))
 
     def close(self) -> None:
-        """See `Client.close`. The last one of a process gives its place among the writers back."""
+        """See `Client.close`. The last one of a process gives its writer slot back."""
         super().close()
         self._leave()
 

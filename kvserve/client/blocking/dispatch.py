@@ -1,4 +1,4 @@
-"""From an operation to its result, the blocking way: which worker is asked, and how batches go."""
+"""From an operation to its result, blocking: which worker is asked, and how batches are sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kvserve.protocol.commands import Command
 
 
 class Dispatcher(TableFollower):
-    """What the methods of the blocking client stand on.
+    """The base of the blocking client's methods.
 
     Args:
         names, read, queue_bytes: see `TableFollower`.
@@ -65,7 +65,7 @@ class Dispatcher(TableFollower):
         return interpret(self._ask(command, arguments))
 
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
-        """The answer to a request about the key that is the first of its arguments."""
+        """The answer to a request about one key, its first argument."""
         deadline = self._workers.deadline()
         looks = Looks()
         while True:
@@ -85,8 +85,8 @@ class Dispatcher(TableFollower):
         return batch.results
 
     def _run_calls(self, call: Batch | Many, deadline: float) -> None:
-        """Asks until nothing is left. Each request has the client's timeout, the first ones and
-        those that came to a wrong worker until the deadline that they have already."""
+        """Asks until nothing is left. Each request has the client's timeout; the first ones, and
+        those that came to a wrong worker, keep the deadline that they have."""
         looks = Looks()
         while calls := call.calls():
             outcomes = self._workers.ask_each(calls, deadline)
@@ -95,7 +95,7 @@ class Dispatcher(TableFollower):
                     raise_combined(calls, outcomes, begun=call.begun)
                 try:
                     self._workers.look_again()
-                except KvserveError as error:  # which may promise more than is true of a part
+                except KvserveError as error:  # it may promise more than is true of all calls
                     raise_combined(calls, instead_of_misrouted(outcomes, error), begun=call.begun)
                 call.split(self._shard_of, self._workers.manifest.workers)
             else:
@@ -111,7 +111,7 @@ class Dispatcher(TableFollower):
             raise_combined(calls, answers)
             if self._workers.manifest.workers == workers:
                 return answers
-            # The server was started anew with another number of workers: ask each of those.
+            # The server was restarted with another number of workers: ask each of those.
 
     def close(self) -> None:
         """Ends the sessions and lets go of the table. Any other call then raises ClientClosed.

@@ -1,4 +1,4 @@
-"""Locks and limiters of the blocking client, and the thread that renews what is held."""
+"""Locks and limiters of the blocking client, and the thread that renews claims."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Lock(LockState, Holder):
         try:
             run_to_end(self._end(claim))
         except KvserveError:
-            if exception_type is None:  # else what went wrong in the block matters more
+            if exception_type is None:  # else the block's own exception matters more
                 raise
 
 
@@ -79,11 +79,11 @@ class Limiter(LimiterTerms):
         """Counts a hit, if the limit allows it.
 
         Args:
-            id: whose: an address, a user's number; each has a limit of its own.
-            cost: how many hits this one counts for; all or none of them.
+            id: whose hit: an address, a user's number; each id has a limit of its own.
+            cost: how many hits this one counts for; all of them are counted, or none.
 
         Raises:
-            InvalidArgument: the cost is more than the rate, or the id is no id.
+            InvalidArgument: the cost is more than the rate, or the id is not valid.
             OutcomeUnknown: a worker died; it was counted once or not at all.
 
         Example:
@@ -95,15 +95,15 @@ class Limiter(LimiterTerms):
 
 
 def keep_in_thread(claim: Claim, driver: Driver, until_ms: float, *, bound: bool) -> None:
-    """Keeps a claim of a blocking client alive, in a thread that no exit waits for.
+    """Keeps a claim of a blocking client alive, in a thread that an exit does not wait for.
 
     Args:
-        bound: whether it is left alone when the calling thread has ended.
+        bound: whether to stop when the calling thread has ended.
 
     Raises:
         RuntimeError: no thread can be started.
     """
-    # Its `put` is a function in C: what wakes the thread cannot be interrupted half way.
+    # Its `put` is a function in C: waking the thread cannot be interrupted half way.
     woken: SimpleQueue[object] = SimpleQueue()
     if bound:
         claim.bind(woken.put)

@@ -24,11 +24,11 @@ class Namespaces(Recipes):
     def namespace(self, name: str) -> Namespace:
         """A part of the cache with keys of its own, which `clear` empties at once.
 
-        It has the client's methods that take keys, and the recipes. Its keys are records of the
-        same table, under longer keys: the name and 26 bytes come before each.
+        It has the client's methods that take keys, and the recipes. Its keys are in the same table,
+        in a longer form: the name and 26 bytes come before each.
 
         Args:
-            name: any str but the empty one.
+            name: any str except the empty one.
 
         Example:
             >>> eu = cache.namespace("eu")
@@ -44,7 +44,7 @@ class Namespaces(Recipes):
 class Namespace(Namespaces, MappingMethods):
     """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
 
-    Locks and limiters have the namespace in their names, and are not touched by `clear`.
+    Locks and limiters have the namespace in their names; `clear` does not touch them.
     """
 
     def __init__(self, client: Cache, path: tuple[str, ...]) -> None:
@@ -61,7 +61,7 @@ class Namespace(Namespaces, MappingMethods):
         return self._namespace.path
 
     def _prefix(self) -> str:
-        """What stands before the keys now. Read anew each time: another process may clear it."""
+        """The prefix of the keys now. Read anew each time: another process may change it."""
         generations = []
         for key in self._namespace.generation_keys:
             generation = self._client.get(key)
@@ -78,9 +78,9 @@ class Namespace(Namespaces, MappingMethods):
         return self._client._run_batch(moved(operations, self._prefix()))
 
     def clear(self) -> None:
-        """Removes everything in it, at once, for all processes, however much it is.
+        """Removes everything in the namespace, at once, for all processes, however much it is.
 
-        What is being computed by `get_or_set` or `memoize` is stored out of reach.
+        A value that `get_or_set` or `memoize` is computing then is stored out of reach.
 
         Example:
             >>> cache.namespace("eu").clear()
@@ -163,9 +163,9 @@ class Namespace(Namespaces, MappingMethods):
         return self._client.contains(self._full_key(key))
 
     def scan(self, prefix: Key = "") -> Iterator[Key]:
-        """See `Client.scan`. The keys come without what stands before them.
+        """See `Client.scan`. The keys are returned without the prefix.
 
-        Those of a namespace within this one are its own, and do not come.
+        Keys of a namespace within this one are not returned.
         """
         before = self._prefix()
         for key in self._client.scan(key_layout.joined(before, prefix)):

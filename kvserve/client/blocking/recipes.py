@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 
 class Recipes:
-    """What is built of the cache's operations. docs/recipes.md tells more of each."""
+    """Recipes built from the cache's operations; docs/recipes.md says more about each."""
 
     @property
     def _root(self) -> Cache:
@@ -42,11 +42,11 @@ class Recipes:
 
     @property
     def _path(self) -> tuple[str, ...]:
-        """The names of the namespaces around all that is made here."""
+        """The names of the namespaces around everything that is made here."""
         return ()
 
     def _full_key(self, key: Key) -> Key:
-        """Where the record of a key is."""
+        """The key under which a key's record is stored."""
         return key
 
     def get_or_set(
@@ -62,27 +62,27 @@ class Recipes:
     ) -> Any:
         """The value of a key; on a miss it is computed, once for all processes, and stored.
 
-        Whoever misses it meanwhile waits. If the computing process dies, another takes its place
-        when the claim ends; if the factory raises, the next one in line computes.
+        Other callers that miss it meanwhile wait. If the computing process dies, another takes its
+        place when the claim ends; if the factory raises, the next waiting caller computes.
 
         Args:
-            factory: computes the value; on an asyncio client it may be a coroutine function. What
+            factory: computes the value; for an asyncio client it may be a coroutine function. What
                 it raises is raised here.
-            ttl: as of `set`.
+            ttl: as for `set`.
             stale: seconds that a value is kept beyond its ttl. In that time one caller computes a
                 new one, and all others get the old one at once.
-            claim_ttl: seconds after which a caller that died over the computation is replaced. A
-                living one renews its claim, up to 60 times.
+            claim_ttl: seconds after which a caller that died while computing is replaced. A living
+                one renews its claim, for up to 60 times as long.
             jitter: the part of the ttl, from 0 to below 1, by which it is shortened at random, so
                 that values that were stored together do not expire together.
-            stale_on_error: where the factory raises an Exception and the stale value is still
-                there, return that, and log a warning; else the caller gets the exception.
+            stale_on_error: if the factory raises an Exception and the stale value is still there,
+                return that, and log a warning; else the caller gets the exception.
 
         Returns:
-            The value, as `get` gives it.
+            The value, as `get` returns it.
 
         Raises:
-            MisuseError: the factory asks for the value that it is to compute.
+            MisuseError: the factory asks for the value that it should compute.
             InvalidValue, ValueTooLarge: the computed value cannot be stored.
             ServerUnavailable: on a miss, as any other call; the value is not computed.
 
@@ -120,32 +120,31 @@ class Recipes:
         jitter: float = 0.0,
         stale_on_error: bool = False,
     ) -> Any:
-        """Decorates a function: its results are kept, for all processes, as by `get_or_set`.
+        """Decorates a function: its results are kept for all processes, as by `get_or_set`.
 
-        Written without parentheses, `@cache.memoize`, the results live for the server's
-        `default_ttl`.
+        Without parentheses, `@cache.memoize`, the results live for the server's `default_ttl`.
 
         The key is made of the function's module and name and of all its arguments, which must be
         None, str, bytes, bool, int, float, datetime, date, timedelta, UUID or Enum, or a list,
-        tuple, set, frozenset or dict of these. It is the same in every process and version of
-        Python. So is what it has of functions around it, if that is data, a function or a class.
-        What else it looks at, such as globals, is not part of it. A hit is equal to the result
-        that was computed, and of its type.
+        tuple, set, frozenset or dict of these. The key is the same in every process and version of
+        Python. What the function captured from functions around it is part of the key too, if that
+        is data, a function or a class. What else it uses, such as globals, is not. A hit is equal
+        to the result that was computed, and of its type.
 
         Args:
             ttl, stale, claim_ttl, jitter, stale_on_error: see `get_or_set`.
-            key: makes the key of a call, from the call's arguments: for other types, and for
+            key: makes the key of a call from the call's arguments: for other types, and for
                 methods, whose first argument is an object.
-            typed: whether 1 and 1.0 are different arguments, and a set and a frozenset.
+            typed: whether 1 and 1.0 are different arguments, as well as a set and a frozenset.
 
         Returns:
-            The decorator. The function it makes has also `cache_key(...)`, the key of such a call;
+            The decorator. The decorated function also has `cache_key(...)`, the key of such a call;
             `invalidate(...)`, which forgets its result; and `__wrapped__`.
 
         Raises:
             InvalidArgument: a coroutine function (an asyncio client memoizes those, and only
-                those), or one whose name others may have: a lambda, a method of an object, one
-                that was typed into Python; when called, an argument of another type.
+                those), or a function whose name others may have: a lambda, a method of an object,
+                one that was typed into Python; when called, an argument of another type.
 
         Example:
             >>> @cache.memoize(ttl=60, stale=30)
@@ -176,22 +175,24 @@ class Recipes:
         """A lock that one thread of one process at a time holds; a context manager.
 
         It is free after the ttl when its holder dies, when the thread that acquired it ends, when
-        the object is dropped, and when an exception, also one from a signal's handler, leaves
-        `acquire`, `release` or the block. It is not reentrant: the thread that has it gets
-        MisuseError; others wait, also by the same object. A forked child does not hold its
-        parent's. It is a record of a cache: when memory is short it may be evicted, which
-        its holder sees at the next renewal. So protect what must not be done twice with `fencing`.
+        the object is dropped, and when an exception, even one from a signal handler, leaves
+        `acquire`, `release` or the block. It is not reentrant: the thread that holds it gets
+        MisuseError; other threads wait, even with the same object. A forked child does not hold its
+        parent's lock. The lock is a record of a cache: when memory is short it may be evicted,
+        which its holder sees at the next renewal. So protect what must not be done twice with
+        `fencing`.
 
         Args:
-            name: the lock's; locks have names of their own, apart from keys.
+            name: the lock's; names of locks are separate from keys.
             ttl: seconds, or a timedelta, until it is over if it is not renewed.
-            timeout: seconds to wait for it, for another holder and for the workers together, then
-                LockTimeout; None: for ever, but for workers as long as the client.
-            renew: renew it every third of the ttl, as long as it is held.
-            max_hold: seconds, or a timedelta, after which it is renewed no more, so that it is over
-                one ttl later at last, whatever its holder does; None: no bound.
-            thread_bound: whether only the thread that acquired it may release it, and it is renewed
-                no more when that thread has ended. False: any thread may, while the object lives.
+            timeout: seconds to wait, for another holder and for the workers together, before
+                LockTimeout; None: for ever, but for workers only as long as the client does.
+            renew: whether to renew it every third of the ttl, as long as it is held.
+            max_hold: seconds, or a timedelta, after which it is no longer renewed, so that it is
+                over one ttl later at the latest, whatever its holder does; None: no bound.
+            thread_bound: whether only the thread that acquired it may release it, and it is no
+                longer renewed when that thread has ended. False: any thread may release it, while
+                the object lives.
 
         Example:
             >>> with cache.lock("nightly-job", ttl=30, timeout=5) as lock:
@@ -213,12 +214,12 @@ class Recipes:
         """A limit on how often something is done, exact over all processes.
 
         A fixed window begins with the first hit, and its count is gone when it ends; so up to twice
-        the rate may pass within `per`, around the end of a window. A sliding window remembers when
-        each hit was: never more than `rate` pass within any `per`, at 8 bytes a hit.
+        the rate may pass within `per`, around the end of a window. A sliding window remembers the
+        time of each hit: never more than `rate` pass within any `per`, at 8 bytes a hit.
 
         Args:
-            name: what is limited; limiters have names of their own, apart from keys.
-            rate: hits that are allowed within a window; of a sliding one at most 10 000.
+            name: what is limited; names of limiters are separate from keys.
+            rate: hits that are allowed within a window; for a sliding one at most 10 000.
             per: the window's length, in seconds or as a timedelta.
             sliding: the kind of window.
 
@@ -230,10 +231,10 @@ class Recipes:
 
 
 def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms) -> Any:
-    """The blocking way; see `Recipes.get_or_set`."""
+    """The blocking version; see `Recipes.get_or_set`."""
     try:
         value = client.get(key, MISSING)
-    except UnreadableValue:  # to store another one fixes that
+    except UnreadableValue:  # storing another one fixes that
         value = MISSING
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
         return value
@@ -267,7 +268,7 @@ def _require_value(value: Any) -> None:
 def memoize(
     owner: Recipes, function: Callable[P, R], keys: CallKeys, terms: Terms
 ) -> Memoized[P, R]:
-    """The blocking way; see `Recipes.memoize`."""
+    """The blocking version; see `Recipes.memoize`."""
     if inspect.iscoroutinefunction(function):
         raise InvalidArgument(
             f"{function.__qualname__} is a coroutine function: memoize it with an asyncio client, "

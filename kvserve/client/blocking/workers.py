@@ -1,8 +1,8 @@
 """A blocking client's way to the workers: pooled channels, deadlines, and what is sent again.
 
-A channel is used by one thread at a time; threads that ask at once get one each. Whoever borrowed
-a channel is the only one to hold it: where an exception from outside, such as Ctrl-C, lets it drop,
-its session ends, and with it the replies that nobody awaits any more.
+A channel is used by one thread at a time; threads that ask at once get one each. Only the thread
+that borrowed a channel refers to it: when an exception from outside, such as Ctrl-C, drops it, its
+session ends, and with it the replies that are no longer awaited.
 
 What happens when a worker dies under a request is decided in calls/attempt.py.
 """
@@ -49,7 +49,7 @@ class WorkerPool:
         manifest: what it consists of.
         timeout: seconds for each request.
         queue_bytes: the longest frame that goes through a queue; None: as long as it takes.
-        on_manifest: is told of the manifest that each new session finds.
+        on_manifest: is called with the manifest that each new session finds.
         died_over: whether a worker died while it executed a request, by its two ids.
     """
 
@@ -77,16 +77,16 @@ class WorkerPool:
         return limits.frame_bytes_max(self.manifest.value_bytes_max)
 
     def deadline(self) -> float:
-        """Until when a request that begins now may last, however often it has to be sent.
+        """The deadline of a request that begins now, however often it has to be sent.
 
         Raises:
-            ServerBusy: the call that it is a part of has no time left.
+            ServerBusy: the call that it belongs to has no time left.
         """
         return deadline_of(time.monotonic(), self.timeout)
 
     def count(self, deadline: float) -> int:
-        """How many there are now. To be asked before keys are split among them: a server that was
-        started anew may have more, and each of them must get the keys of its shards alone.
+        """The number of workers now. Call this before splitting keys among them: a restarted server
+        may have more workers, and each must get only the keys of its shards.
 
         Raises:
             ServerUnavailable, ServerBusy, RequestTimeout: there is no session with any.
@@ -105,8 +105,8 @@ class WorkerPool:
             return self.manifest.workers
 
     def look_again(self) -> None:
-        """Reads the manifest anew, because a worker said that the keys are another one's."""
-        time.sleep(LOOK_AGAIN_SECONDS)  # it is just being started, perhaps
+        """Reads the manifest anew, because a worker said that the keys are another worker's."""
+        time.sleep(LOOK_AGAIN_SECONDS)  # the server is just starting, perhaps
         with named_errors():
             self.manifest = Manifest.read(self._names)
             self._on_manifest(self.manifest)
@@ -117,7 +117,7 @@ class WorkerPool:
         Raises:
             ServerUnavailable, ServerBusy, RequestTimeout: see kvserve.errors.
             OutcomeUnknown: it may have been executed, and must not be sent again.
-            KvserveError: whatever the worker answered.
+            KvserveError: the error that the worker returned.
         """
         return self._ask(command, arguments, shard, command.idempotent, deadline)
 
@@ -159,7 +159,7 @@ class WorkerPool:
             raise attempt.error_of(error) from None
 
     def ask_each(self, requests: list[Call], deadline: float) -> list[Any]:
-        """What became of requests to several workers, who work on them at the same time.
+        """The outcomes of requests to several workers, which work on them at the same time.
 
         Returns:
             For each its answer, or the error that `ask` would have raised, as an object.
@@ -213,10 +213,10 @@ class WorkerPool:
             try:
                 return self._open(shard, deadline)
             except WorkerGone:
-                continue  # of a server whose place another one has taken
+                continue  # of a server that another one has replaced
 
     def _open(self, shard: int, deadline: float) -> tuple[int, Channel]:
-        # The server may have been started anew, with other numbers, since we looked last.
+        # The server may have been restarted, with other numbers, since we looked last.
         with named_errors():
             self.manifest = Manifest.read(self._names)
             self._on_manifest(self.manifest)
@@ -228,12 +228,12 @@ class WorkerPool:
             return worker, Channel(self._names, session, Spin(self._spin_microseconds()), deadline)
 
     def _spin_microseconds(self) -> int:
-        """As the server is set just now; a session keeps it."""
+        """The server's setting just now; a session keeps it."""
         try:
             with closing(settings.attach(self._names, verify_directory(self._names))) as page:
                 return from_page(page.read().values).spin
         except (FileNotFoundError, ForeignObject, ServerUnavailable):
-            return 0  # of another version, perhaps; the session itself will tell
+            return 0  # perhaps of another version; opening the session will show it
 
     def _give_back(self, worker: int, channel: Channel) -> None:
         if not channel.session.closed:

@@ -1,7 +1,7 @@
 """What a failure means for a request: it is sent again, refused, or its outcome is unknown. No I/O.
 
 A request that a worker never began, and one that may be executed twice without harm, is sent to the
-worker's successor. Of any other the outcome is unknown. `ServerBusy` promises that nothing was
+worker's successor. The outcome of any other is unknown. `ServerBusy` promises that nothing was
 changed, so it is not passed on where an earlier worker may have changed something.
 """
 
@@ -38,7 +38,7 @@ class Attempt:
         self._deaths = 0  # of workers, over this request
 
     def on_worker_gone(self, client_id: int, request_id: int) -> None:
-        """The session that the request was sent through has ended. Returns if it may be sent again.
+        """The session that carried the request has ended. Returns if the request may be sent again.
 
         Args:
             client_id: of the session.
@@ -46,7 +46,7 @@ class Attempt:
 
         Raises:
             OutcomeUnknown: it may have been executed, and must not be sent again.
-            WorkerCrashed: it was in execution, not waiting, and so for the last time.
+            WorkerCrashed: workers died while they executed it, too often to send it again.
         """
         if not request_id:
             return
@@ -63,7 +63,7 @@ class Attempt:
             )
 
     def error_of(self, error: ServerBusy | RequestTimeout) -> KvserveError:
-        """What the caller is told when the request was not taken, or not answered, in time."""
+        """The error for the caller when the request was not taken, or not answered, in time."""
         if isinstance(error, ServerBusy):
             if self._was_sent and not isinstance(error, WrongWorker):
                 return RequestTimeout(f"the worker died, and its successor: {error}")

@@ -17,8 +17,8 @@ _OPERATION_OVERHEAD_BYTES = 64
 class Batch:
     """The operations of one call, on their way to several workers.
 
-    Ask its calls, let it take the answers, until it has no more calls.
-    `begun` is whether any of them was answered.
+    Send its `calls`, let it `take` the answers, until it has no more calls. `begun` is whether any
+    of them was answered.
 
     Args:
         operations: in the caller's order.
@@ -27,7 +27,7 @@ class Batch:
         frame_bytes_max: the longest frame.
 
     Raises:
-        InvalidKey: one of the keys is; nothing has been sent then.
+        InvalidKey: one of the keys is invalid; nothing has been sent then.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Batch:
         self._parts = list(parts.values())
 
     def split(self, shard_of: Callable[[Any], int], workers: int) -> None:
-        """Splits what is left anew, because there are other workers now."""
+        """Splits what is left anew, because the workers have changed."""
         left = [each for part in self._parts for each in part.left()]
         left.sort(key=lambda each: each[0])
         self._distribute(left, shard_of, workers)
@@ -70,12 +70,12 @@ class Batch:
         return self._asked
 
     def take(self, outcomes: list[Any]) -> bool:
-        """Takes an answer, or an error as an object, for each call; raises what is true.
+        """Takes an answer, or an error as an object, for each call; raises as `raise_combined`.
 
         Returns:
-            Whether there were some that came to a wrong worker, so that `split` is needed.
+            Whether some calls came to a wrong worker, so that `split` is needed.
         """
-        # A value that no frame takes is its operation's error; it went alone, see `next_call`.
+        # A value too long for a frame is its operation's error; that went alone, see `next_call`.
         outcomes = [
             [(outcome.wire_code, str(outcome))] if isinstance(outcome, ValueTooLarge) else outcome
             for outcome in outcomes
@@ -105,7 +105,7 @@ class _Part:
         self._operations.append(operation)
 
     def left(self) -> list[tuple[int, Operation]]:
-        """What is not done yet, with its positions."""
+        """The operations that are not done yet, with their positions."""
         return list(zip(self._positions, self._operations, strict=True))[self._done :]
 
     @property
@@ -128,14 +128,14 @@ class _Part:
         return Call(commands.BATCH, (arguments,), self._shard, idempotent)
 
     def take(self, answers: Any, results: list[Any]) -> None:
-        """Puts the results of the last chunk, or of its beginning, where they belong."""
+        """Puts the results of the last chunk, or of its beginning, into their places."""
         for result in batch_interpretation(self._chunk, answers):
             results[self._positions[self._done]] = result
             self._done += 1
 
 
 def _size(operation: Operation) -> int:
-    """About the bytes of an operation in a frame."""
+    """The approximate size of an operation in a frame."""
     size_bytes = len(operation.key) * (4 if isinstance(operation.key, str) else 1)
     if operation.command in (commands.SET, commands.ADD, commands.REPLACE, commands.CAS):
         size_bytes += len(operation.arguments[2])

@@ -48,7 +48,7 @@ def split_off_misrouted(
 
 
 def instead_of_misrouted(outcomes: list[Any], error: KvserveError) -> list[Any]:
-    """The outcomes of calls, those that came to a wrong worker ended by another error."""
+    """The outcomes of calls, with another error for those that came to a wrong worker."""
     return [error if isinstance(each, WrongWorker) else each for each in outcomes]
 
 
@@ -65,11 +65,11 @@ class Looks:
 
 
 def raise_combined(calls: list[Call], outcomes: list[Any], *, begun: bool = False) -> None:
-    """Raises what is true of calls that belong together, if one of them failed.
+    """Raises one error for calls that belong together, if one of them failed.
 
     `ServerBusy` and `ServerUnavailable` promise that nothing was changed. So unless that is true of
-    all of them, the error is `RequestTimeout`, which says that all may be sent again, or, where
-    that is not so, `OutcomeUnknown`.
+    all calls, the error is `RequestTimeout`, which says that all may be sent again, or
+    `OutcomeUnknown`, if they may not.
 
     Args:
         calls: what was asked.

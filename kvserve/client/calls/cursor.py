@@ -1,4 +1,4 @@
-"""Where a scan is, and what it does when the server was started anew under it. No I/O."""
+"""The position of a scan, and what it does when the server was restarted meanwhile. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kvserve.protocol import commands
 
 
 class Cursor:
-    """A place in a table: a shard and a bucket of it. A successor of the table is begun anew.
+    """A place in a table: a shard and a bucket of it. A table's successor is scanned anew.
 
     Args:
         prefix: what the keys must begin with.
@@ -24,14 +24,14 @@ class Cursor:
         self._instance_id: str | None = None
 
     def enter(self, manifest: Manifest) -> bool:
-        """Is told what is served now; returns whether there is anything left to scan."""
+        """Takes the present manifest; returns whether there is anything left to scan."""
         if self.is_in_another(manifest):
             self.shard = self.bucket = 0
             self._instance_id = manifest.instance_id
         return self.shard < manifest.shards
 
     def is_in_another(self, manifest: Manifest) -> bool:
-        """Whether the place is one in another table than this."""
+        """Whether the place is in another table than the manifest's."""
         return manifest.instance_id != self._instance_id
 
     def call(self) -> Call:

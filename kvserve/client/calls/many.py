@@ -19,7 +19,7 @@ from kvserve.protocol.commands import Command
 
 
 class Many:
-    """The keys of one call. Ask its calls, let it take the answers, until it has no more.
+    """The keys of one call. Send its `calls`, let it `take` the answers, until it has none.
 
     `begun` is whether any of its calls was answered.
 
@@ -46,10 +46,10 @@ class Many:
         return self._asked
 
     def take(self, outcomes: list[Any]) -> bool:
-        """Takes an answer, or an error as an object, for each call; raises what is true.
+        """Takes an answer, or an error as an object, for each call; raises as `raise_combined`.
 
         Returns:
-            Whether there were some that came to a wrong worker, so that `split` is needed.
+            Whether some calls came to a wrong worker, so that `split` is needed.
         """
         asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
         raise_combined(asked, answered, begun=self.begun)
@@ -62,7 +62,7 @@ class Many:
         return misrouted
 
     def split(self, shard_of: Callable[[Key], int], workers: int) -> None:
-        """Splits what is left anew, because there are other workers now."""
+        """Splits what is left anew, because the workers have changed."""
         frames = [arguments for waiting in self._waiting.values() for arguments in waiting]
         self._waiting = {}
         for keys, *columns in frames:
@@ -117,8 +117,8 @@ class SetMany(Many):
     Args:
         by_worker: the keys.
         values: the items.
-        encode: gives the codec and the payload of a value.
-        ttl_ms: of all.
+        encode: returns the codec and the payload of a value.
+        ttl_ms: the ttl of all.
         frame_bytes_max: the longest frame.
     """
 
@@ -139,7 +139,7 @@ class SetMany(Many):
         super().__init__(commands.SET_MANY, frames)
 
     def _take(self, arguments: tuple[Any, ...], answer: Any) -> list[Key]:  # noqa: ARG002
-        return []  # that it was answered says all
+        return []  # an answer means that all were stored
 
 
 class DeleteMany(Many):

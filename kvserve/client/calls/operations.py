@@ -1,4 +1,4 @@
-"""What each method of a client asks of a worker, and what it makes of the answer. No I/O.
+"""The request that each method of a client sends to a worker, and how its answer is read. No I/O.
 
 Arguments are checked here, before anything is sent. Both clients and both pipelines share this.
 """
@@ -26,7 +26,7 @@ from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import STATUS_DONE
 
 Key = str | bytes
-AnyKey = TypeVar("AnyKey", bound=Key)  # of a mapping, which is not one of Key if all are bytes
+AnyKey = TypeVar("AnyKey", bound=Key)  # a dict[bytes, X] is no Mapping[Key, X]
 TTL = float | datetime.timedelta | None
 
 
@@ -68,7 +68,7 @@ def to_ttl_ms(ttl: TTL) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidTTL(f"ttl is seconds or a timedelta, not {type(ttl).__name__}")
     if seconds == math.inf:
-        return limits.TTL_MS_MAX  # a worker takes the longest ttl for never
+        return limits.TTL_MS_MAX  # to a worker the longest ttl means never
     if not 0 < seconds <= limits.TTL_MS_MAX / 1000:  # also False for nan
         raise InvalidTTL(f"ttl = {ttl}: use more than 0 and at most a century, or math.inf")
     return max(1, round(seconds * 1000))
@@ -171,7 +171,7 @@ def check_counter(name: str, number: int) -> None:
 
 
 def check_version(version: int) -> int:
-    """The version itself; raises InvalidArgument if it can be none."""
+    """The version itself; raises InvalidArgument if it cannot be one."""
     if type(version) is not int or not 0 <= version < 2**64:
         raise InvalidArgument(f"version = {version!r}: use what gets() returned")
     return version
@@ -196,7 +196,7 @@ def check_timeout(timeout: float) -> float:
 
 
 def check_mapping(values: Mapping[Any, Value]) -> Mapping[Key, Value]:
-    """The mapping itself; raises InvalidArgument if it is none."""
+    """The mapping itself; raises InvalidArgument if it is not a mapping."""
     if not isinstance(values, Mapping):
         raise InvalidArgument(f"values is a dict of keys and values, not {type(values).__name__}")
     return values

@@ -1,1 +1,1 @@
-"""What is built of the cache's operations: get_or_set, memoize, lock, limiter, namespace."""
+"""Recipes built from the cache's operations: get_or_set, memoize, lock, limiter, namespace."""

@@ -30,12 +30,12 @@ def canonical_call(
 
     Args:
         signature: the function's.
-        args, kwargs: as it is called.
+        args, kwargs: the call's.
         typed: whether 1 and 1.0 differ.
 
     Raises:
         TypeError: the function does not take these.
-        InvalidArgument: one of them is of a type that has no such text; it is named.
+        InvalidArgument: one of them has a type without such a text; the message names it.
 
     Example:
         >>> def load(user_id, *, tags=()): ...
@@ -57,11 +57,11 @@ def canonical_call(
 
 
 def canonical(value: Any, typed: bool) -> str:
-    """A value as such text.
+    """A value as text of this kind.
 
     Raises:
         Unsupported: it has none.
-        RecursionError: it holds itself.
+        RecursionError: it contains itself.
     """
     if isinstance(value, enum.Enum):
         # By name, since the value may be anything; but a combination of flags has none in 3.11.
@@ -98,7 +98,7 @@ def _enum_name(kind: type) -> str:
 
 
 def _text(text: str) -> str:
-    """A str as JSON writes it, but for pairs of surrogates: there, they stand for one character."""
+    """A str as JSON writes it, except surrogate pairs: in JSON they stand for one character."""
     if not _SURROGATE_PAIR.search(text):
         return json.dumps(text)
     pieces = [

@@ -1,12 +1,12 @@
-"""A key that one caller holds for a time: what flights and locks are made of.
+"""A claim: a key that one caller holds for a time. Flights and locks are made of it.
 
-The holder's random token is the value, so that only it can renew or release the claim, and so that
-it can find out what became of a request whose reply was lost. When the holder dies, the record
-expires. When the holder was stopped for longer than that, its own clock tells it.
+The value is the holder's random token, so that only the holder can renew or release the claim, and
+so that it can find out whether a request without a reply took effect. When the holder dies, the
+record expires. A holder that was stopped for longer than that sees it by its own clock.
 
-A claim is renewed only while somebody vouches for it, see `Vouched`: by a thread or task that
-refers to it weakly, looks before each renewal, and is woken when it is over. A forked child holds
-none of its parent's claims: it neither renews nor releases them.
+A claim is renewed only while it is vouched for, see `Vouched`. The thread or task that renews it
+refers to it weakly, looks before each renewal, and is woken when the claim is over. A forked child
+holds none of its parent's claims: it neither renews nor releases them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ABANDON_SECONDS = 0.2  # for a worker that answers; a caller that failed waits 
 
 
 def now_ms() -> int:
-    """The clock and the unit of the table's expiries."""
+    """The time, by the clock and in the unit of the table's expiries."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
@@ -48,7 +48,7 @@ class Claim(Vouched):
     """A key that is ours as long as it holds our token; to be taken once.
 
     Args:
-        key: where.
+        key: the key to claim.
         ttl: seconds, or a timedelta, that a claim lasts unless it is renewed.
     """
 
@@ -56,14 +56,14 @@ class Claim(Vouched):
         self.key = key
         self.ttl_ms = to_ttl_ms(ttl)
         self.fencing = 0  # of a lock
-        self.waits_for: Key | None = None  # whose value its holder waits for, see `waits`
+        self.waits_for: Key | None = None  # the key that its holder waits for, see `waits`
         self._token = ""
         self._until_ms = 0
-        self._is_asking = False  # and what becomes of it is not known
+        self._is_asking = False  # the request to take it may still succeed
 
     @property
     def is_held(self) -> bool:
-        """Whether it is ours, as far as one can know without looking."""
+        """Whether it is ours, by our own clock, without a look at the key."""
         return self.is_ours and now_ms() < self._until_ms
 
     @property
@@ -71,15 +71,15 @@ class Claim(Vouched):
         return self._token if self.waits_for is None else (self._token, self.waits_for)
 
     async def take(self, driver: Driver) -> bool:
-        """Tries to claim the key, if nobody holds it; returns whether it is ours.
+        """Tries to claim the key, if it is free; returns whether it is ours.
 
-        Whatever else it raises, `abandon` comes next.
+        Whatever it raises, the caller then calls `abandon`.
 
         Raises:
             RequestTimeout: the time of the call was over before that was known.
         """
-        self._token = f"{os.getpid()}-{secrets.token_hex(8)}"  # the pid is for who looks at it
-        # A moment before the table's, so that our claim never outlives the record.
+        self._token = f"{os.getpid()}-{secrets.token_hex(8)}"  # the pid is for people
+        # Read before the table reads its clock, so that our claim never outlives the record.
         began_ms = now_ms()
         self._is_asking = True
         try:
@@ -102,7 +102,7 @@ class Claim(Vouched):
                 raise
             taken = False
         if not taken and deadlines.is_over():
-            self._is_asking = False  # it would be taken too late, which a worker refuses
+            self._is_asking = False  # a worker refuses a request that comes too late
             raise RequestTimeout(
                 f"no worker answered in time; {self.key!r} is claimed for {self.ttl_ms / 1000:g} "
                 "seconds, or not at all"
@@ -110,9 +110,10 @@ class Claim(Vouched):
         return taken
 
     async def abandon(self, driver: Driver) -> None:
-        """Gives up what is ours, also what an interrupted `take` may still claim.
+        """Gives the claim up, also one that an interrupted `take` may still get.
 
-        It has a time of its own, for that of the call may be over; if it fails, the ttl will do it.
+        It has a time limit of its own, as the call's may be over. If it fails, the ttl ends the
+        claim.
         """
         if self._is_asking or self.is_held:
             with suppress(KvserveError):
@@ -121,7 +122,7 @@ class Claim(Vouched):
     async def _abandon(self, driver: Driver) -> None:
         if self._is_asking:
             # No record has version 0. This changes nothing, but its reply means that the worker,
-            # which keeps the order of a key's requests, has come past the one before.
+            # which keeps the order of a key's requests, has finished the one before.
             await driver.cas(self.key, self._token, 0, self.ttl_ms / 1000)
         await self.release(driver)
 
@@ -130,7 +131,7 @@ class Claim(Vouched):
         return bool(token_of(await driver.get(self.key)) == self._token)
 
     async def is_kept(self, driver: Driver) -> bool:
-        """Whether the key is still ours, by a look at it."""
+        """Looks whether the key is still ours."""
         return self.is_ours and await self._is_there(driver)
 
     async def renew(self, driver: Driver) -> bool:
@@ -150,8 +151,8 @@ class Claim(Vouched):
     async def release(self, driver: Driver) -> bool:
         """Gives the key up; returns whether it was ours until now.
 
-        What interrupts it, such as a signal's handler or a cancelled task, is raised when it was
-        tried once more: others need not wait for the ttl then.
+        If it is interrupted, such as by a signal handler or a cancelled task, it tries once more
+        before it raises, so that others need not wait for the ttl.
         """
         self.withdraw()
         try:
@@ -176,28 +177,28 @@ class Claim(Vouched):
             except OutcomeUnknown:
                 if not self.is_held or deadlines.is_over():
                     raise
-                released = True  # by then, or by the next turn
+                released = True  # by this request, or in the next turn
         self._until_ms = 0
         return released
 
     async def keep(self, driver: Driver, until_ms: float) -> bool:
-        """Renews the claim if somebody vouches for it; returns whether to come again.
+        """Renews the claim if it is vouched for; returns whether to call this again.
 
         Args:
             until_ms: when to stop renewing in any case, on the clock of `now_ms`.
         """
         if not self.may_be_vouched or now_ms() >= until_ms:
             return False
-        if not self.is_vouched:  # not yet: who takes it has not come back with it
+        if not self.is_vouched:  # not yet: it was just taken
             return self.is_held
         try:
             return bool(await driver.within(self.ttl_ms / 1000, self.renew, driver))
         except ServerError:
-            return True  # the next one may come in time; if not, `is_held` tells
+            return True  # the next one may come in time; if not, `is_held` is False
         except KvserveError:
             return False  # the client was closed
 
 
 def token_of(value: Any) -> Any:
-    """Whose claim it is, given what its key holds."""
+    """The token of a claim's holder, given the key's value."""
     return value[0] if isinstance(value, (tuple, list)) and value else value

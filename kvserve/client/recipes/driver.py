@@ -1,8 +1,7 @@
-"""A client as the recipes see it, so that what they decide is written once for both clients.
+"""A client as the recipes see it, so that their decisions are written once for both clients.
 
 The decisions are coroutines over a `Driver`. Those over an asyncio client are awaited. A blocking
-client's driver never suspends: each of its methods has ended when it returns, so that `run_to_end`
-runs such a coroutine to its end in one step.
+client's driver never suspends, so that `run_to_end` runs such a coroutine to its end in one step.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ class Driver:
     """Some of a client's methods as coroutines, under their own names.
 
     Args:
-        client: whose.
-        as_coroutine: makes a coroutine of each.
+        client: the client.
+        as_coroutine: makes a coroutine function of each method.
         sleep: the coroutine that waits for some seconds.
-        within: awaits a coroutine function with its arguments; all that it asks of workers together
-            has so many seconds.
+        within: awaits a coroutine function with its arguments; all its requests together have so
+            many seconds.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Driver:
         self._client = client
 
     async def get(self, key: Key, default: Any = None) -> Any:
-        """As the client's; what cannot be read counts as missing, and is stored anew."""
+        """As the client's; an unreadable value counts as missing, and is stored anew."""
         try:
             return await self._get(key, default)
         except UnreadableValue:

@@ -1,8 +1,8 @@
 """Names of functions and classes that mean the same in every process; the rest is refused.
 
-A name is module and qualified name, of what is defined in a script the script's path. What a
-function was given when it was made, by the function around it, is part of its name: two that differ
-in it are two functions.
+A name is the module and the qualified name; in a script, the script's path is the module. What a
+function captured from the functions around it is part of its name: two functions that differ in
+that have different names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def function_name(function: Callable[..., Any]) -> str:
 
     Raises:
         InvalidArgument: it has none, or one that others share: a lambda, a method that is bound to
-            an object, what was typed or piped into Python, what depends on an object around it.
+            an object, a function that was typed or piped into Python, or that captured the object
+            of a method.
 
     Example:
         >>> function_name(function_name)
@@ -66,7 +67,7 @@ def _code(function: Any) -> types.CodeType | None:
 
 
 def _captured(function: Any, name: str, depth: int) -> str:
-    """What the function has of the functions around it, as text: data, functions and classes.
+    """What the function captured from the functions around it, as text: data, functions, classes.
 
     Other objects (connections, files, a client) are left out, unless it is the object of a method.
     """
@@ -81,13 +82,13 @@ def _captured(function: Any, name: str, depth: int) -> str:
 
 
 def _surroundings(function: Any) -> Iterator[tuple[str, Any]]:
-    """The variables around a function that it uses, and what they are now."""
+    """The variables that a function captured, and their present values."""
     code = _code(function)
     if code is None and hasattr(function, "__wrapped__"):  # functools.cache, a decorating class
         yield "__wrapped__", function.__wrapped__
     cells = getattr(function, "__closure__", None) or ()
     for variable, cell in zip(code.co_freevars if code else (), cells, strict=False):
-        # Nothing yet, as the class of a method that is being defined.
+        # Still empty, like the class of a method that is being defined.
         with suppress(ValueError):
             yield variable, cell.cell_contents
 

@@ -1,9 +1,9 @@
-"""Where a namespace's keys are: behind a generation, so that to clear it is to change a number.
+"""A namespace's keys carry its generation; clearing the namespace changes that, in O(1).
 
-A generation is used once in a lifetime, whoever makes it: nanoseconds of the clock and random bits.
-So a namespace whose generation was evicted begins empty; old records never come back. They stay in
-memory, out of reach, until they expire or are evicted. A scan over all keys leaves them out: it
-knows a key of a namespace by the form of its generation.
+No two generations are the same, whichever processes make them: nanoseconds of the clock and random
+bits. So a namespace whose generation was evicted begins empty; old records never come back. They
+stay in memory, out of reach, until they expire or are evicted. A scan over all keys leaves them
+out: it recognises a key of a namespace by the form of its generation.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _STAMP_OF_BYTES = re.compile(_STAMP.pattern.encode())
 
 
 def new_generation() -> str:
-    """One that no namespace has had, in 24 characters."""
+    """A generation that no namespace has had, in 24 characters."""
     return f"~{time.time_ns():016x}{secrets.randbits(_RANDOM_BITS):07x}"
 
 
 async def living(driver: Driver, keys: Sequence[Key]) -> list[Key]:
-    """The keys but those that lie in namespaces, at any depth, that were cleared since."""
+    """The keys without those in namespaces, at any depth, that were cleared since."""
     stamps = [_stamp(key) for key in keys]
     cleared: dict[tuple[str, str] | None, bool] = {None: False}
     for stamp in stamps:
@@ -43,12 +43,12 @@ async def living(driver: Driver, keys: Sequence[Key]) -> list[Key]:
 
 
 def are_in_namespaces(keys: Sequence[Key]) -> bool:
-    """Whether some of these keys are, so that `living` may leave some out."""
+    """Whether some of these keys are in namespaces, so that `living` may leave some out."""
     return any(map(_stamp, keys))
 
 
 def _stamp(key: Key) -> tuple[str, str] | None:
-    """The names and the generations that a key stands behind, None if it is in no namespace."""
+    """The names and the generations before a key; None if it is in no namespace."""
     if isinstance(key, str):
         found = _STAMP.match(key) if _BEHIND_NAMES in key else None
         return (found[1], found[2]) if found else None
@@ -73,7 +73,7 @@ async def _is_cleared(driver: Driver, names: str, generations: str) -> bool:
 
 
 async def begin(driver: Driver, generation_key: Key) -> Any:
-    """The generation of a namespace that had none a moment ago, whoever gave it one.
+    """The generation of a namespace that had none a moment ago, made here or by another process.
 
     Raises:
         ServerError: no worker answered in the client's time.
@@ -84,7 +84,7 @@ async def begin(driver: Driver, generation_key: Key) -> Any:
 async def _begin(driver: Driver, generation_key: Key) -> Any:
     while True:
         generation = new_generation()
-        with suppress(OutcomeUnknown):  # then the next look tells
+        with suppress(OutcomeUnknown):  # then the next read shows it
             if await driver.add(generation_key, generation, math.inf):
                 return generation
         found = await driver.get(generation_key)
@@ -93,7 +93,7 @@ async def _begin(driver: Driver, generation_key: Key) -> Any:
 
 
 class NamespacePath:
-    """Where a namespace is.
+    """The place of a namespace.
 
     Args:
         path: the names of the namespaces around it, and its own.
@@ -102,18 +102,18 @@ class NamespacePath:
     def __init__(self, path: tuple[str, ...]) -> None:
         self.path = path
         self._names = "::".join(key_layout.quoted(name) for name in path)
-        # Those around it count, too: to clear one clears all that is in it.
+        # The generations around it count too: clearing a namespace clears all that is in it.
         self.generation_keys = [
             key_layout.named("generation", path[:depth], name) for depth, name in enumerate(path)
         ]
 
     def prefix(self, generations: Sequence[Any]) -> str:
-        """What stands before each key, given the generations of all levels."""
+        """The prefix of each key, given the generations of all levels."""
         return f"{self._names}:{''.join(map(str, generations))}:"
 
 
 def moved(operations: list[Operation], prefix: str) -> list[Operation]:
-    """The operations, on the keys behind the prefix."""
+    """The operations, on the same keys with the prefix."""
     return [
         operation._replace(
             arguments=(key_layout.joined(prefix, operation.key), *operation.arguments[1:])

@@ -1,8 +1,8 @@
 """The keys that the recipes keep their state under. No I/O.
 
-    kvserve:claim:KEY                      who computes KEY now            get_or_set, memoize
+    kvserve:claim:KEY                      the claim to compute KEY        get_or_set, memoize
     kvserve:memo:MODULE.FUNCTION(ARGUMENTS)  a result                      memoize without `key=`
-    kvserve:lock:NAME                      who holds the lock              lock
+    kvserve:lock:NAME                      the lock's holder               lock
     kvserve:fence:NAME                     its last fencing number         lock
     kvserve:fixed:NAME:ID                  a counter, for one window       limiter
     kvserve:sliding:NAME:ID                the times of the last hits      limiter(sliding=True)
@@ -10,11 +10,11 @@
     NAME:GENERATION:KEY                    a user's key in a namespace     namespace
     NAME::NAME:GENERATIONS:KEY             in a namespace within another
 
-NAME is the name itself, or, within namespaces, theirs and it, joined by colons; what would be
+NAME is the name itself, or, within namespaces, their names and it, joined by colons; what would be
 mistaken for a separator is written %3A or %25. A name too long for a key is hashed.
 
-The keys of an inner namespace do not begin as those of the outer one do: what is cleared inside
-must be out of reach there, too.
+The keys of an inner namespace do not begin like those of the outer one: what is cleared in the
+inner one must be out of reach from the outer one, too.
 
 So `kvserve:` is a prefix that users leave alone. Nothing enforces it.
 """
@@ -34,7 +34,7 @@ _HASHED = "#"
 
 
 def flight_key(key: Key) -> Key:
-    """Where the claim of a key's computation is.
+    """The key of the claim on a key's computation.
 
     Example:
         >>> flight_key("user:1"), flight_key(b"user:1")
@@ -45,7 +45,7 @@ def flight_key(key: Key) -> Key:
 
 
 def named(kind: str, path: Sequence[str], name: str) -> str:
-    """Where a thing with a name is.
+    """The key of a thing with a name.
 
     Args:
         kind: what it is, such as `lock`.
@@ -63,12 +63,12 @@ def named(kind: str, path: Sequence[str], name: str) -> str:
 
 
 def named_by_parts(kind: str, parts: Sequence[str]) -> str:
-    """As `named`, of names that are quoted already."""
+    """As `named`, for names that are quoted already."""
     return str(_fitting(f"kvserve:{kind}:", ":".join(parts)))
 
 
 def quoted(name: str) -> str:
-    """A name without colons, each name another one.
+    """A name without colons; different names stay different.
 
     Example:
         >>> quoted("a:b")
@@ -80,12 +80,12 @@ def quoted(name: str) -> str:
 
 
 def joined(prefix: str, key: Key) -> Key:
-    """A key behind a prefix, of the key's type."""
+    """A key with a prefix, of the key's type."""
     return prefix + key if isinstance(key, str) else prefix.encode() + key
 
 
 def checked(keys: Iterable[Key]) -> Iterator[Key]:
-    """The keys themselves; raises InvalidKey when it comes to one that is none."""
+    """Yields the keys; raises InvalidKey at the first that is not a valid key."""
     for key in keys:
         check_key(key)
         yield key
@@ -97,9 +97,9 @@ def hashed(text: bytes) -> str:
 
 
 def _fitting(prefix: str, key: Key) -> Key:
-    # What cannot be encoded is no key, which the client will say.
+    # A str that cannot be encoded is no valid key: the client will raise.
     raw = key.encode(errors="surrogatepass") if isinstance(key, str) else key
-    # What looks like a hash is hashed as well, or somebody could choose another one's key.
+    # What looks like a hash is hashed as well, or a user could choose the key of another.
     if len(prefix) + len(raw) > KEY_BYTES_MAX or raw.startswith(_HASHED.encode()):
         return prefix + hashed(raw)
     return joined(prefix, key)

@@ -13,12 +13,12 @@ from kvserve.limits import COUNTER_MAX, SLIDING_HITS_MAX
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """What a limiter said to a hit; true if it was allowed.
+    """A limiter's verdict on a hit; true if it was allowed.
 
     Attributes:
-        allowed: whether it was, and so was counted.
+        allowed: whether it was allowed, and so counted.
         remaining: how many more would be allowed now.
-        retry_after: seconds until this one would be; 0.0 if it was.
+        retry_after: seconds until this hit would be allowed; 0.0 if it was.
     """
 
     allowed: bool
@@ -30,7 +30,7 @@ class Hit:
 
 
 class LimiterTerms:
-    """What both kinds of limiter are made of; see `Recipes.limiter` for the arguments."""
+    """What both kinds of limiter share; see `Recipes.limiter` for the arguments."""
 
     def __init__(
         self, path: Sequence[str], name: str, *, rate: int, per: TTL, sliding: bool
@@ -44,7 +44,7 @@ class LimiterTerms:
         self._rate = rate
         self._per_ms = to_ttl_ms(per)
         self._sliding = bool(sliding)
-        key_layout.named("fixed", path, name)  # here, so that the line that is wrong raises
+        key_layout.named("fixed", path, name)  # here, so that the faulty line raises
 
     def _operation(self, operations: Operations, who: str | int, cost: int) -> Operation:
         if type(cost) is not int or not 1 <= cost <= self._rate:

@@ -1,14 +1,14 @@
 """A lock between processes: a claim that is renewed, and a number that grows with every owner.
 
 The fencing number is drawn while the lock is held: the clock's nanoseconds, or one more than the
-last number if that is greater. So it grows when the record of the last number was evicted, and when
+last number if that is greater. So it grows even if the record of the last number was evicted, or
 the clock was set back; only both at once can break it. See Martin Kleppmann, "How to do distributed
 locking", 2016.
 
-Each acquisition has a claim of its own, which is the object's once it is got: so threads that share
-a lock object wait for each other as strangers do. Its renewal is begun before anybody vouches for
-it, and `Holder` vouches as the last step, in C: whatever interrupts an `acquire` leaves a claim
-that nobody renews.
+Each acquisition has a claim of its own, which becomes the object's once it is taken: so threads
+that share a lock object wait for each other like threads with separate objects. Its renewal begins
+before it is vouched for, and `Holder` vouches as the last step, in C: an `acquire` that is
+interrupted, by whatever, leaves a claim that is not renewed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from kvserve.errors import (
 )
 
 LOCK_SECONDS_DEFAULT = 30.0
-_FENCE_SECONDS = 86_400.0  # that a number is remembered; names used once shall not pile up
+_FENCE_SECONDS = 86_400.0  # how long a number is remembered; names used once must not pile up
 
 
 class LockState:
@@ -48,7 +48,7 @@ class LockState:
         ttl: seconds, or a timedelta, until it is over if it is not renewed.
         timeout: seconds to wait for it; None: for ever.
         renew: whether it is renewed, every third of the ttl.
-        max_hold: seconds, or a timedelta, after which it is renewed no more; None: never.
+        max_hold: seconds, or a timedelta, after which it is no longer renewed; None: never.
     """
 
     _hold: Any
@@ -78,9 +78,9 @@ class LockState:
 
     @property
     def held(self) -> bool:
-        """Whether this process holds the lock, by its own clock; asks nobody.
+        """Whether this process holds the lock, by its own clock; asks no worker.
 
-        Where threads or tasks share the object, it is about the caller's hold, if there is one.
+        Where threads or tasks share the object, this is about the caller's hold, if there is one.
 
         Example:
             >>> lock = cache.lock("held")
@@ -97,8 +97,8 @@ class LockState:
     def fencing(self) -> int:
         """A number greater than that of all earlier owners.
 
-        Give it to what the lock guards, which refuses whoever comes with a smaller one than it has
-        seen: no lock that can run out protects better.
+        Pass it to the resource that the lock guards, and let that refuse any number smaller than
+        one it has seen: no lock that can run out protects better.
 
         Raises:
             MisuseError: the lock was never acquired.
@@ -120,14 +120,14 @@ class LockState:
         raise NotImplementedError
 
     async def _got(self, timeout: float | None) -> Claim:
-        """The lock, as a claim for which nobody vouches yet."""
+        """Takes the lock; returns its claim, which is not vouched for yet."""
         self._check_new()
         timeout = self._timeout if timeout is None else _checked_timeout(timeout)
         give_up_ms = math.inf if timeout is None else now_ms() + timeout * 1000
-        # To try once is to wait for no other holder, but for an answer.
+        # A single try waits for no other holder, only for the answer.
         seconds = self._driver.timeout if not timeout else min(timeout, self._driver.timeout)
         while True:
-            # What is seen to be another's needs no worker to say so.
+            # If another holder's claim is seen in shared memory, no worker is asked.
             if not self._driver.is_seen(self._key):
                 claim = Claim(self._key, self._ttl)
                 try:
@@ -145,7 +145,7 @@ class LockState:
         claim.fencing = await self._draw(claim)
         if self._renew:
             self._keep_named(claim)
-        # One that was stopped in between may have drawn its number after its successor.
+        # A process that was stopped in between may have drawn its number after its successor.
         return claim.is_held
 
     def _keep_named(self, claim: Claim) -> None:
@@ -171,12 +171,12 @@ class LockState:
             except OutcomeUnknown:
                 if not claim.is_held:
                     raise
-                continue  # a number that nobody got does no harm
+                continue  # an unused number does no harm
             if drawn:
                 return number
 
     def _parse(self, last: object) -> int:
-        """The last number, unless somebody else has written something there."""
+        """The last number; raises InvalidValue if something else was written there."""
         if isinstance(last, str) and last.isascii() and last.isdecimal() and len(last) <= 20:
             return int(last)
         raise InvalidValue(
@@ -185,7 +185,7 @@ class LockState:
         )
 
     async def _wait(self, give_up_ms: float) -> None:
-        """Until nobody holds it. Looks in shared memory; no system call but the sleep."""
+        """Waits until the lock is free. Looks in shared memory; no system call but the sleep."""
         for pause in pauses():
             wait = (give_up_ms - now_ms()) / 1000
             if wait <= 0:
@@ -196,7 +196,7 @@ class LockState:
             await self._driver.sleep(min(pause, left, wait))
 
     async def _end(self, claim: Claim | None) -> None:
-        """Gives a claim up, for which nobody vouches any more."""
+        """Gives up a claim that is no longer vouched for."""
         self._forget(claim)
         mine = cast("Claim", claim)
         if not await self._driver.within(self._driver.timeout, mine.release, self._driver):

@@ -20,12 +20,12 @@ _READABLE_BYTES_MAX = 256  # of a key; a longer one is hashed, which also leaves
 
 
 class Memoized(Protocol[P, R]):
-    """A memoized function: a function like the one it stands for, with three more attributes."""
+    """A memoized function: like the original function, with three more attributes."""
 
     __wrapped__: Callable[P, R]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The kept result of this call, or the result, which is kept."""
+        """The kept result of this call; on a miss it is computed, and kept."""
 
     def __get__(self, instance: Any, owner: type | None = None, /) -> Callable[..., R]:
         """It binds to objects as functions do."""
@@ -34,9 +34,9 @@ class Memoized(Protocol[P, R]):
         """The key of this call's result."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Forgets this call's result; says whether there was one. A coroutine, if the function is.
+        """Forgets a call's result; returns whether there was one. A coroutine if the function is.
 
-        A computation that is under way does not store its result.
+        A computation that is under way then does not store its result.
         """
 
 
@@ -44,12 +44,12 @@ class CallKeys:
     """Makes the key of each call of a function.
 
     Args:
-        function: whose calls.
-        key: makes it of the call's arguments; None: of module, name and arguments.
+        function: the function that is called.
+        key: makes the key from the call's arguments; None: from module, name and arguments.
         typed: whether 1 and 1.0 differ.
 
     Raises:
-        InvalidArgument: the function has no name of its own, or is none yet.
+        InvalidArgument: the function has no name of its own, or is not a function yet.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class CallKeys:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """How it is called: of a decorated function, how its decorator is, which may add arguments."""
+    """How the function is called: if decorated, as its decorator is, which may add arguments."""
     is_python = inspect.isfunction(function) or inspect.ismethod(function)
     try:
         return inspect.signature(function, follow_wrapped=not is_python)

@@ -10,18 +10,18 @@ _NO_FILES = ("dev", "proc")  # a script that comes through a pipe is named after
 
 
 class Unsupported(Exception):
-    """What has no text that means the same in every process; says what it is, or why."""
+    """Something has no text that means the same in every process; the message says what, or why."""
 
 
 def module_name(module: str, file: str | None) -> str:
-    """A module's name; of a script its path, since every script is called `__main__`.
+    """A module's name; for a script its path, since every script is called `__main__`.
 
     Args:
         module: as a function or class has it.
         file: where the script is, if it is one.
 
     Raises:
-        Unsupported: it was typed, piped or given as a string; so may others be, in other programs.
+        Unsupported: it was typed, piped or given as a string; other programs may use the same name.
     """
     if module not in _SCRIPTS:
         return module

@@ -11,8 +11,8 @@ this takes over. A caller stores only while it holds its claim: one that was sto
 whose result was invalidated meanwhile, returns what it has computed and leaves the cache alone.
 
 The claim is renewed while the factory runs, and not a moment longer, see `vouched`: so whatever
-ends a get_or_set, the claim is over after its time. A forked child that returns from its parent's
-factory neither stores nor gives up what is the parent's.
+ends a get_or_set, the claim expires. A forked child that returns from its parent's factory neither
+stores the value nor releases the parent's claim.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from kvserve.names import Names
 from kvserve.protocol import codec
 
 CLAIM_SECONDS_DEFAULT = 10.0
-# A computation that lasts longer is renewed no more, so that one that hangs, or waits for itself in
-# a way that we cannot see, is replaced at last.
+# The claim of a longer computation is no longer renewed, so that one that hangs, or waits for
+# itself in a way that we cannot see, is replaced at last.
 _LEASES_MAX = 60
 MISSING = object()
 _UNCHANGED = (str, bytes, int, float, bool, type(None))
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class Terms(NamedTuple):
-    """For how long values are kept, and computations waited for; see `checked_terms`."""
+    """How long values are kept, and computations waited for; see `checked_terms`."""
 
     ttl: TTL
     stale_seconds: float
@@ -94,7 +94,7 @@ class Flight:
     Args:
         driver: the client's.
         names: the client's instance.
-        key: whose value.
+        key: the key to compute.
         terms: how it is kept.
     """
 
@@ -107,12 +107,12 @@ class Flight:
 
     @property
     def is_computing(self) -> bool:
-        """Whether the factory runs. A task that it began may outlive it, and keep `_flights`."""
+        """Whether the factory runs. A task that it started may outlive it, and keep `_flights`."""
         return self.claim.is_vouched
 
     @property
     def keep_until_ms(self) -> int:
-        """The moment from which on the claim of a computation that begins now is left to end."""
+        """When to stop renewing the claim of a computation that begins now."""
         return now_ms() + _LEASES_MAX * self.claim.ttl_ms
 
     async def is_fresh(self) -> bool:
@@ -121,11 +121,11 @@ class Flight:
         return not terms.stale_seconds or terms.is_fresh(await self.driver.ttl(self.key))
 
     async def complete(self, value: Any) -> None:
-        """Stores what was computed, for all, and ends the flight."""
+        """Stores the computed value, and ends the flight."""
         try:
             await self.driver.within(self.driver.timeout, self._complete, value)
         except BaseException:
-            await self.abandon()  # what went wrong before matters more
+            await self.abandon()  # the first error matters more
             raise
 
     async def _complete(self, value: Any) -> None:
@@ -137,9 +137,9 @@ class Flight:
             await self.driver.delete(self.key, version)  # it was invalidated in between
 
     async def instead_of(self, error: BaseException) -> Any:
-        """The stale value, where it stands in for one that could not be computed, else `MISSING`.
+        """The stale value in place of one that could not be computed, if allowed, else `MISSING`.
 
-        Not one that was found before: it may have been deleted, or be too old, by now.
+        It is read anew: one that was found before may have been deleted, or be too old, by now.
         """
         if not self._terms.stale_on_error or isinstance(error, MisuseError):
             return MISSING
@@ -154,7 +154,7 @@ class Flight:
         return value
 
     async def abandon(self) -> None:
-        """Ends the flight without a value, so that the next one may try."""
+        """Ends the flight without a value, so that the next caller may try."""
         await self.claim.abandon(self.driver)
 
 
@@ -162,19 +162,19 @@ _flights: ContextVar[tuple[Flight, ...]] = ContextVar("kvserve_flights", default
 
 
 def with_flight(flight: Flight) -> tuple[ContextVar[tuple[Flight, ...]], tuple[Flight, ...]]:
-    """The variable, and the value it has while the flight's factory runs: all those that the caller
-    computes, so that a factory that waits for itself is found out."""
+    """The context variable, and its value while the flight's factory runs: all flights that the
+    caller computes, so that a factory that waits for itself is detected."""
     return _flights, (*(outer for outer in _flights.get() if outer.is_computing), flight)
 
 
 async def seek(flight: Flight, value: Any) -> Any:
-    """The value, or `MISSING` when the flight is ours and it must be computed.
+    """The value, or `MISSING` if the claim is ours and the value must be computed.
 
     Args:
         value: what a get has just found.
 
     Raises:
-        MisuseError: the one to wait for is ourselves.
+        MisuseError: the caller would wait for itself.
     """
     driver = flight.driver
     while value is MISSING or not await flight.is_fresh():
@@ -199,7 +199,7 @@ async def seek(flight: Flight, value: Any) -> Any:
 
 
 async def _look_again(flight: Flight) -> Any:
-    """The value that another one stored between our look and our claim, else `MISSING`."""
+    """The value that another caller stored between our look and our claim, else `MISSING`."""
     value = await flight.driver.get(flight.key, MISSING)
     if value is MISSING or not await flight.is_fresh():
         return MISSING
@@ -208,10 +208,10 @@ async def _look_again(flight: Flight) -> Any:
 
 
 async def _wait(flight: Flight) -> None:
-    """Until there is a value, or nobody computes one.
+    """Waits until there is a value, or no caller computes one.
 
     Raises:
-        MisuseError: whoever computes it waits for what is computed here.
+        MisuseError: the caller that computes it waits for a value that is computed here.
     """
     outer = [(each.key, each.claim) for each in _flights.get() if each.is_computing]
     waiting = Waiting(flight.driver, flight.key, outer)
@@ -229,7 +229,7 @@ async def _wait(flight: Flight) -> None:
 
 
 def as_read(value: Any) -> Any:
-    """A computed value as a hit gives it: a datetime in UTC for instance, and nobody else's."""
+    """A computed value as a hit returns it: with a datetime in UTC for instance, and unshared."""
     if type(value) in _UNCHANGED:
         return value
     return codec.decode(*codec.encode(value))

@@ -1,9 +1,9 @@
-"""Factories that wait for each other: found out by what each claim says its holder waits for.
+"""Detects factories that wait for each other: each claim says which key its holder waits for.
 
-A factory may ask for another value, and wait for the one who computes it. While it does, each
-claim that its caller holds says, beside the token, for which key. So whoever waits can follow the
-chain from claim to claim, over threads, tasks and processes; where it ends at a claim of its own,
-all would wait for ever, and as nobody can ever have a value, each gets an error.
+A factory may ask for another value, and wait for the caller that computes it. While it does, each
+claim that its own caller holds says, beside the token, for which key. So a waiting caller can
+follow the chain from claim to claim, over threads, tasks and processes. If the chain ends at a
+claim of its own, all would wait for ever; as no value can ever be computed, each gets an error.
 
 What is read may be a moment old, so only a ring that is seen twice in a row counts.
 """
@@ -30,7 +30,7 @@ class Waiting:
 
     Args:
         driver: the client's.
-        key: whose value is waited for.
+        key: the key that is waited for.
         claims: those of the values that the caller is computing, by their keys.
     """
 
@@ -43,10 +43,10 @@ class Waiting:
         self._ring: list[Key] = []
 
     async def look(self, pause: float) -> None:
-        """Comes after each pause, of so many seconds.
+        """Looks for a ring; called after each pause, of so many seconds.
 
         Raises:
-            MisuseError: the one who is waited for waits for the caller.
+            MisuseError: the caller that is waited for waits for this one.
         """
         self._waited += pause
         if not self._claims or self._waited < self._next_look:
@@ -72,16 +72,16 @@ class Waiting:
                 await self._say(claim)
 
     def forget(self) -> None:
-        """As `end`, after an exception: the next renewal says it, if there is one."""
+        """As `end`, after an exception: the next renewal writes it, if there is one."""
         for _, claim in self._claims:
             claim.waits_for = None
 
     async def _say(self, claim: Claim) -> None:
-        with suppress(ServerError):  # the next renewal says it
+        with suppress(ServerError):  # the next renewal writes it
             await self._driver.within(self._driver.timeout, claim.renew, self._driver)
 
     async def _chain(self) -> list[Key]:
-        """The keys from one of ours back to it, if it is so; else an empty list."""
+        """The keys of a ring, from one of ours back to it; an empty list if there is none."""
         ours = {_as_bytes(key): key for key, _ in self._claims}
         chain: list[Key] = [self._key]
         for _ in range(_HOPS_MAX):
@@ -99,7 +99,7 @@ class Waiting:
 
 
 def _waited_for(claim: Any) -> Key | None:
-    """What the holder of a claim waits for, given what the claim holds."""
+    """The key that the holder of a claim waits for, given the claim's value."""
     if isinstance(claim, (tuple, list)) and len(claim) == 2 and isinstance(claim[1], (str, bytes)):
         return claim[1]
     return None

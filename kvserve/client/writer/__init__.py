@@ -1,1 +1,1 @@
-"""Trusted writers: a process's slot among them, and what executes its changes."""
+"""Trusted writers: a process's slot among them, and the executor of its changes."""

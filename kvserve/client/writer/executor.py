@@ -19,11 +19,11 @@ class Settings(NamedTuple):
     """What a writer must know, as `TrustedWriter._use_writer` takes it.
 
     Args:
-        writer: what it writes with.
+        writer: the Writer that executes the changes.
         page: of the live settings.
-        version_at: where the 8 bytes are that differ from `version` when any of this has changed.
+        version_at: the place of 8 bytes that differ from `version` when any of this has changed.
         version: of the live settings.
-        default_ttl_ms: of what is written without a ttl; 0 for ever.
+        default_ttl_ms: the ttl of what is written without one; 0: for ever.
         value_bytes_max: the largest value now.
     """
 
@@ -36,11 +36,11 @@ class Settings(NamedTuple):
 
 
 class DirectTable:
-    """Executes operations in the table, as the live settings say. `enter` comes first.
+    """Executes operations in the table, as the live settings say. Call `enter` first.
 
     Args:
         names: the instance's.
-        wait_seconds: how long an operation may wait for a lock; 0: for a dead process's alone.
+        wait_seconds: how long an operation may wait for a lock; 0: only for a dead process's.
     """
 
     settings: Settings
@@ -58,7 +58,7 @@ class DirectTable:
         return slot is not None and slot.is_taken and slot.page.version == self.settings.version
 
     def enter(self) -> None:
-        """Takes the process's slot, and the settings in force. Raises as `slots.enter`."""
+        """Takes the process's slot, and the settings in force. Raises as `slot.enter`."""
         self.needs_slot = True
         slot = enter(self._names, self)
         found = slot.page.read()
@@ -93,7 +93,7 @@ class DirectTable:
         return operation.interpret(self.answer(operation.command, operation.arguments))
 
     def answer(self, command: Command, arguments: tuple[Any, ...]) -> Any:
-        """The answer to a request, as a worker would give it. Raises as `execute`."""
+        """The answer to a request, as a worker would return it. Raises as `execute`."""
         try:
             return self._executor.execute(command.code, arguments)
         except (OverflowError, IndexError) as error:

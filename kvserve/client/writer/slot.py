@@ -1,18 +1,18 @@
 """A process's slot among the trusted writers of an instance: one for all clients of the process.
 
-One, because record locks belong to the process: to close any descriptor of the lease file drops
-them all. A slot is a slot of the lease file, a ring of the change feed, and the table mapped for
-writing. It is of one run of a server: when the settings page says that this has ended, the slot is
-given up, and the next write looks for another one.
+One, because record locks belong to the process: closing any descriptor of the lease file drops them
+all. A slot is a slot of the lease file, a ring of the change feed, and the table mapped for
+writing. It belongs to one run of a server: when the settings page says that the run has ended, the
+slot is given up, and the next write looks for another one.
 
-What a slot promises the others is that its process changes the table only while it holds the
-slot's record lock, and tells of it in that slot's ring alone. A forked child has not got the lock,
-so it finds its slot given up, and takes one of its own.
+Invariant: a process writes only while it holds its slot's record lock, and reports its changes only
+in that slot's ring. A forked child does not have the lock, so it finds its slot given up, and takes
+one of its own.
 
 So slots are taken and left one after the other, under one lock: a descriptor that is closed late
-would take along the record lock that the next slot has got already. Clients go at any moment, also
-when the garbage collector finds them while this thread has that lock; whoever has it leaves what
-has no client any more once it is free.
+would drop the record lock that the next slot already has. Clients may go at any moment, also when
+the garbage collector finds them while this thread has that lock; the thread that has it leaves the
+slots without clients once it has released it.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ from kvserve.table.table import attach_maps
 
 _ATTEMPTS = 3  # each repeated only because a server has ended or begun meanwhile
 _ENTER_SECONDS = 1.0
-_MOURNED_SECONDS = 0.01  # the parent has a killed writer's slot while it tells of the death
+_MOURNED_SECONDS = 0.01  # the parent has a killed writer's slot while it reports the death
 
 
 class SlotUser(Protocol):
-    """Whom a slot is for."""
+    """A client that may need a slot."""
 
     needs_slot: bool
 
 
 class WriterSlot(Writer):
-    """What a process writes through; taken by `enter`, left with its last client.
+    """The slot that a process writes through; taken by `enter`, left with its last client.
 
     Args:
         names: the instance's.
-        owner_uid: who owns it.
+        owner_uid: the user that owns it.
         page: the settings of the server's run.
 
     Raises:
         FileNotFoundError, ServerUnavailable: the server has just ended, or is still starting.
         ForeignObject: something of the instance is not its owner's.
-        WriteRefused: the server lets nobody write into its table.
-        ServerBusy: as many processes as it lets do so already.
+        WriteRefused: the server lets no process write into its table.
+        ServerBusy: as many processes as it allows do so already.
     """
 
     _lease: Lease | None = None
@@ -101,12 +101,12 @@ class WriterSlot(Writer):
 
     @property
     def has_clients(self) -> bool:
-        """Whether anybody needs it; it is left when that is over, see `leave_unused`."""
+        """Whether any client needs it; `leave_unused` leaves it when none does."""
         clients = [client() for client in list(self._clients)]
         return any(client is not None and client.needs_slot for client in clients)
 
     def admit(self, client: SlotUser) -> None:
-        """Stays at least until this client needs it no more, or is no more."""
+        """Keeps the slot at least until this client no longer needs it, or is gone."""
         self._clients.add(weakref.ref(client, self._forget))
 
     def _forget(self, client: weakref.ref[SlotUser]) -> None:
@@ -114,9 +114,9 @@ class WriterSlot(Writer):
         leave_unused()
 
     def leave(self) -> None:
-        """Gives the slot and the ring to whoever comes next. Twice does no harm.
+        """Frees the slot and the ring for the next process. Twice does no harm.
 
-        In a forked child it only lets go of them: they are the parent's, who goes on.
+        In a forked child it only lets go of them: the parent goes on using them.
         """
         lease, self._lease = self._lease, None
         if lease is not None:
@@ -125,8 +125,7 @@ class WriterSlot(Writer):
 
 
 class _WriterSlots:
-    """All slots of this process, by the instance's name, of which the names of its kernel objects
-    are made."""
+    """All slots of this process, by the instance's name, which names all its kernel objects."""
 
     def __init__(self) -> None:
         self._taken: dict[str, WriterSlot] = {}
@@ -136,9 +135,9 @@ class _WriterSlots:
         """This process's slot, taken now unless it has one; it stays while the client needs it.
 
         Raises:
-            ServerUnavailable: nobody serves.
+            ServerUnavailable: no server runs.
             WriteRefused: this process may not write into the table.
-            ServerBusy: as many processes do so already as may.
+            ServerBusy: as many processes as may do so already.
             ForeignObject: something of the instance is not its owner's.
         """
         forks.notice()
@@ -149,7 +148,7 @@ class _WriterSlots:
                 slot = self._taken.get(names.name)
                 if slot is None or not slot.is_taken:
                     if slot is not None:
-                        slot.leave()  # first, for it would take the new one's lock along
+                        slot.leave()  # first, as later it would drop the new one's lock
                     with runtime.named_errors():
                         slot = self._taken[names.name] = _take(names)
                 slot.admit(client)
@@ -158,7 +157,7 @@ class _WriterSlots:
             self.leave_unused()
 
     def leave_unused(self) -> None:
-        """Leaves slots without clients, unless somebody is just changing slots: then he will."""
+        """Leaves slots without clients; if another thread is changing slots, that thread will."""
         while not all(slot.has_clients for slot in list(self._taken.values())):
             with LockGuard(self._changing, 0) as is_ours:
                 if not is_ours:
@@ -169,7 +168,7 @@ class _WriterSlots:
                         del self._taken[name]
 
     def end(self) -> None:
-        """Leaves all when the process ends; else whoever watches would be told of a loss."""
+        """Leaves all when the process ends; else watchers would see a loss."""
         forks.notice()
         with LockGuard(self._changing, _ENTER_SECONDS) as is_ours:
             if is_ours:
@@ -177,7 +176,7 @@ class _WriterSlots:
 
     def become_child(self) -> None:
         """Lets go of the parent's slots in a forked child."""
-        self._changing = Lock()  # a thread that the child has not got may have the other
+        self._changing = Lock()  # the other may be held by a thread that the child does not have
         self._leave_all()
 
     def _leave_all(self) -> None:

@@ -1,7 +1,7 @@
 """Single requests by the shortest way to the store: no task, and no turn of the loop in between.
 
-Half of what a miss costs a worker would be these. What comes while connections are in use, what
-waits for its turn, and what comes in a batch goes the usual way, and is sent together.
+These would be half of what a miss costs a worker. Requests that come while connections are in use,
+that wait for their turn, or that come in a batch go the usual way, and are sent together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvserve.store.guard import GuardedStore
 
 
 class AtOnce:
-    """See above.
+    """Executes single requests by the shortest way.
 
     Args:
         stored: the table over the store.
@@ -45,8 +45,8 @@ class AtOnce:
         self._loop = loop
 
     def read(self, running: Running, key: Key, name: bytes) -> asyncio.Future[Any] | None:
-        """What the store has of a key that nobody else asks for, by the shortest way; None: there
-        is none just now."""
+        """Loads a key that no other request asks for by the shortest way; None: there is no such
+        way just now."""
         if self._queues.is_full:
             return None
         result: asyncio.Future[Any] = self._loop.create_future()
@@ -73,8 +73,8 @@ class AtOnce:
     def set(
         self, running: Running, key: Key, number: int, payload: bytes, ttl_ms: int
     ) -> asyncio.Future[Any] | None:
-        """The version of a value that is being stored by the shortest way; None: there is none
-        just now. See `write`."""
+        """Stores a value by the shortest way; returns its future version. None: there is no such
+        way just now. See `StoredTable.write`."""
         name = raw_key_of(key)
         if self._queues.is_full or self._queues.is_busy(name):
             return None

@@ -1,6 +1,7 @@
-"""What stands behind a worker's table, put together: the store, its guard, what waits for it.
+"""Builds the store stack of one worker: store, guard, write-behind, negative cache.
 
-The store is opened after the fork, and not waited for: while it cannot be reached, hits are served.
+The store is opened after the fork, and the worker does not wait for it: while it cannot be reached,
+hits are served.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from kvserve.table.table import Table
 
 _log = logging.getLogger(__name__)
 _OPEN_AGAIN_SECONDS = 0.5
-_SHARED_PART = 0.5  # of the bound; the rest is for those who wait, and for what is late
+_SHARED_PART = 0.5  # of the bound; the rest is for waiting callers, and for delays
 
 
 class Backing:
@@ -36,7 +37,7 @@ class Backing:
     Args:
         store: guarded, not open yet.
         behind: where writes wait; None: they go through.
-        negative_cache, coherence: see there.
+        negative_cache, coherence: see their classes.
         executor: executes what may need the store.
         loop: the worker's.
     """
@@ -56,7 +57,7 @@ class Backing:
         self._coherence = coherence
         self._executor = executor
         if store.is_shared:
-            coherence.drop_all()  # nobody followed the store since the last worker
+            coherence.drop_all()  # no worker followed the store meanwhile
         self._opening = loop.create_task(self._open())
 
     async def _open(self) -> None:
@@ -98,7 +99,7 @@ class Backing:
             self._coherence.share_seconds = config.near_cache_staleness * _SHARED_PART
 
     def stats(self) -> dict[str, Any]:
-        """The store's figures in this worker; `kvserve stats --help` explains them."""
+        """The store's statistics in this worker; `kvserve stats --help` explains them."""
         return self._store.stats() | {
             "negative_hits": self._negative_cache.hits,
             "writes_behind": 0 if self._behind is None else len(self._behind),
@@ -129,7 +130,7 @@ def backing(
     executor: Executor,
     loop: asyncio.AbstractEventLoop,
 ) -> Backing | None:
-    """What stands behind a worker's table; None if nothing does.
+    """Builds the store stack behind a worker's table; None if there is no store.
 
     Args:
         url: the store's, with its password.
@@ -137,7 +138,7 @@ def backing(
         table: this process's.
         shards: those that this worker serves.
         index: which worker this is.
-        executor: what needs no store goes there.
+        executor: executes what needs no store.
         loop: the worker's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Changes that depend on what is there: decided here, or by a store that others write, too."""
+"""Changes that depend on what is there: decided here, or by a store that other hosts write, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kvserve.store.base import Key, Record
 
 
 class OwnChanges:
-    """Changes that depend on what is there, where nobody else writes the store."""
+    """Changes that depend on what is there, where no other host writes the store."""
 
     def __init__(self, stored: StoredTable) -> None:
         self._stored = stored
@@ -67,7 +67,7 @@ class OwnChanges:
 
 
 class SharedChanges:
-    """Changes that depend on what is there, decided by a store that others write, too."""
+    """Changes that depend on what is there, decided by a store that other hosts write, too."""
 
     def __init__(self, stored: StoredTable) -> None:
         self._stored = stored

@@ -1,11 +1,11 @@
-"""A near cache is kept true to a store that other hosts change: what is dropped, and until when
-what is left may be served.
+"""Keeps a near cache coherent with a store that other hosts change: what is dropped, and until when
+the rest may be served.
 
-Two things could make a stale value: a message that comes too late, and one that comes while its
-key is being loaded. Against the first there is a lease, in the table, that runs out by itself: no
+Two things could make a value stale: a message that comes too late, and one that comes while its key
+is being loaded. Against the first there is freshness, in the table, that runs out by itself: no
 reader serves a hit after it, whatever became of this worker, the connection or the store. Against
-the second, a key that was named while a call about it was under way is not filled after it, and who
-asks for it from then on does not wait for that call's answer.
+the second, a key that was named while a call about it was under way is not filled after it, and
+later requests for it do not wait for that call's answer.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Call:
 
 
 class Coherence:
-    """The truth of one worker's shards.
+    """Tracks whether this worker's shards may be served (within the staleness bound).
 
     Args:
         table: this process's.
         shards: those that this worker serves.
         index: which worker this is.
         negative_cache: what the store is known not to have.
-        is_shared: whether others change the store; if not, everything here is always true.
+        is_shared: whether other hosts change the store; if not, all may always be served.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Coherence:
         self._fresh_until_ms = 0
         self._under_way: dict[bytes, list[Call]] = {}  # the calls about each key
         self.detach: Callable[[bytes], object] = id  # see `KeyQueues.detach`; until then nothing
-        # For how long who asks may share a load that is under way: it may have read the value
+        # For how long a request may share a load that is under way: it may have read the value
         # when it began, and wait since for another node's answer that never comes.
         self.share_seconds = math.inf
         self.invalidations = 0
@@ -69,11 +69,11 @@ class Coherence:
 
     @property
     def may_serve(self) -> bool:
-        """Whether what the table holds is true."""
+        """Whether what the table holds may be served."""
         return not self._is_shared or time.monotonic_ns() < self._fresh_until_ms * 1_000_000
 
     def begin(self, name: bytes) -> Call:
-        """A call about this key is about to be made; `end` it."""
+        """Notes that a call about this key is about to be made; `end` it."""
         call = Call(name)
         if self._is_shared:
             calls = self._under_way.get(name)
@@ -84,11 +84,11 @@ class Coherence:
         return call
 
     def may_fill(self, call: Call) -> bool:
-        """Whether what the call brought may be kept: nobody named its key since it began."""
+        """Whether what the call brought may be kept: its key was not named since it began."""
         return self.may_serve and not call.is_outdated
 
     def end(self, call: Call) -> None:
-        """What the call brought has been dealt with."""
+        """Notes that what the call brought has been dealt with."""
         calls = self._under_way.get(call.name)
         if calls is not None and call in calls:
             calls.remove(call)
@@ -96,13 +96,13 @@ class Coherence:
                 del self._under_way[call.name]
 
     def outdate(self, name: bytes) -> None:
-        """What is under way about a key may bring the old value: only those who wait get it."""
+        """Marks calls about a key that may bring the old value: only those that wait get it."""
         for call in self._under_way.pop(name, ()):
             call.is_outdated = True
         self.detach(name)
 
     def on_invalid(self, keys: Sequence[Key] | None) -> None:
-        """Drops keys that changed elsewhere; None: all."""
+        """Drops keys that other hosts changed; None: all."""
         if keys is None:
             self.losses += 1
             self._fresh_until_ms = 0
@@ -114,14 +114,14 @@ class Coherence:
                 self.outdate(name)
             try:
                 shard = self._table.shard_of(key)
-            except InvalidKey:  # another program's, such as none of ours can be
+            except InvalidKey:  # another program's: none of ours can be such
                 continue
             if shard % self._shards.step == self._index:
                 self._negative_cache.forget(name)
                 self.invalidations += self._table.delete(key)
 
     def on_fresh(self, until_ms: int) -> None:
-        """Everything that changed before was named: what is left is true until then."""
+        """All earlier changes were named: what is left may be served until then."""
         if not self._fresh_until_ms:
             _log.info("the near cache follows its store")
         self._fresh_until_ms = until_ms

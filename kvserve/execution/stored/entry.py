@@ -1,4 +1,4 @@
-"""What a key holds, its version, and its two ways to tell when it expires."""
+"""What a key holds, its version, and the two forms of its expiry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kvserve import limits
 from kvserve.store.base import Key, Record
 
-_VERSIONS = limits.VERSION_TABLE_END  # so many of each kind; those of the table are below
+_VERSIONS = limits.VERSION_TABLE_END  # so many of each kind; the table's are below
 
 
 class Entry(NamedTuple):
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 
 def raw_key_of(key: Key) -> bytes:
-    """What keys are compared by."""
+    """The key as bytes: a str key is its UTF-8."""
     return key.encode() if isinstance(key, str) else key
 
 
@@ -49,7 +49,7 @@ def content_version(codec: int, payload: bytes) -> int:
 
 
 def is_version(held: Entry, version: int) -> bool:
-    """Whether what a key holds has the version that `gets` told."""
+    """Whether what a key holds has the version that `gets` returned."""
     if version >= _VERSIONS:
         return content_version(held.codec, held.payload) == version
     return held.version == version

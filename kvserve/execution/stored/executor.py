@@ -1,10 +1,10 @@
 """Requests where there is a store behind the table: misses are loaded, writes written through.
 
 A key's requests run one after the other, so that a get after an acknowledged set sees it; what each
-does to table and store, and in which order, is in stored_table.py.
+does to table and store, and in which order, is in table.py.
 
-Where the store is shared with other hosts, it decides what depends on what is there (`add`, `cas`,
-`incr`, ...); else this is the only one who writes a key, and decides itself.
+A store that is shared with other hosts decides the changes that depend on what is there (`add`,
+`cas`, `incr`, ...); otherwise this is the only writer of a key, and decides itself.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StoredExecutor:
     Args:
         table: this process's.
         index: which worker this is.
-        executor: what needs no store goes there.
+        executor: executes what needs no store.
         store: the database.
         behind: where writes wait; None: they go through.
         negative_cache: what the store is known not to have.
@@ -147,12 +147,12 @@ class StoredExecutor:
     def _start(
         self, code: int, arguments: Any, running: Running, *, alone: bool = False
     ) -> tuple[int, Any] | asyncio.Future[Any]:
-        """The outcome of an operation if it needs no store, else what will be its answer.
+        """The outcome of an operation if it needs no store, else the future of its answer.
 
         Args:
             code, arguments: of the operation.
             running: the request that it belongs to.
-            alone: others do not come with it, so that it need not wait to be sent with them.
+            alone: no others come with it, so it need not wait to be sent with them.
         """
         try:
             if code in (commands.GET.code, commands.TTL.code):
@@ -166,7 +166,7 @@ class StoredExecutor:
                     if result is not None:
                         return result
                 return self._queues.submit(name, lambda: running.noted(change(*arguments)))
-        except Exception as error:  # said in the reply, as the executor does
+        except Exception as error:  # reported in the reply, as the executor does
             return refusal(code, error)
         return self._executor.run(code, arguments)
 
@@ -200,7 +200,7 @@ class StoredExecutor:
         allowance: Allowance,
         running: Running,
     ) -> None:
-        """As the executor's, but that neighbours of one kind wait for the store together."""
+        """As the executor's, but neighbours of one kind wait for the store together."""
         code, arguments = request.command.code, request.arguments
         if code == commands.BATCH.code:
             operations = arguments[0]
@@ -223,7 +223,7 @@ class StoredExecutor:
         allowance: Allowance,
         running: Running,
     ) -> list[tuple[int, Any]]:
-        """Those of the first operations: fewer than all where the reply would grow too long, or
+        """The outcomes of the first operations: fewer than all if the reply would grow too long,
         the worker's memory is used up, or the client has given up waiting."""
         outcomes: list[tuple[int, Any]] = []
         size_bytes = 0
@@ -255,8 +255,9 @@ class StoredExecutor:
     def _window(
         self, operations: list[list[Any]], first: int, allowance: Allowance
     ) -> tuple[list[list[Any]], bool]:
-        """The next operations that can wait for the store together: all gets, or all others; and
-        which. As many as there is memory for what they bring, or for what executes them."""
+        """The next operations that can wait for the store together, all gets or all others, and
+        whether they are gets. As many as there is memory for what they load, or what executes
+        them."""
         are_gets = operations[first][0] == commands.GET.code
         if are_gets:
             each_bytes = self._store.load_bytes + limits.REQUEST_BYTES

@@ -36,7 +36,7 @@ class KeyQueues:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._queues: dict[bytes, deque[_Entry]] = {}
-        # The last job of a key, if it only reads: whoever reads next may share it.
+        # The last job of a key, if it only reads: the next read may share it.
         self._reads: dict[bytes, _Entry] = {}
         self._runners: set[asyncio.Task[None]] = set()
         self._jobs = 0
@@ -54,7 +54,7 @@ class KeyQueues:
         return name in self._queues
 
     def is_read_for(self, name: bytes, seconds: float) -> bool:
-        """Whether the read that the next one would share runs for longer than this."""
+        """Whether the read that the next one would share has run for longer than this."""
         entry = self._reads.get(name)
         return (
             entry is not None
@@ -82,7 +82,7 @@ class KeyQueues:
         result.add_done_callback(lambda _: self._end(name, queue, entry))
 
     def _end(self, name: bytes, queue: deque[_Entry], entry: _Entry) -> None:
-        """One that was adopted has ended."""
+        """Called when an adopted job has ended."""
         self._jobs -= 1
         if entry.is_detached:
             return
@@ -95,7 +95,7 @@ class KeyQueues:
             del self._queues[name]
 
     def submit(self, name: bytes, job: Job) -> asyncio.Future[Any]:
-        """Runs a job after those of its key that came before; returns its result to be.
+        """Runs a job after those of its key that came before; returns its future result.
 
         Raises:
             ServerBusy: too many wait already.
@@ -119,7 +119,7 @@ class KeyQueues:
     def detach(self, name: bytes) -> None:
         """Lets the jobs of a key that come, or wait, go on beside the read that runs just now.
 
-        Who waits for that read gets its answer; nobody shares it from now on. It is out of date.
+        Callers that wait for that read get its answer. No other shares it: it is out of date.
         """
         queue = self._queues.get(name)
         if not queue or not queue[0].is_read or queue[0].began is None:

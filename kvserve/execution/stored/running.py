@@ -1,7 +1,7 @@
 """Notes in the table which request is being executed, step by step; see core/deaths.c.
 
 A request that waits for the store is executed in steps, and other requests in between. Each step
-is noted, so that a worker that dies tells which request it died over, and not which it waited for.
+is noted, so that a worker's death shows which request it died over, and not which one waited.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Running:
         self._table.end_request(self._worker)
 
     async def noted(self, job: Coroutine[Any, Any, Answer]) -> Answer:
-        """What a job returns, each step of which is noted."""
+        """Returns what a job returns, and notes each of its steps."""
         return await _Steps(self, job)
 
 

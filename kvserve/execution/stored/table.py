@@ -1,11 +1,11 @@
 """The table and the store behind it as one: what a key holds, and how it is written.
 
-The order of a write is: out of the table, into the store, into the table, acknowledged. While it is
-on its way nobody finds the key in the table, so whoever asks for it waits for the outcome; and a
-worker that is killed at any moment leaves nothing in the table that the store does not have. With
-write-behind it is into the table and acknowledged, and the store gets it later.
+The order of a write is: out of the table, into the store, into the table, acknowledged. Meanwhile
+no reader finds the key in the table, so a request for it waits for the outcome; and a worker that
+is killed at any moment leaves nothing in the table that the store does not have. With write-behind
+the write goes into the table and is acknowledged, and the store gets it later.
 
-This keeps no order: one key's calls must come one after the other.
+This class keeps no order: one key's calls must come one after the other.
 """
 
 from __future__ import annotations
@@ -91,13 +91,13 @@ class StoredTable:
             waits, record = self._behind.find(name)
             if waits:
                 return alive(record)
-        # An absence is believed for no longer than a value is.
+        # The negative cache is believed for no longer than the table is.
         if self._coherence.may_serve and name in self._negative_cache:
             return None
         return self.loaded(await self._store.load(key), call)
 
     def loaded(self, found: Record | None, call: Call) -> Record | None:
-        """What a load found, if it can be used; notes an absence.
+        """What a load found, if it can be used; the negative cache notes a miss.
 
         Raises:
             ValueTooLarge, UnreadableValue.
@@ -164,7 +164,7 @@ class StoredTable:
         return expiry_of(self._executor.life_ms(ttl_ms))
 
     def forget_absence(self, name: bytes) -> None:
-        """The store may have this key from now on."""
+        """Drops a key from the negative cache: the store may have it from now on."""
         self._negative_cache.forget(name)
 
     async def write(self, record: Record) -> int:
@@ -172,7 +172,7 @@ class StoredTable:
         name = raw_key_of(record.key)
         self._negative_cache.forget(name)
         if self._behind is None:
-            # Before the table is touched: hits go on while nothing else does.
+            # Before the table is touched: hits go on while calls of the store are refused.
             self._store.check(record.key)
         call = self._coherence.begin(name)
         try:
@@ -193,12 +193,12 @@ class StoredTable:
         change: Callable[[SharedStore], Awaitable[Answer]],
         kept: Callable[[Answer], Record | None] = lambda _: None,
     ) -> tuple[Answer, int]:
-        """Makes a change that the shared store decides, after what waits for this key.
+        """Makes a change that the shared store decides, after the writes that wait for this key.
 
         Args:
             name: of the key.
             change: of the store.
-            kept: what the key holds then, of the change's answer, if that is known.
+            kept: returns, from the answer, what the key holds then, if that is known.
 
         Returns:
             The answer, and the version of what is kept; 0: nothing is.
@@ -218,7 +218,7 @@ class StoredTable:
         finally:
             self._coherence.end(call)
 
-    # Operations that are the same whoever decides.
+    # Operations that are the same for own and shared changes.
 
     async def set(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
         return await self.write(self.record(key, number, payload, ttl_ms))

@@ -1,6 +1,6 @@
-"""The SQLite file of a store: found by its URL, made, verified, and its errors in our words.
+"""Opens the SQLite file that a store's URL names, creates and verifies it, translates its errors.
 
-A file that is not ours is recognized by its first bytes, before SQLite opens it: to open it could
+A foreign file is recognized by its first bytes before SQLite opens it, because opening could
 already change it.
 """
 
@@ -17,7 +17,7 @@ from kvserve.store.sqlite.group_commit import StoreBusy
 
 APPLICATION_ID = 0x6B767376  # "kvsv"; also in docs/stores.md
 SCHEMA_VERSION = 1
-LOCK_SLICE_SECONDS = 0.02  # that SQLite waits for a lock before the thread does something else
+LOCK_SLICE_SECONDS = 0.02  # SQLite's wait for a lock; then the thread does something else
 _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -39,10 +39,10 @@ _APPLICATION_ID_AT = slice(68, 72)
 def path_of(url: str) -> Path:
     """The path in a URL: `sqlite:///relative.db` or, with four slashes, `sqlite:////absolute.db`.
 
-    As in SQLAlchemy: what follows the third slash is the path as it stands, nothing is decoded.
+    As in SQLAlchemy, the text after the third slash is the path; nothing is decoded.
 
     Raises:
-        ConfigError: there is no path, or something that is none.
+        ConfigError: there is no path, or it cannot be one.
     """
     path = url.removeprefix("sqlite:///")
     if path == url:
@@ -57,14 +57,14 @@ def path_of(url: str) -> Path:
 
 
 def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
-    """Opens the file, for this thread alone, and makes it if there is none.
+    """Opens the file, for this thread alone, and creates it if there is none.
 
     Args:
         path: the file's.
-        lock_seconds: how long to wait while others make or open it.
+        lock_seconds: how long to wait while other processes create or open it.
 
     Raises:
-        ConfigError: it is a file of something else, or cannot be written here.
+        ConfigError: it is another program's file, or this user cannot write it.
         StoreUnavailable: it is locked, or its disk is full or failing.
     """
     _make(path)
@@ -87,15 +87,15 @@ def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
                 refusal = _cannot_use(path, error)
                 if not isinstance(refusal, StoreBusy) or time.monotonic() > deadline:
                     raise refusal from None
-                time.sleep(LOCK_SLICE_SECONDS)  # not every lock is one that SQLite waits for
+                time.sleep(LOCK_SLICE_SECONDS)  # SQLite itself does not wait for every lock
     except BaseException:
         connection.close()
         raise
 
 
 def translated(path: Path, error: sqlite3.Error) -> StoreUnavailable:
-    """What SQLite says, in our words; nothing was changed."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it are details
+    """SQLite's error as one of ours; nothing was changed."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreBusy(f"another program keeps the store's file {path} locked")
     if code == sqlite3.SQLITE_FULL:
@@ -105,7 +105,7 @@ def translated(path: Path, error: sqlite3.Error) -> StoreUnavailable:
 
 
 def _make(path: Path) -> None:
-    """An empty file that its owner alone may read; SQLite would let everybody read it."""
+    """Creates an empty file that only its owner may read; SQLite would let all users read it."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
@@ -119,12 +119,12 @@ def _make(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    # To close a file drops all locks that this process has on it, so that this must not be done
-    # beside an open connection: a process has one, and looks before it opens it.
+    # Closing a file drops all locks that this process has on it, so this must not happen beside an
+    # open connection: a process has one, and looks before it opens it.
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConfigError(f"the store's path {path} is not a plain file; use another")
-        with path.open("r+b") as file:  # SQLite would be content with a file it can only read
+        with path.open("r+b") as file:  # SQLite would accept a read-only file
             header = file.read(_HEADER_BYTES)
     except OSError as error:
         raise ConfigError(
@@ -139,12 +139,12 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:
-    """Makes the schema, or verifies it, and sets up the connection."""
+    """Creates or verifies the schema, and sets up the connection."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         if connection.execute("PRAGMA application_id").fetchone() == (0,):
             # In one transaction, and before the log is in use, so that the file's first bytes
-            # tell from then on whose it is.
+            # identify it as ours from then on.
             for statement in _SCHEMA:
                 connection.execute(statement)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -160,8 +160,8 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
         raise
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != (b"wal",):
         raise ConfigError(f"the file system of {path} cannot hold a store; use a local disk")
-    # The log is on the disk before a write is acknowledged. NORMAL would leave out that wait, and
-    # lose the last commits when the power fails; a killed process loses none either way.
+    # FULL: the log is on the disk before a write is acknowledged. NORMAL would skip that wait and
+    # lose the last commits in a power failure; a killed process loses none either way.
     connection.execute("PRAGMA synchronous = FULL")
     try:
         connection.execute("SELECT key, is_text, codec, value, expires_at FROM items LIMIT 1")
@@ -172,7 +172,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _cannot_use(path: Path, error: sqlite3.Error) -> ConfigError | StoreUnavailable:
-    """What SQLite says when it opens the file: some of it no waiting will fix."""
+    """SQLite's error when it opens the file: ConfigError if no waiting will fix it."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
         return ConfigError(

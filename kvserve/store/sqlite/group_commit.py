@@ -1,7 +1,7 @@
-"""Calls that come while others are executed wait, and then are executed together.
+"""Collects the calls that come while others are executed, then executes them together.
 
-This is group commit (DeWitt et al., 1984): the cost of a commit, a wait for the disk, is shared by
-all who waited for the one before. Nothing here is locked, since only the event loop touches it.
+This is group commit (DeWitt et al., 1984): all calls that waited for the previous commit share the
+cost of the next, a wait for the disk. Nothing here is locked: only the event loop touches it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Work = TypeVar("Work")
 
 
 class StoreBusy(StoreUnavailable):
-    """Somebody else holds the store's lock for the moment. Nothing was changed; try again."""
+    """Another process holds the store's lock for now. Nothing was changed; try again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,9 +35,9 @@ class Group(Generic[Work]):
     Args:
         loop: the worker's.
         thread: executes one group at a time; others may use it, too.
-        execute: is called in the thread, for one answer each. What it raises fails all of the
-            group, except for `StoreBusy`: then they go to the end of what the thread has to do,
-            so that a lock that somebody holds does not keep others from the thread.
+        execute: is called in the thread; returns one answer for each work. An exception fails all
+            of the group, except `StoreBusy`: then the group goes to the end of the thread's queue,
+            so that a lock held elsewhere does not keep others from the thread.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Group(Generic[Work]):
         self._is_active = False
 
     def call(self, work: Work, lock_seconds: float) -> asyncio.Future[Any]:
-        """The answer to a piece of work. If it is cancelled before it is begun, it is not done.
+        """The answer to a piece of work. If it is cancelled before the work begins, it is not done.
 
         Args:
             work: for `execute`.
-            lock_seconds: after which `StoreBusy` is the answer.
+            lock_seconds: how long to retry after `StoreBusy`; then it is the answer.
         """
         deadline = self._loop.time() + lock_seconds
         call = _Call(work, self._loop.create_future(), deadline)
         self._waiting.append(call)
         if not self._is_active:
             self._is_active = True
-            self._loop.call_soon(self._begin)  # not now: the rest of this turn comes along
+            self._loop.call_soon(self._begin)  # later: other calls of this turn join the group
         return call.answer
 
     def _begin(self) -> None:
@@ -87,7 +87,7 @@ class Group(Generic[Work]):
         self._begin()
 
     def _failed(self, group: list[_Call[Work]], error: BaseException) -> list[_Call[Work]]:
-        """Answers all but those that may still wait for the lock, and returns these."""
+        """Fails the calls that may not wait for the lock any longer; returns the others."""
         patient = []
         for call in group:
             if isinstance(error, StoreBusy) and self._loop.time() < call.deadline:

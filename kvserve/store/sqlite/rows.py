@@ -1,6 +1,6 @@
-"""Records to rows of the table `items` and back, as docs/stores.md describes them.
+"""Converts records to rows of the table `items` and back, as docs/stores.md describes them.
 
-People read and edit the rows with the sqlite3 shell, so that what can be text or a number there is.
+People read and edit the rows with the sqlite3 shell, so values are text or numbers where possible.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Row = tuple[str | bytes, bool, int, str | bytes | int, int | None]
 
 
 def to_key(key: Key) -> str | bytes:
-    """A key's column: one and the same for a str and for its UTF-8 bytes.
+    """A key's column: the same for a str and for its UTF-8 bytes.
 
     Example:
         >>> to_key("é") == to_key("é".encode()), to_key(b"\\xff"), to_key("a\\0b")
@@ -39,7 +39,7 @@ def to_record(key: Key, row: tuple[Any, ...]) -> Record:
 
     Args:
         key: a str or its UTF-8 bytes.
-        row: the columns is_text, codec, typeof(value), value, expires_at; text comes as bytes.
+        row: the columns is_text, codec, typeof(value), value, expires_at; text is given as bytes.
     """
     is_text, number, kind, value, expires_at_ms = row
     number, payload = _from_value(number, kind, value)
@@ -65,7 +65,7 @@ def _to_value(number: int, payload: bytes) -> str | bytes | int:
 
 
 def _from_value(number: int | None, kind: bytes, value: Any) -> tuple[int, bytes]:
-    """Codec and payload. Where they do not fit, somebody edited the value: its type decides."""
+    """Codec and payload. If they do not fit, the value was edited by hand: its type decides."""
     if kind == b"text":
         return (codec.TEXT if codec.is_readable(codec.TEXT, value) else codec.BYTES), value
     if kind != b"blob":  # an integer; a real or NULL, which only people write
@@ -77,9 +77,9 @@ def _from_value(number: int | None, kind: bytes, value: Any) -> tuple[int, bytes
 
 
 def _text_or_bytes(text: bytes) -> str | bytes:
-    """What SQLite can keep as TEXT, or else the bytes, for a BLOB.
+    """A str if SQLite can keep it as TEXT, else the bytes, for a BLOB.
 
-    TEXT may contain NUL, but length(), the shell and many a program would end it there.
+    TEXT may contain NUL, but length(), the shell and many programs would end it there.
     """
     if b"\0" in text:
         return text

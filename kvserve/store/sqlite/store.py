@@ -1,9 +1,9 @@
-"""A store in one SQLite file: of one host, for all workers of its instance.
+"""A store in one SQLite file on one host, shared by all workers of one instance.
 
 Each worker has one connection, used by one thread, so that its event loop never waits for a disk.
-The thread is a ThreadPoolExecutor of one: an own thread would need the same queue, futures and end.
-Loads and writes take turns in it, each time all that have come: writes share a commit, and are
-acknowledged after it.
+The thread is a ThreadPoolExecutor of one: a plain thread would need the same queue, futures and
+shutdown. Groups of loads and groups of writes take turns in it; each takes all calls that have
+come. The writes of a group share a commit and are acknowledged after it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from kvserve.store.sqlite.rows import Row, to_key, to_record, to_row
 from kvserve.store.sqlite.transactions import Transactions, Work
 
 _log = logging.getLogger(__name__)
-CHECK_SECONDS = 2.0  # that the server's start waits for a locked file
-LOCK_SHARE = 0.9  # of the timeout; then there is time left to say that nothing was changed
-PURGE_ROWS = 500  # a step: some milliseconds, for which the others in the thread wait
+CHECK_SECONDS = 2.0  # how long the server's start waits for a locked file
+LOCK_SHARE = 0.9  # of the timeout; the rest is time to report that nothing was changed
+PURGE_ROWS = 500  # of a step: some milliseconds, for which other work in the thread waits
 PURGE_SECONDS = 1.0  # between steps
 PURGE_SECONDS_BEHIND = 0.05  # while more has expired than a step removes
-PURGE_SECONDS_FAILED = 60.0  # every failure is a line in the log
+PURGE_SECONDS_FAILED = 60.0  # so long, since every failure is a line in the log
 _IS_LIVE = "(expires_at IS NULL OR expires_at > ?)"
 _LOAD = f"""
 SELECT is_text, codec, typeof(value), value, expires_at FROM items WHERE key = ? AND {_IS_LIVE}"""
@@ -72,7 +72,7 @@ class SqliteStore(Store):
 
     @staticmethod
     def check(url: str) -> None:
-        """Opens the file and closes it; makes it if there is none.
+        """Opens the file and closes it; creates it if there is none.
 
         Raises:
             ConfigError, StoreUnavailable: see `kvserve.store.sqlite.file.connect`.
@@ -80,7 +80,7 @@ class SqliteStore(Store):
         file.connect(file.path_of(url), CHECK_SECONDS).close()
 
     async def open(self) -> None:
-        """See `Store.open`; raises ConfigError as `check` does. If it fails, call it again."""
+        """See `Store.open`; raises ConfigError as `check` does. After a failure, call it again."""
         loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         try:
@@ -115,7 +115,7 @@ class SqliteStore(Store):
 
     def tune(self, timeout_seconds: float, staleness_seconds: float) -> None:
         """See `Store.tune`."""
-        del staleness_seconds  # nobody else writes there
+        del staleness_seconds  # no other host writes there
         self._timeout_seconds = timeout_seconds
 
     async def flush(self) -> None:
@@ -128,11 +128,11 @@ class SqliteStore(Store):
         opened, self._opened = self._opened, None
         opened.purging.cancel()
         loop = asyncio.get_running_loop()
-        # A disk that hangs is left alone: nothing that was acknowledged depends on the close.
+        # Gives up on a disk that hangs: no acknowledged write depends on the close.
         with suppress(TimeoutError):
             async with asyncio.timeout(2 * self._timeout_seconds):
                 last = [
-                    group.call(_nothing, self._timeout_seconds)  # behind all that came before
+                    group.call(_nothing, self._timeout_seconds)  # behind all earlier calls
                     for group in (opened.loads, opened.writes)
                 ]
                 await asyncio.gather(*last, return_exceptions=True)
@@ -152,7 +152,7 @@ class SqliteStore(Store):
 async def _purge(
     loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor, file: Transactions
 ) -> None:
-    """Removes what has expired, for ever, step by step: every worker does, and they share.
+    """Removes expired rows step by step, until cancelled; the workers share this work.
 
     Each step is a transaction of its own, so that it fails no write.
     """
@@ -163,7 +163,7 @@ async def _purge(
         try:
             (rows,) = await loop.run_in_executor(thread, file.commit, step)
             pause_seconds = PURGE_SECONDS if rows < PURGE_ROWS else PURGE_SECONDS_BEHIND
-        except StoreBusy:  # others write, and purge
+        except StoreBusy:  # other workers write, and purge
             pause_seconds = PURGE_SECONDS
         except KvserveError as error:
             _log.warning("expired rows stay in the store for now: %s", error)
@@ -190,7 +190,7 @@ def _delete(columns: list[str | bytes], connection: sqlite3.Connection) -> list[
     found = []
     for column in columns:
         found.append(connection.execute(_FIND, (column, now_ms)).fetchone() is not None)
-        connection.execute(_DELETE, (column,))  # an expired one, too: clocks can be set back
+        connection.execute(_DELETE, (column,))  # also an expired one: clocks can be set back
     return found
 
 

@@ -1,4 +1,4 @@
-"""An open SQLite file, in the one thread that uses it: many calls in one transaction.
+"""Executes many calls in one transaction of an open SQLite file, in the one thread that uses it.
 
 Knows neither records nor an event loop.
 """
@@ -18,11 +18,11 @@ Work = Callable[[sqlite3.Connection], Any]
 
 
 class Transactions:
-    """Reads and commits. To be made, used and closed by the same thread.
+    """Reads and commits. The same thread must make, use and close it.
 
     Args:
         path: the file's.
-        lock_seconds: how long to wait at the start while others make or open it.
+        lock_seconds: how long to wait at the start while other processes create or open it.
 
     Raises:
         ConfigError, StoreUnavailable: see `kvserve.store.sqlite.file.connect`.
@@ -35,20 +35,20 @@ class Transactions:
         self._files = self._present()
 
     def read(self, group: list[Work]) -> list[Any]:
-        """What each work returns; all of them see the file at the same moment.
+        """The results of each work; all of them see the file at the same moment.
 
         Raises:
-            StoreUnavailable: SQLite failed, or somebody took the file away.
+            StoreUnavailable: SQLite failed, or the file was removed or replaced.
         """
         self._refuse_replaced()
         return self._run("BEGIN", group, self._translated)
 
     def commit(self, group: list[Work]) -> list[Any]:
-        """What each work returns, once the changes of all of them are on the disk.
+        """The results of each work, once the changes of all of them are on the disk.
 
         Raises:
             StoreUnavailable: nothing was changed.
-            OutcomeUnknown: all was done or nothing was.
+            OutcomeUnknown: all changes were made, or none.
         """
         self._refuse_replaced()
         answers = self._run("BEGIN IMMEDIATE", group, self._translated_at_commit)
@@ -57,7 +57,7 @@ class Transactions:
         return answers
 
     def close(self) -> None:
-        """Whoever closes last moves the log into the database file."""
+        """Closes the file; the last process to close it moves the log into the database file."""
         self._connection.close()
 
     def _run(
@@ -70,7 +70,7 @@ class Transactions:
             translate = at_end
             self._connection.execute("COMMIT")
         except BaseException as error:
-            if self._connection.in_transaction:  # some errors have ended it already
+            if self._connection.in_transaction:  # some errors end the transaction themselves
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
@@ -82,16 +82,16 @@ class Transactions:
         return translated(self._path, error)
 
     def _translated_at_commit(self, error: sqlite3.Error) -> KvserveError:
-        # A commit counts when its last frame is in the log. If that could not be written, it was
-        # not done. If what follows failed, such as the wait for the disk, this process goes on
-        # without it, but after a crash the log's frame may count.
+        # A commit counts once its last frame is in the log. If that frame could not be written, the
+        # commit was not made. If a later step failed, such as the wait for the disk, this process
+        # goes on without the commit, but after a crash the frame in the log may count.
         code = getattr(error, "sqlite_errorcode", 0)
         if code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_WRITE:
             return OutcomeUnknown(f"the disk of the store's file {self._path} failed: {error}")
         return translated(self._path, error)
 
     def _refuse_replaced(self) -> None:
-        """SQLite itself would go on with files that nobody can open any more."""
+        """Raises if the files were replaced; SQLite would go on with files no process can open."""
         if self._present() != self._files:
             raise StoreUnavailable(
                 f"the store's file {self._path} was removed or replaced under the server; "
@@ -99,7 +99,7 @@ class Transactions:
             )
 
     def _present(self) -> list[tuple[int, int]]:
-        """Which files stand just now under the names of the database and of its log."""
+        """The device and inode of the files now under the names of the database and its log."""
         found = []
         for name in self._names:
             try:

@@ -1,4 +1,4 @@
-"""The URL of a Valkey or Redis store, taken apart. Connects to nothing."""
+"""Parses the URL of a Valkey or Redis store. Connects to nothing."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a store is, and how one is let in.
+    """Where a store is, and how to log in.
 
     Args:
         hosts: one server, or some of the nodes of a cluster.
         user: None: the default user.
-        password: None: none is asked for. Never printed.
+        password: None: the store asks for none. Never printed.
         database: its number.
         is_tls: whether to speak TLS.
         ca_file: certificates to trust, in place of the system's.
-        prefix: what every key begins with in the store.
+        prefix: the prefix of every key in the store.
     """
 
     hosts: tuple[Node, ...]
@@ -62,7 +62,7 @@ def parse(url: str) -> Address:
             same; `unix:///PATH[?db=N]`.
 
     Raises:
-        ConfigError: it is none of these. The text repeats nothing of the URL: a password that is
+        ConfigError: it is none of these. The text repeats no part of the URL: a password that is
             not quoted may be anywhere in it.
 
     Example:

@@ -17,8 +17,8 @@ async def check(address: Address, timeout_seconds: float) -> None:
     """Connects to the store as the workers will.
 
     Raises:
-        ConfigError: the URL, or the server it names, does not do.
-        StoreUnavailable: nothing answers.
+        ConfigError: the URL, or the server it names, cannot be used.
+        StoreUnavailable: no server answers.
     """
     failure: Exception | None = None
     for node in address.hosts:

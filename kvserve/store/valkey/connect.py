@@ -1,7 +1,7 @@
-"""Connecting to a server, so that it can be given up at any moment and nothing is left open.
+"""Connects to a server so that cancelling at any moment leaves nothing open.
 
-uvloop's `create_connection` leaves a handle behind where it is cancelled while it connects, and its
-loop cannot be closed then. So the socket is connected here, and handed over when it stands.
+uvloop's `create_connection` leaves a handle behind if it is cancelled while it connects, and then
+its loop cannot be closed. So the socket is connected here, and handed over once it is connected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kvserve.store.valkey.address import Address, Node
 
 
 async def connect(node: Node, address: Address, protocol: asyncio.Protocol) -> None:
-    """Connects a protocol; its `connection_made` has been called then.
+    """Connects a protocol; calls its `connection_made` before it returns.
 
     Raises:
         OSError: there is no connection.
@@ -94,5 +94,5 @@ async def _to(
 
 @lru_cache(maxsize=4)
 def _secure(ca_file: str | None) -> ssl.SSLContext:
-    """How TLS is spoken. To read the certificates takes longer than to connect."""
+    """The TLS settings, cached: reading the certificates takes longer than connecting."""
     return ssl.create_default_context(cafile=ca_file)

@@ -1,25 +1,25 @@
-"""Keeps a near cache coherent: listens to every primary, and says how long that can be relied on.
+"""Keeps a near cache coherent: listens to every primary, and reports until when it is fresh.
 
-A table may serve what it holds until `on_fresh`'s moment. It is a lease: whatever happens to the
-connections, to the servers or to this process, it runs out, so no value that others have changed is
-served longer than the bound. Each beat extends it:
+A table may serve its values until the moment that `on_fresh` was given. This freshness runs out,
+whatever happens to the connections, to the servers or to this process, so no value that another
+host has changed is served longer than the bound. Each beat extends it:
 
     at moment t a PING goes to all primaries, and when all have answered, a second one
-    when all have answered that, every change before t was told: the lease is t + the bound
+    when all have answered that, every change before t was pushed: fresh until t + the bound
 
 One PING is not enough: a server that executes a write and the PING in one turn of its event loop
-answers the PING first, and pushes what was invalidated at the end of the turn. The second PING
-comes in a later turn, and answers follow pushes on the same connection.
+answers the PING first, and pushes the invalidated keys at the end of the turn. The second PING
+comes in a later turn, and its reply follows the pushes on the same connection.
 
-What takes the second PING's place asks more (`valkey_marks`): in a cluster who has which slot, and
-since which epoch; all primaries must say the same, since one that is cut off from the others keeps
-its old beliefs, and a replica that took its place by force need not have asked anybody. So replicas
-are asked, too, as far as they can be reached. A server alone is asked whether it is still a primary
-with the data that it had, and whether databases were swapped, which it tells nobody.
+The request in place of the second PING asks for more (`marks.py`). In a cluster it asks which
+primary has which slot, and since which epoch. All primaries must agree, because one that is cut off
+from the others keeps its old map, and a replica that replaced it by force need not have asked any
+node. So replicas are asked, too, as far as they can be reached. A server alone is asked whether it
+is still a primary with the same data, and whether databases were swapped, which it does not push.
 
-Then, as after a lost connection, everything begins anew: connections to all primaries of a map that
-is no older than the connections; all that the table holds is declared invalid; only then the first
-beat.
+If any of this has changed, or a connection is lost, following begins again: it connects to all
+primaries of a map that is no older than the connections, declares all values of the table invalid,
+and only then begins the first beat.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from kvserve.store.valkey.wire import Refused
 from kvserve.store.valkey.witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
-_BEATS = 4  # within the bound: a late one is made good by the next
+_BEATS = 4  # within the bound, so that the next one makes up for a late one
 _SETTLE_ATTEMPTS = 5
 _PAUSE_SECONDS_FIRST = 0.05
 _PAUSE_SECONDS_MAX = 0.25
@@ -75,8 +75,7 @@ class Follower:
         self._is_following = False
 
     def ages(self) -> dict[Node, float]:
-        """For how many seconds each server that is listened to has not confirmed that all its
-        changes were told."""
+        """The seconds since each server last confirmed that it had pushed all its changes."""
         now = time.monotonic()
         return {node: now - self._heard_at[node] for node in self._links if node in self._heard_at}
 
@@ -111,7 +110,7 @@ class Follower:
 
     async def _follow(self) -> None:
         version = await self._listen()
-        self._on_invalid(None)  # whatever was loaded while nobody listened
+        self._on_invalid(None)  # changes of values loaded before now were not pushed
         while True:
             began = time.monotonic()
             await self._beat(version)
@@ -127,9 +126,9 @@ class Follower:
             raise LinkLost("a connection was lost")
 
     async def _listen(self) -> int:
-        """Opens a link to every primary; the version of the map that names them.
+        """Opens a link to every primary; returns the version of the map that names them.
 
-        The map is read after the marks, so whatever it misses will change them.
+        The map is read after the marks, so any change that it misses will change the marks.
         """
         self._broken.clear()
         async with asyncio.timeout(self._nodes.timeout_seconds):

@@ -1,13 +1,13 @@
-"""How a record looks in Valkey: a counter is decimal text, all else has a head.
+"""Encodes records for Valkey: a counter is decimal text, any other value has a head.
 
     0xC1 | codec, 1 byte | write id, 8 random bytes | payload
 
-A counter without a head is what INCRBY works on and what other programs read and write. 0xC1 begins
-no UTF-8 text and no msgpack, so values that other programs wrote are told apart: decimal text of 64
-bits is a counter, anything else is bytes.
+INCRBY works on a counter without a head, and other programs read and write it. 0xC1 begins no UTF-8
+text and no msgpack, so the values of other programs can be recognized: decimal text of 64 bits is a
+counter, anything else is bytes.
 
-The write id makes compare-and-set exact: a value that was replaced by an equal one is another
-value. Counters and others' values have none; there, equal is the same.
+The write id makes compare-and-set exact: a value that was replaced by an equal one counts as
+changed. Counters and other programs' values have none; for them, equal values are the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WHOLE = -1
 
 
 def to_stored(record: Record) -> bytes:
-    """What is stored for a record, with a new write id.
+    """The stored form of a record, with a new write id.
 
     Example:
         >>> to_stored(Record("visits", codec.COUNTER, (7).to_bytes(8, "little"), 0))
@@ -40,7 +40,7 @@ def to_stored(record: Record) -> bytes:
 
 
 def from_stored(key: Key, stored: bytes, expires_at_ms: int) -> Record:
-    """The record that is stored, whoever wrote it.
+    """The record of a stored value, whichever program wrote it.
 
     Example:
         >>> from_stored("visits", b"7", 0).codec == codec.COUNTER
@@ -50,7 +50,7 @@ def from_stored(key: Key, stored: bytes, expires_at_ms: int) -> Record:
     """
     if stored.startswith(_MARK) and len(stored) >= _HEAD_BYTES and stored[1] in _WITH_HEAD:
         payload = stored[_HEAD_BYTES:]
-        # Somebody else's bytes may look like a head of ours.
+        # Another program's bytes may look like a head of ours.
         if codec.is_readable(stored[1], payload):
             stamp = stored[len(_MARK) + 1 : _HEAD_BYTES]
             return Record(key, stored[1], payload, expires_at_ms, stamp)
@@ -60,7 +60,9 @@ def from_stored(key: Key, stored: bytes, expires_at_ms: int) -> Record:
 
 
 def expected(seen: Record) -> tuple[bytes, int]:
-    """What is stored while a key holds `seen`: its first bytes and their number, or all, `WHOLE`.
+    """The bytes that the stored value begins with while a key holds `seen`, and their number.
+
+    If the bytes are the whole value, the number is `WHOLE`.
 
     Args:
         seen: as `from_stored` made it.

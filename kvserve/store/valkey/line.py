@@ -1,7 +1,7 @@
 """One connection to a server, for one exchange at a time: commands out, their replies in.
 
 An asyncio protocol of our own over hiredis' parser: a stream reader, a lock and a timer for each
-reply would cost more than the server's answer takes. Unlike a `Link` it is told nothing unasked.
+reply would cost more than the server's work. Unlike a `Link` it receives no push messages.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Line(asyncio.Protocol):
 
         Raises:
             LineLost: there is no connection.
-            Refused: the server does not let us in.
+            Refused: the server refuses the login.
         """
         line = cls(on_lost)
         try:
@@ -65,14 +65,14 @@ class Line(asyncio.Protocol):
 
     @property
     def is_up(self) -> bool:
-        """Whether the connection stands, as far as can be known without asking the server."""
+        """Whether the connection is up, as far as can be known without asking the server."""
         return self._transport is not None and not self._poll.poll(0)
 
     def exchange(self, commands: Sequence[Words]) -> asyncio.Future[list[Reply]]:
         """The replies to commands, in order; raises LineLost.
 
-        One exchange at a time. If it is given up, the line must be closed: its replies would be
-        taken for the next one's.
+        One exchange at a time. After an abandoned exchange the line must be closed: its replies
+        would be taken for those of the next.
         """
         answer: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
 
@@ -90,7 +90,7 @@ class Line(asyncio.Protocol):
     def send(
         self, commands: Sequence[Words], done: Callable[[list[Reply] | Exception], None]
     ) -> None:
-        """As `exchange`, but `done` is called with the replies, or the error, as soon as they come:
+        """As `exchange`, but calls `done` with the replies, or the error, as soon as they come,
         without a turn of the loop in between."""
         if self._transport is None:
             done(LineLost("the connection was lost"))
@@ -105,13 +105,13 @@ class Line(asyncio.Protocol):
             done(error)
 
     def close(self) -> None:
-        """Ends the connection, whatever is under way."""
+        """Ends the connection, also during an exchange."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self._poll.register(transport.get_extra_info("socket").fileno(), _HUNG_UP)
 
     def data_received(self, data: bytes) -> None:
@@ -127,7 +127,7 @@ class Line(asyncio.Protocol):
         if len(self._replies) == self._wanted and self._done is not None:
             done, self._done = self._done, None
             done(self._replies)
-        elif len(self._replies) > self._wanted:  # it says more than it was asked
+        elif len(self._replies) > self._wanted:  # more replies than commands
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -141,7 +141,7 @@ def _greeting(address: Address) -> list[Words]:
     words: list[Words] = []
     if address.password is not None:
         words.append(("AUTH", address.user or "default", address.password))
-    # Named, so that operators know it, and one who is not let in learns it at once.
+    # The name shows operators whose connection it is; a refused login fails here, at once.
     words.append(("CLIENT", "SETNAME", "kvserve"))
     if address.database:
         words.append(("SELECT", address.database))

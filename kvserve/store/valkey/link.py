@@ -1,8 +1,8 @@
-"""One connection to a server on which it tells, unasked, which keys have changed.
+"""One connection to a server, over which the server pushes the keys that have changed.
 
 RESP3 has push messages, and `CLIENT TRACKING ON BCAST` makes the server push `invalidate` with the
-keys that anybody changes. redis-py hides these messages behind its parser's internals, so this is
-an asyncio protocol of our own over hiredis' parser. What arrives is dealt with in its order.
+keys that any client changes. redis-py hides these messages behind its parser's internals, so this
+is an asyncio protocol of our own over hiredis' parser. Messages are handled in order of arrival.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Link(asyncio.Protocol):
     """See above; made by `Link.open`.
 
     Args:
-        on_invalid: is told the keys that changed, with their prefix; None: any may have.
+        on_invalid: is called with the changed keys, prefix included; None: any key may have.
         on_lost: is called once, when the connection has ended.
     """
 
     def __init__(self, on_invalid: OnInvalid, on_lost: Callable[[], None]) -> None:
-        self.server: dict[bytes, Any] = {}  # what it said of itself: version, mode, role
+        self.server: dict[bytes, Any] = {}  # its reply to HELLO: version, mode, role
         self._on_invalid = on_invalid
         self._on_lost = on_lost
         self._nothing = object()
@@ -52,7 +52,7 @@ class Link(asyncio.Protocol):
 
         Raises:
             LinkLost: there is no connection.
-            Refused: the server does not let us in, or does not speak RESP3.
+            Refused: the server refuses the login, or does not speak RESP3.
         """
         link = cls(on_invalid, on_lost)
         try:
@@ -70,16 +70,16 @@ class Link(asyncio.Protocol):
         return link
 
     async def track(self, prefix: bytes) -> None:
-        """Asks to be told of changes of all keys that begin with `prefix`.
+        """Asks the server to push changes of all keys that begin with `prefix`.
 
         Raises:
-            LinkLost, Refused: it will not be.
+            LinkLost, Refused: the server does not do so.
         """
         only = ("PREFIX", prefix) if prefix else ()
         await self.ask("CLIENT", "TRACKING", "ON", "BCAST", *only)
 
     def ask(self, *words: bytes | str | int) -> asyncio.Future[Any]:
-        """The reply to a command; it raises Refused where the server does, or LinkLost."""
+        """The reply to a command; raises Refused if the server refuses it, or LinkLost."""
         answer = asyncio.get_running_loop().create_future()
         if self._transport is None:
             answer.set_exception(LinkLost("the connection has ended"))
@@ -89,13 +89,13 @@ class Link(asyncio.Protocol):
         return answer
 
     def close(self) -> None:
-        """Ends the connection, whatever is under way."""
+        """Ends the connection, also during a call."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. An error in here ends the connection, so no message is skipped."""
@@ -128,7 +128,7 @@ class Link(asyncio.Protocol):
                 self._on_invalid(message[1])
             return
         answer = self._waiting.popleft()
-        if answer.done():  # nobody waits any more
+        if answer.done():  # its caller was cancelled
             return
         if isinstance(message, Refused):
             answer.set_exception(message)

@@ -1,6 +1,6 @@
-"""What must stay as it is while a near cache relies on what it is told: who has which keys.
+"""The facts that must not change while a near cache relies on pushes: which server has which keys.
 
-Changes of these are not pushed to anybody, so they are asked for with every beat.
+Servers do not push changes of these, so every beat asks for them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _HISTORY = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 
 
 class Changed(Exception):
-    """The servers are not what they were when we began to listen. Never leaves the store."""
+    """The servers' marks changed since we began to listen. Never leaves the store."""
 
 
 class _Mark(NamedTuple):
-    """What a server says that has to stay the same; what it does not say is empty."""
+    """The parts of a server's reply that must stay the same; what it does not say is empty."""
 
     epoch: int = 0
     size: int = 0
     claims: tuple[tuple[int, int, bytes], ...] = ()
-    history: bytes = b""  # which data a server alone has: another after it followed a primary
+    history: bytes = b""  # id of the data of a server alone; it changes if it followed a primary
     swaps: bytes = b""  # how often databases were swapped
 
 
@@ -47,7 +47,7 @@ class Marks:
         self._mark = _Mark()
 
     async def take(self, links: Mapping[Node, Link]) -> None:
-        """Notes what the primaries say.
+        """Notes the marks of the primaries.
 
         Raises:
             Changed: they do not agree, or one does not work.
@@ -58,7 +58,7 @@ class Marks:
         self._mark = told[0]
 
     async def check(self, node: Node, link: Link) -> None:
-        """Raises Changed if a primary no longer says what all said."""
+        """Raises Changed if a primary's mark is no longer the one that was noted."""
         if await self._read(node, link) != self._mark:
             raise Changed(f"{node} says that its cluster or its data has changed")
 
@@ -94,7 +94,7 @@ async def _read_alone(node: Node, link: Link) -> _Mark:
 async def _told(link: Link, section: str) -> bytes:
     try:
         return bytes(await link.ask("INFO", section))
-    except Refused:  # a user that may not ask: docs/stores.md says what that means
+    except Refused:  # the user may not ask: docs/stores.md says what that means
         return b""
 
 

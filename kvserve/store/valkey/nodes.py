@@ -1,9 +1,9 @@
 """The servers of a store: which has which keys, and the connections to each.
 
 A cluster divides its keys into 16384 slots, and a map says which primary has which slot; any node
-gives it away. The nodes need not agree: one that is cut off from the others does not know that its
-place was taken. So all are asked, and the map of the newest epoch counts. A server alone has all
-keys. What to do with the map, `valkey_routes` knows.
+returns it. The nodes need not agree: one that is cut off from the others does not know that it was
+replaced. So all are asked, and the map of the newest epoch counts. A server alone has all keys.
+`routes.py` uses the map.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvserve.store.valkey.pool import NoAnswer, NotSent, Pool
 from kvserve.store.valkey.view import View, view_of
 
 _GRACE_SECONDS = 0.05  # for the other nodes' maps once the first has come
-_REST_SECONDS = 0.1  # between two readings of the map that failures ask for
+_REST_SECONDS = 0.1  # between two readings of the map because of failures
 
 
 class Nodes:
@@ -40,7 +40,7 @@ class Nodes:
         self._pools: dict[Node, Pool] = {}
         self._reading = asyncio.Lock()
         self._read_at = 0.0
-        self._suspects: set[Node | None] = set()  # they failed: others may have taken their places
+        self._suspects: set[Node | None] = set()  # they failed, and may have been replaced
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
@@ -76,15 +76,15 @@ class Nodes:
         return 0 if pool is None else len(pool)
 
     def redirected(self, by: Node, text: str) -> Node:
-        """Where a server sends us, in place of itself, with `MOVED 1 host:port` for example."""
+        """The server that a redirect names, `MOVED 1 host:port` for example."""
         host, _, port = text.split()[2].rpartition(":")
         node = Node(host or by.host, int(port))
         if node not in self.primaries:
-            self.version += 1  # nobody listens to its changes yet
+            self.version += 1  # no link listens to its changes yet
         return node
 
     def suspect(self, node: Node) -> None:
-        """A server did not answer: others are asked who has its slots, while calls go on."""
+        """Notes that a server did not answer; others are asked for the map while calls go on."""
         if not self.is_cluster:
             return
         self._suspects.add(node)
@@ -95,18 +95,18 @@ class Nodes:
 
     @property
     def is_suspected(self) -> bool:
-        """Whether the map is being read anew, since a server did not answer."""
+        """Whether the map is being read again because a server did not answer."""
         return bool(self._suspects)
 
     async def settled(self, nodes: Iterable[Node | None], deadline: float) -> None:
-        """Waits, if one of these is suspected, until the others were asked about it."""
+        """Waits, if one of these is suspected, until the map was read again."""
         refreshing = self._refreshing
         if refreshing is not None and not self._suspects.isdisjoint(nodes):
             rest = deadline - asyncio.get_running_loop().time()
             await asyncio.wait([refreshing], timeout=max(0.0, rest / 2))
 
     def deadline(self) -> float:
-        """Until when a call that begins now may take, on the loop's clock."""
+        """The deadline of a call that begins now, on the loop's clock."""
         return asyncio.get_running_loop().time() + self.timeout_seconds
 
     async def ready(self) -> None:
@@ -119,7 +119,7 @@ class Nodes:
             await self.refresh_since(self.reads, self.deadline())
 
     async def refresh_since(self, reads: int, deadline: float) -> None:
-        """Reads the map, unless that was done after `reads` was counted.
+        """Reads the map, unless it was read since `reads` was its count.
 
         Raises:
             StoreUnavailable: no server answers.
@@ -132,7 +132,7 @@ class Nodes:
             raise StoreUnavailable("no server of the store answered in time") from None
 
     async def refresh(self) -> None:
-        """Reads the map. What it says then is no older than this call.
+        """Reads the map, which is then no older than this call.
 
         Raises:
             StoreUnavailable: no server answers.
@@ -158,7 +158,7 @@ class Nodes:
             self._refreshing = None
 
     async def _read(self, deadline: float) -> None:
-        """Asks all servers at once, and takes the newest of the maps that come at about once."""
+        """Asks all servers at once; takes the newest of the maps that arrive close together."""
         loop = asyncio.get_running_loop()
         known = [] if self._view is None else [*self._view.primaries, *self._view.replicas]
         nodes = dict.fromkeys([*known, *self.address.hosts])
@@ -202,7 +202,7 @@ class Nodes:
         return view
 
     async def _take(self, view: View) -> None:
-        """Goes by a map from now on."""
+        """Uses a map from now on."""
         self.reads += 1
         self._read_at = asyncio.get_running_loop().time()
         self._suspects.clear()

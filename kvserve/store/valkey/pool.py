@@ -1,4 +1,4 @@
-"""The connections to one server: sends commands, and says whether they may have been executed."""
+"""Sends commands to one server over a pool of connections; an error says if they may have run."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from kvserve.store.valkey.address import Address, Node
 from kvserve.store.valkey.line import Line, LineLost, Reply
 from kvserve.store.valkey.wire import Refused, Words
 
-CONNECTIONS_MAX = 16  # a worker's, to one server; calls beyond them wait for one
-_AT_ONCE_MAX = 4  # connections in use; beyond them calls are collected and go together
+CONNECTIONS_MAX = 16  # of a worker to one server; further calls wait for one
+_AT_ONCE_MAX = 4  # connections in use; beyond that calls are collected and sent together
 
 
 class NotSent(Exception):
-    """Nothing was executed. Never leaves the store, like the next."""
+    """Nothing was executed. Never leaves the store, like `NoAnswer`."""
 
 
 class NoAnswer(Exception):
-    """What was sent may have been executed, or not."""
+    """The commands were sent and may have been executed, or not."""
 
 
 class Pool:
     """The connections to one server, opened when they are needed.
 
     Args:
-        node: which.
-        address: how one is let in.
+        node: the server.
+        address: how to log in.
     """
 
     def __init__(self, node: Node, address: Address) -> None:
@@ -38,9 +38,9 @@ class Pool:
         self._opening = 0
         self._waiting: deque[asyncio.Future[Line | None]] = deque()
         self._calls = 0
-        # One timer watches all, set for the first that was begun: one for each would cost more
+        # One timer, set for the earliest deadline, watches all: a timer for each would cost more
         # than the rest of an exchange, and almost none is ever late.
-        self._busy: dict[Line, float] = {}  # and until when its exchange may take
+        self._busy: dict[Line, float] = {}  # the deadline of each exchange
         self._watch: asyncio.TimerHandle | None = None
 
     @property
@@ -53,7 +53,7 @@ class Pool:
         return len(self._lines)
 
     async def exchange(self, commands: Sequence[Words], deadline: float) -> list[Reply]:
-        """Sends commands together, over one connection; their replies, in order.
+        """Sends commands together over one connection; returns their replies, in order.
 
         Args:
             commands: at least one.
@@ -90,9 +90,9 @@ class Pool:
         deadline: float,
         done: Callable[[list[Reply] | NoAnswer], None],
     ) -> bool:
-        """As `exchange`, where a connection is idle: sends now, and calls `done` as soon as the
-        replies have come. Returns False, and does nothing, if none is, or many are in use: what
-        comes then is better sent together."""
+        """As `exchange`, if a connection is idle: sends now, and calls `done` as soon as the
+        replies have come. Returns False, and does nothing, if none is idle or many are in use:
+        calls are better sent together then."""
         if self._waiting or len(self._busy) >= _AT_ONCE_MAX or (line := self._take()) is None:
             return False
         self._calls += 1
@@ -121,7 +121,7 @@ class Pool:
             self._watch = asyncio.get_running_loop().call_at(deadline, self._expire)
 
     def _take(self) -> Line | None:
-        """A connection that is not in use and still stands; the others are let go."""
+        """An idle connection that is still up; drops those that are not."""
         while self._idle:
             line = self._idle.pop()
             if line.is_up:
@@ -131,7 +131,7 @@ class Pool:
         return None
 
     async def _wait(self, deadline: float) -> Line:
-        """A connection that somebody gives back, or a new one if there may be more."""
+        """A new connection, or one that another call gives back if there may be no more."""
         try:
             async with asyncio.timeout_at(deadline):
                 if len(self._lines) + self._opening >= CONNECTIONS_MAX:
@@ -150,7 +150,7 @@ class Pool:
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the next one's turn, then
+            if turn.done() and not turn.cancelled():  # pass it to the next waiting call
                 self._hand_on(turn.result())
             raise
 
@@ -169,13 +169,13 @@ class Pool:
     def _give_back(self, line: Line, replies: list[Reply]) -> None:
         for reply in replies:
             if isinstance(reply, Refused) and reply.code == "READONLY":
-                # It was demoted, and its name may be another server's by now.
+                # It was demoted, and its name may belong to another server by now.
                 line.close()
                 return
         self._hand_on(line)
 
     def _hand_on(self, line: Line | None) -> None:
-        """Gives a connection, or the room for one, to the call that waits longest."""
+        """Gives a connection, or the right to open one, to the call that waits longest."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -207,4 +207,4 @@ class Pool:
         while self._lines:
             for line in list(self._lines):
                 line.close()
-            await asyncio.sleep(0)  # the loop ends them
+            await asyncio.sleep(0)  # the loop ends them in its next turn

@@ -1,6 +1,6 @@
-"""Getting commands to the servers that have their keys: redirects, failover, one deadline.
+"""Sends commands to the servers that have their keys: redirects, failover, one deadline.
 
-A command is sent a second time only where the first server has surely not executed it: it said
+A command is sent a second time only if the first server has surely not executed it: it replied
 MOVED or ASK, did not know the script, was cut off from its cluster, or could not be reached.
 """
 
@@ -21,17 +21,17 @@ from kvserve.store.valkey.wire import Refused, Words
 
 _ROUNDS_MAX = 8  # redirects of one command, one after the other; a resharding needs two
 _DOWN = "CLUSTERDOWN"
-_DOWN_PAUSE_SECONDS = 0.03  # then a cluster that is electing is asked again
+_DOWN_PAUSE_SECONDS = 0.03  # before a cluster that is electing is asked again
 _ON_ITS_WAY = frozenset({"MOVED", "ASK", "NOSCRIPT", _DOWN})
 
 
 @dataclass(slots=True)
 class Command:
-    """Something to be executed where its first key is.
+    """A command or script, to be executed on the server that has its key.
 
     Args:
-        words: a command's name, key and arguments; of a script: its keys and arguments.
-        script: what the words are for; None: they are a command.
+        words: a command's name, key and arguments; for a script, its key and arguments.
+        script: the script that gets the words; None: they are a command.
         then: a second command about the same key; the reply is the pair of both.
     """
 
@@ -41,7 +41,7 @@ class Command:
 
     @property
     def key(self) -> bytes:
-        """What decides where."""
+        """The key that decides which server executes it."""
         key = self.words[0 if self.script else 1]
         assert isinstance(key, bytes)
         return key
@@ -49,16 +49,16 @@ class Command:
 
 @dataclass(slots=True)
 class _Errand:
-    """A command on its way."""
+    """A command under way, maybe by way of several servers."""
 
     index: int
     command: Command
-    node: Node | None = None  # where a redirect sends it; None: where the map says
-    is_asking: bool = False  # its slot is just moving there
-    is_in_full: bool = False  # the script's digest was not known there
+    node: Node | None = None  # the target of a redirect; None: the map decides
+    is_asking: bool = False  # its slot is moving there now: ASKING must precede it
+    is_in_full: bool = False  # send the script's text: the server did not know its digest
 
     def sent(self) -> list[Words]:
-        """What goes over the wire."""
+        """The commands that go over the wire."""
         command = self.command
         words = command.words
         if command.script is not None:
@@ -69,31 +69,31 @@ class _Errand:
         return [each for one in sent for each in (("ASKING",), one)] if self.is_asking else sent
 
     def reply(self, replies: list[Reply]) -> Reply:
-        """The command's reply, of those to what was sent."""
+        """The command's reply, out of the replies to `sent`."""
         if self.is_asking:
             replies = replies[1::2]
         if self.command.then is None:
             return replies[0]
         for reply in replies:
             if goes_on(reply):
-                return reply  # half of it was answered elsewhere, or is not answered at all
+                return reply  # the pair was not answered by this server alone: send both again
         return tuple(replies)
 
 
 def goes_on(reply: Reply) -> bool:
-    """Whether a reply says that its command was not executed, and where it may be."""
+    """Whether a reply says that its command was not executed but may be sent again."""
     return isinstance(reply, Refused) and reply.code in _ON_ITS_WAY
 
 
 async def run(nodes: Nodes, commands: Sequence[Command]) -> list[Reply]:
-    """Executes commands, those of one server together and in their order.
+    """Executes commands, those for one server together and in their order.
 
     Returns:
-        Their replies, in order: what the server said, Refused if it refused; NotSent where a
-        command was surely not executed, NoAnswer where it may have been.
+        Their replies, in order: the server's, Refused if it refused, NotSent if a command was
+        surely not executed, NoAnswer if it may have been.
 
     Raises:
-        StoreUnavailable: none was executed, as no server is known.
+        StoreUnavailable: none was executed, because no server is known.
     """
     if nodes.view is None:
         await nodes.ready()
@@ -106,7 +106,7 @@ async def run(nodes: Nodes, commands: Sequence[Command]) -> list[Reply]:
     while errands and rounds < _ROUNDS_MAX:
         errands = await _round(nodes, errands, replies, deadline)
         if errands and all(_is_down(replies[errand.index]) for errand in errands):
-            # A cluster that has lost a primary is down for all, until a replica has its place.
+            # A cluster that has lost a primary is down for all keys until a replica takes over.
             if asyncio.get_running_loop().time() + _DOWN_PAUSE_SECONDS >= deadline:
                 break
             await asyncio.sleep(_DOWN_PAUSE_SECONDS)
@@ -116,7 +116,7 @@ async def run(nodes: Nodes, commands: Sequence[Command]) -> list[Reply]:
 
 
 async def _at_once(nodes: Nodes, command: Command, deadline: float) -> list[Reply] | None:
-    """The reply to a single command, if its server is well and has it: the usual case. None: it
+    """The reply to a single command if its server works and has its key, the usual case. None: it
     was not sent, or surely not executed."""
     node = nodes.owner(command.key)
     if node is None or nodes.is_suspected:
@@ -140,8 +140,8 @@ async def _at_once(nodes: Nodes, command: Command, deadline: float) -> list[Repl
 async def _round(
     nodes: Nodes, errands: Sequence[_Errand], replies: list[Reply], deadline: float
 ) -> list[_Errand]:
-    """Sends each errand to one server; returns those that have to go on."""
-    if nodes.is_suspected:  # others are being asked who has its slots by now
+    """Sends each errand to one server; returns those that must be sent again."""
+    if nodes.is_suspected:  # other servers are being asked which has its slots now
         owners = {errand.node or nodes.owner(errand.command.key) for errand in errands}
         await nodes.settled(owners, deadline)
     reads = nodes.reads
@@ -150,7 +150,7 @@ async def _round(
         node = errand.node or nodes.owner(errand.command.key)
         groups.setdefault(node, []).append(errand)
     asked = [_ask(nodes, node, group, deadline) for node, group in groups.items()]
-    # One server is the usual case, and saves a task.
+    # One server is the usual case, and needs no task.
     answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
     going_on: list[tuple[Node | None, _Errand, Reply]] = []
     is_stale = False
@@ -161,9 +161,9 @@ async def _round(
                 going_on.append((node, errand, reply))
                 is_stale |= isinstance(reply, NotSent) or reply.code in ("MOVED", _DOWN)
                 if node is not None and _is_down(reply):
-                    nodes.suspect(node)  # cut off from the others, it knows no successor
+                    nodes.suspect(node)  # cut off from the others, it does not know its successor
     if is_stale and nodes.is_cluster:
-        with suppress(StoreUnavailable):  # then the answers that there are will do
+        with suppress(StoreUnavailable):  # then the replies so far must do
             await nodes.refresh_since(reads, deadline)
     return [errand for node, errand, reply in going_on if _goes_on(nodes, node, errand, reply)]
 
@@ -171,7 +171,7 @@ async def _round(
 async def _ask(
     nodes: Nodes, node: Node | None, group: Sequence[_Errand], deadline: float
 ) -> list[Reply]:
-    """One reply an errand: the server's, or why there is none."""
+    """One reply for each errand: the server's, or the reason why there is none."""
     if node is None:
         return [NotSent("no node of the cluster has this key's slot")] * len(group)
     sent = [errand.sent() for errand in group]
@@ -195,7 +195,7 @@ def _is_down(reply: Reply) -> bool:
 
 
 def _goes_on(nodes: Nodes, node: Node | None, errand: _Errand, reply: Refused | NotSent) -> bool:
-    """Whether an errand is to be sent again; notes where, and how."""
+    """Whether an errand must be sent again; notes where, and how."""
     code = reply.code if isinstance(reply, Refused) else ""
     if node is not None and code in ("MOVED", "ASK"):
         errand.node = nodes.redirected(node, str(reply))

@@ -1,7 +1,7 @@
-"""The Lua scripts of the Valkey store: each is atomic, and touches the keys it is given only.
+"""The Lua scripts of the Valkey store: each is atomic, and touches only the keys it is given.
 
 They are sent by their digest. A server that does not know it, because it was restarted or is new,
-refuses, and is sent the text.
+refuses, and then gets the text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _script(text: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-# ARGV: how the value must begin, how long that is (-1: all of it), and what SET is given.
+# ARGV: how the value must begin, how long that is (-1: all of it), and SET's arguments.
 COMPARE_AND_SET = _script("""
 local held = redis.pcall('GET', KEYS[1])
 if type(held) ~= 'string' or string.sub(held, 1, tonumber(ARGV[2])) ~= ARGV[1] then return 0 end
@@ -36,8 +36,8 @@ if type(held) ~= 'string' or string.sub(held, 1, tonumber(ARGV[2])) ~= ARGV[1] t
 return redis.call('DEL', KEYS[1])
 """)
 
-# ARGV: the delta, and what SET is given if the key is missing; nothing more: it stays missing.
-# INCRBY's own answer would be rounded to 53 bits here, so the value is read again.
+# ARGV: the delta, and SET's arguments for a missing key; without these the key stays missing.
+# Lua would round INCRBY's reply to 53 bits, so the value is read again.
 INCREMENT = _script("""
 if redis.call('EXISTS', KEYS[1]) == 1 then
     local sum = redis.pcall('INCRBY', KEYS[1], ARGV[1])

@@ -1,7 +1,7 @@
-"""A store in Valkey or Redis, alone or a cluster, that many hosts share.
+"""A store in Valkey or Redis, a single server or a cluster, that many hosts share.
 
-Every operation on a key is one command or one script, so conditions are decided in the server. How
-values look there is in `valkey_format`; how changes of others are learned, in `valkey_follow`.
+Every operation on a key is one command or one script, so the server decides conditions. `format.py`
+describes how values are stored; `follow.py`, how changes by other hosts are learned.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kvserve.store.valkey.wire import Refused, Words
 
 _CHECK_SECONDS = 5.0
 _EXPIRED = -2  # PTTL of a key that is not there
-# Who says this serves nobody just now. Nothing was executed.
+# A server that replies this serves no client just now. Nothing was executed.
 _NOT_SERVING = {
     "CLUSTERDOWN": "the store refused: its cluster is down",
     "LOADING": "the store is still reading its data from disk",
@@ -45,7 +45,7 @@ class ValkeyStore(SharedStore):
     Args:
         url: see `address.parse`.
         timeout_seconds: how long a call may take.
-        staleness_seconds: how old what a near cache serves may be, see `follow`.
+        staleness_seconds: how old a value from the near cache may be, see `follow`.
 
     Raises:
         ConfigError: a bad URL.
@@ -74,7 +74,7 @@ class ValkeyStore(SharedStore):
         Raises:
             ConfigError: a bad URL, a wrong password, a server that is no Valkey, a cluster that is
                 not ready.
-            StoreUnavailable: nothing answers.
+            StoreUnavailable: no server answers.
         """
         asyncio.run(check.check(parse(url), _CHECK_SECONDS))
 
@@ -86,7 +86,7 @@ class ValkeyStore(SharedStore):
             self._follower.staleness_seconds = staleness_seconds
 
     async def open(self) -> None:
-        """Connects, if the store answers; else the first call does. A worker starts without it."""
+        """Connects if the store answers, else the first call does: a worker starts without it."""
         with suppress(StoreUnavailable):
             await self._nodes.ready()
 
@@ -99,7 +99,7 @@ class ValkeyStore(SharedStore):
         if not isinstance(part, Node):
             await self._nodes.refresh()  # no node was known
             return
-        self._nodes.suspect(part)  # another may have its place by now
+        self._nodes.suspect(part)  # another node may have replaced it by now
         words = ("CLUSTER", "INFO") if self._nodes.is_cluster else ("PING",)
         try:
             (reply,) = await self._nodes.pool(part).exchange([words], self._nodes.deadline())
@@ -123,7 +123,7 @@ class ValkeyStore(SharedStore):
         return told
 
     async def load_many(self, keys: Sequence[Key]) -> list[Record | None]:
-        """See `Store.load_many`. A value of another type, a list for example, is not there."""
+        """See `Store.load_many`. A value of another type, a list for example, counts as missing."""
         outcomes = await self.load_each(keys)
         for outcome in outcomes:
             _answered(outcome)
@@ -175,13 +175,14 @@ class ValkeyStore(SharedStore):
             return []
         sent_ms = _now_ms()
         names = [self._name(key) for key in keys]
-        # Two moments: what changes between them is named, and nobody keeps it then.
+        # GET and PTTL see two moments, but a change between them is pushed, so the table does not
+        # keep the result.
         commands = [Command(("GET", name), then=("PTTL", name)) for name in names]
         replies = await run(self._nodes, commands)
         return [_found(key, reply, sent_ms) for key, reply in zip(keys, replies, strict=True)]
 
     async def save_many(self, records: Sequence[Record]) -> None:
-        """See `Store.save_many`. Not all or none: other hosts may see some before the others."""
+        """See `Store.save_many`. Not atomic: other hosts may see some records before the others."""
         _all_of(await self.save_each(records))
 
     async def save_each(self, records: Sequence[Record]) -> list[KvserveError | None]:
@@ -250,10 +251,10 @@ class ValkeyStore(SharedStore):
     ) -> None:
         """See `SharedStore.follow`.
 
-        Everything is declared invalid once when listening begins, once when it breaks off, and
-        again before anything is fresh anew. Keys are bytes; one's own changes are told as well.
-        A load that is under way while its key is declared invalid may bring the old value: it must
-        not be kept.
+        All keys are declared invalid once when listening begins, once when it breaks off, and again
+        before anything is fresh again. Keys are bytes; this host's own changes are reported, too.
+        A load that is under way while its key is declared invalid may bring the old value: the
+        caller must not keep it.
         """
         self._follower = Follower(self._nodes, self._staleness_seconds, on_invalid, on_fresh)
         self._following = asyncio.get_running_loop().create_task(self._follower.run())
@@ -262,7 +263,7 @@ class ValkeyStore(SharedStore):
         """Nothing is buffered."""
 
     async def close(self) -> None:
-        """Stops to follow, and closes all connections."""
+        """Stops following, and closes all connections."""
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
@@ -283,14 +284,14 @@ class ValkeyStore(SharedStore):
         return bool(_answered(_changed(reply)))
 
     async def _change(self, commands: Sequence[Words]) -> list[Any]:
-        """What became of each change: the server's reply, or an error that says why there is
+        """The outcome of each change: the server's reply, or an error that says why there is
         none."""
         replies = await run(self._nodes, [Command(words) for words in commands])
         return [_changed(reply) for reply in replies]
 
 
 def _found(key: Key, reply: Reply, sent_ms: int) -> Record | KvserveError | None:
-    """What became of a load, of which nothing was to be changed."""
+    """The outcome of a load; it changes nothing, so its outcome is never unknown."""
     if isinstance(reply, NoAnswer):
         return StoreUnavailable(str(reply))
     reply = _changed(reply)
@@ -306,7 +307,7 @@ def _found(key: Key, reply: Reply, sent_ms: int) -> Record | KvserveError | None
 
 
 def _changed(reply: Reply) -> Any:
-    """A reply, or the error that its absence means for a change."""
+    """A reply to a change, or the error to raise if there is none."""
     if isinstance(reply, NotSent):
         return StoreUnavailable(str(reply))
     if isinstance(reply, NoAnswer):
@@ -319,14 +320,14 @@ def _changed(reply: Reply) -> Any:
 
 
 def _answered(outcome: Any) -> Any:
-    """An outcome; raises it where it is an error."""
+    """An outcome; raises it if it is an error."""
     if isinstance(outcome, KvserveError):
         raise outcome
     return outcome
 
 
 def _all_of(outcomes: Sequence[Any]) -> list[Any]:
-    """The outcomes of one call, of which none is an error; else the error that says so."""
+    """The outcomes of one call; if any is an error, raises one error for the whole call."""
     errors = [each for each in outcomes if isinstance(each, KvserveError)]
     if not errors:
         return list(outcomes)
@@ -353,10 +354,10 @@ def _now_ms() -> int:
 
 
 def _loaded(key: Key, stored: bytes | None, ttl_ms: int, sent_ms: int) -> Record | None:
-    """The record of a value and of the time it has left, which began after `sent_ms`.
+    """The record of a value and its remaining time, which the server counted after `sent_ms`.
 
-    What is left is counted by the server and added to our clock, so that hosts whose clocks differ
-    agree on how long a value lives.
+    The server counts the remaining time and we add it to our clock, so that hosts whose clocks
+    differ agree on how long a value lives.
     """
     if stored is None or ttl_ms == _EXPIRED:
         return None
@@ -367,7 +368,7 @@ def _loaded(key: Key, stored: bytes | None, ttl_ms: int, sent_ms: int) -> Record
 
 
 def _stored(record: Record) -> Words:
-    """What SET is given after the key."""
+    """SET's arguments after the key."""
     return (format.to_stored(record), *_expiry(record.expires_at_ms))
 
 
@@ -376,5 +377,5 @@ def _expiry(expires_at_ms: int) -> Words:
 
 
 def _remaining_ms(expires_at_ms: int) -> int:
-    """At least 1: what expired on its way here must not last forever."""
+    """At least 1: a record that expired on its way here must not last forever."""
     return max(1, expires_at_ms - _now_ms())

@@ -1,4 +1,4 @@
-"""What one node says of its cluster: who has which slot, and in which epoch that is so."""
+"""One node's view of its cluster: which primary has which slot, and since which epoch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from kvserve.store.valkey.address import Node
 from kvserve.store.valkey.pool import NotSent
 from kvserve.store.valkey.wire import Refused
 
-_UNKNOWN_HOSTS = (None, b"", b"?")  # a node that does not know its own name has the one we used
+_UNKNOWN_HOSTS = (None, b"", b"?")  # for a node that does not know its name we keep the one we used
 
 Ranges = tuple[tuple[int, int, Node], ...]
 
 
 @dataclass(frozen=True)
 class View:
-    """One node's map; of a server alone, that it has everything.
+    """One node's map; a server alone has all keys.
 
     Args:
         told_by: the node.
-        is_cluster: whether it is in one.
+        is_cluster: whether it belongs to a cluster.
         is_whole: whether it believes that its cluster works.
         epoch: of the newest configuration that it has heard of.
         size: how many primaries with slots it knows.
         ranges: which slots (first, last) have which primary, sorted.
         claims: the same by the primaries' names in the cluster, which all its nodes use.
-        replicas: the nodes that have copies, as far as they are well.
+        replicas: the nodes that have copies, as far as they work.
     """
 
     told_by: Node
@@ -54,10 +54,10 @@ class View:
 
 
 def view_of(node: Node, hello: Any, slots: Any, info: Any) -> View:
-    """The view in a node's answers to HELLO, CLUSTER SLOTS and CLUSTER INFO.
+    """The view in a node's replies to HELLO, CLUSTER SLOTS and CLUSTER INFO.
 
     Raises:
-        NotSent: it refuses to tell.
+        NotSent: the node refuses to answer.
     """
     if isinstance(hello, Refused):
         raise NotSent(f"{node} refused to say what it is: {hello}")
@@ -69,7 +69,7 @@ def view_of(node: Node, hello: Any, slots: Any, info: Any) -> View:
 
 
 def cluster_view(node: Node, slots: Any, info: Any) -> View:
-    """The view in a cluster node's answers to CLUSTER SLOTS and CLUSTER INFO.
+    """The view in a cluster node's replies to CLUSTER SLOTS and CLUSTER INFO.
 
     Example:
         >>> slots = [[0, 16383, [b"10.0.0.7", 6379, b"id"], [b"10.0.0.8", 6379, b"id"]]]

@@ -1,4 +1,4 @@
-"""Commands as they are sent: some words, packed by hiredis; and how a server says no."""
+"""Packs commands for the wire with hiredis, and defines the error for a server's refusal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Words = tuple[bytes | str | int, ...]
 
 
 class Refused(Exception):
-    """The server's answer is an error; the text is its own. Never leaves the store.
+    """The server replied with an error; the text is its own. Never leaves the store.
 
     Example:
         >>> Refused("MOVED 3999 127.0.0.1:6381").code
@@ -20,16 +20,16 @@ class Refused(Exception):
 
     @property
     def code(self) -> str:
-        """The first word, which tells errors apart."""
+        """The first word, which names the kind of error."""
         return str(self).partition(" ")[0]
 
 
 def pack(commands: Iterable[Words]) -> bytes:
-    """What is sent for these commands.
+    """The bytes that are sent for these commands.
 
     Example:
         >>> pack([("PING",)])
         b'*1\\r\\n$4\\r\\nPING\\r\\n'
     """
-    pack_command: Any = hiredis.pack_command  # its own types allow for one word only
+    pack_command: Any = hiredis.pack_command  # its stub allows only one word
     return b"".join(map(pack_command, commands))

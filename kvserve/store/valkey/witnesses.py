@@ -1,7 +1,7 @@
-"""The replicas of a cluster, which are asked whether they took over; one that is away is not.
+"""Asks a cluster's replicas, as far as they are reachable, whether one has become a primary.
 
-A replica tells nobody beforehand when an operator makes it a primary (`CLUSTER FAILOVER TAKEOVER`),
-but it knows that before it takes the first write.
+A replica announces nothing beforehand when an operator makes it a primary (`CLUSTER FAILOVER
+TAKEOVER`), but it knows its new role before it takes the first write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Witnesses:
     """Connections to replicas.
 
     Args:
-        address: how one is let in.
+        address: how to log in.
     """
 
     def __init__(self, address: Address) -> None:
@@ -34,7 +34,7 @@ class Witnesses:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def call(self, nodes: Iterable[Node]) -> None:
-        """Connects to those that are there."""
+        """Connects to the replicas that are reachable."""
         now = time.monotonic()
         calls = []
         for node in nodes:
@@ -44,7 +44,7 @@ class Witnesses:
         await asyncio.gather(*calls)
 
     async def check(self, nodes: frozenset[Node], marks: Marks, seconds: float) -> None:
-        """Asks them; one that does not answer in time is no witness any more.
+        """Asks the replicas; drops the connection to one that does not answer in time.
 
         Raises:
             Changed: see `Marks.check_replica`.
@@ -81,9 +81,9 @@ class Witnesses:
         self._called_at.clear()
 
     async def close(self) -> None:
-        """The same, and waits until nothing is under way."""
+        """Ends all connections, and waits until nothing is under way."""
         self.hang_up()
         if self._calls:
             await asyncio.wait(self._calls)
         self.hang_up()
-        await asyncio.sleep(0)  # the loop ends the connections
+        await asyncio.sleep(0)  # the loop ends the connections in its next turn

@@ -1,8 +1,8 @@
-/* Where things lie in the segments, and how to read the words that lie there. For core
- * files, and by way of view.h for the skin.
+/* Where things lie in the segments, and how to read the words that lie there. Core files include
+ * it, and the skin does by way of view.h.
  *
- * Loads and stores are spelled out by order: acquire and release where another process follows
- * along without the lock, relaxed where the lock orders them. */
+ * Each load and store names its order: acquire and release where another process follows along
+ * without the lock, relaxed where the lock orders them. */
 #ifndef KV_ACCESS_H
 #define KV_ACCESS_H
 
@@ -77,7 +77,7 @@ static inline struct ring ring_of(const struct kv_table *t, uint32_t shard, bool
 __extension__ typedef unsigned __int128 kv_uint128;
 
 /* position mod capacity. The estimate of the quotient is at most one too small while positions
- * stay below 2^63, for which no machine writes long enough. */
+ * stay below 2^63, and no machine writes long enough to exceed that. */
 static inline uint64_t ring_offset(uint64_t position, uint64_t capacity, uint64_t reciprocal) {
     uint64_t quotient = (uint64_t)(((kv_uint128)position * reciprocal) >> 64);
     uint64_t offset = position - quotient * capacity;
@@ -89,14 +89,14 @@ static inline struct kv_record *record_at(const struct ring *ring, uint64_t posi
     return (struct kv_record *)(void *)(ring->bytes + offset);
 }
 
-/* Whether a record's header can lie at this position: not so in a damaged table alone. */
+/* Whether a record's header can lie at this position. Only in a damaged table it cannot. */
 static inline bool header_fits(const struct ring *ring, uint64_t position) {
     uint64_t offset = ring_offset(position, ring->capacity, ring->reciprocal);
     return offset % KV_ALIGNMENT == 0 && ring->capacity - offset >= KV_RECORD_HEADER_BYTES;
 }
 
-/* Nothing has been counted for so long: what is above is damage, and sums with it could run over.
- * A sound table stays below three quarters of it, so that writers may go on with one. */
+/* No count gets this far: a higher number is damage, and sums with it could overflow. A sound
+ * table stays below three quarters of it, so that its writers may go on. */
 #define POSITION_MAX ((uint64_t)INT64_MAX)
 #define SOUND_NUMBER_MAX (POSITION_MAX / 4 * 3)
 
@@ -124,8 +124,8 @@ static inline uint64_t entry_distance(uint64_t entry, uint64_t tail) {
     return ((entry - tail / KV_ALIGNMENT) & KV_ENTRY_POSITION_MASK) * KV_ALIGNMENT;
 }
 
-/* Fetches what a bucket's entries lead to, for walks that look at every record: without it they
- * wait for memory at each. Damage leads to somewhere in the ring: no harm. */
+/* Prefetches the records of a bucket's entries, for walks that look at every record: without it
+ * they wait for memory at each. A damaged entry leads somewhere in the ring, which does no harm. */
 #define BUCKETS_AHEAD 4
 
 static inline void fetch_records(const struct kv_table *t, uint32_t shard, uint32_t bucket) {
@@ -181,7 +181,7 @@ static inline const uint8_t *key_in(const struct kv_record *record, struct shape
     return record->bytes + key_offset(s);
 }
 
-/* Of a record that has one. */
+/* For a record that has an expiry. */
 static inline _Atomic uint64_t *expiry_cell(const struct kv_record *record) {
     return (_Atomic uint64_t *)(uintptr_t)record->bytes;
 }
@@ -190,7 +190,7 @@ static inline uint64_t expiry_of(const struct kv_record *record, struct shape s)
     return s.flags & KV_FLAG_EXPIRY ? LOAD(*expiry_cell(record)) : 0;
 }
 
-/* Of a counter. */
+/* For a record that is a counter. */
 static inline _Atomic uint64_t *counter_cell(const struct kv_record *record, struct shape s) {
     return (_Atomic uint64_t *)(uintptr_t)(record->bytes + value_offset(s));
 }

@@ -1,9 +1,9 @@
-/* Getting a shard's lock when it is not free: sleeping, and taking it from the dead. The only file
- * of the core that calls the system.
+/* Getting a shard's lock when it is not free: sleeping, and taking it from a dead owner. The only
+ * file of the core that calls the system.
  *
- * The semaphore is the channel to sleep on, not the lock: a post that is lost costs a waiter one
- * timeout, a post too many one look. Every sleeper looks after itself, so nobody needs to be woken
- * for the cache to go on. */
+ * The semaphore is the channel to sleep on, not the lock: a lost post costs a waiter one timeout,
+ * a post too many one look. Every sleeper wakes up by itself, so the cache goes on without any
+ * post. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -43,7 +43,7 @@ uint64_t kv_join(struct kv_table *t, uint32_t slot) {
     return kv_lock_word(slot, atomic_fetch_add(incarnation, 1) + 1);
 }
 
-/* Whether the owner that a lock word names is no more. */
+/* Whether the owner that a lock word names is dead. */
 bool kv_owner_dead(const struct kv_table *t, const struct kv_owner *me, uint64_t word) {
     uint32_t slot = kv_lock_slot(word);
     if (slot >= KV_LEASE_SLOTS)

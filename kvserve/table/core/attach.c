@@ -17,7 +17,7 @@ bool kv_geometry_valid(const struct kv_geometry *g) {
     if (g->small_capacity % KV_LINE || g->main_capacity % KV_LINE || g->small_capacity == 0 ||
         g->main_capacity == 0 || g->small_capacity > bound || g->main_capacity > bound)
         return false;
-    /* Fewer would leave no room to copy a record before its own space is free. */
+    /* A longer record would leave no room to copy one before its own space is free. */
     if (g->largest_record % KV_ALIGNMENT || g->largest_record <= KV_RECORD_HEADER_BYTES ||
         g->largest_record > g->main_capacity / 4 || g->largest_record > UINT32_MAX)
         return false;
@@ -29,8 +29,8 @@ bool kv_geometry_valid(const struct kv_geometry *g) {
            g->hints_bytes == KV_HINTS_HEADER_BYTES + g->shards * hints;
 }
 
-/* The segments are new and all zero, which is an empty table but for the superblock, and for the
- * versions: the first that is given out is the one after `last_version`. */
+/* The segments are new and all zero: an empty table that lacks only the superblock and the
+ * versions. The first version given out is the one after `last_version`. */
 void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t boot_id[16],
                const uint8_t instance_id[16], const uint64_t hash_key[4], uint64_t last_version) {
     struct kv_superblock *s = (struct kv_superblock *)(void *)table;
@@ -48,8 +48,8 @@ void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t
     STORE_RELEASE(s->state, KV_STATE_READY);
 }
 
-/* The highest version that a table gave out, so that its successor goes on above it, even if it is
- * retired, damaged or of layout 2, whose headers are where these are. 0: that cannot be read. */
+/* The highest version that a table gave out, so that its successor goes on above it. The table may
+ * be retired, damaged or of layout 2, whose headers lie at the same place. 0: it cannot be read. */
 uint64_t kv_last_version(const uint8_t *table, uint64_t table_bytes) {
     struct kv_superblock copy;
     uint64_t last = 0;
@@ -94,7 +94,7 @@ const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, 
         return "its geometry makes no sense";
     if (copy.geometry.table_bytes != table_bytes)
         return "it was cut short or lengthened";
-    /* Their content is not looked at: many clients may write it, and none may lock others out. */
+    /* Their content is not checked: many clients may write it, and none may lock others out. */
     if (copy.geometry.hints_bytes != hints_bytes)
         return "its hints belong to another table";
     memset(t, 0, sizeof *t);
@@ -112,7 +112,7 @@ bool kv_ready(const struct kv_table *t) {
     return LOAD_ACQUIRE(superblock(t)->state) == KV_STATE_READY;
 }
 
-/* Tells whoever is attached that this table is given up: let go, and look for its successor. */
+/* Marks this table as given up: attached processes let go of it and look for its successor. */
 void kv_retire(uint8_t *table) {
     STORE_RELEASE(((struct kv_superblock *)(void *)table)->state, KV_STATE_RETIRED);
 }
@@ -124,7 +124,8 @@ uint32_t kv_read_mode(const struct kv_table *t) {
     return KV_READS_HERE | (LOAD(s->read_policy) & (KV_MISSES_ASK_WORKER | KV_HITS_NEED_FRESHNESS));
 }
 
-/* Before there are workers. Leases of earlier ones end: those may have served other shards. */
+/* Called before there are workers. The freshness of earlier ones ends: those may have served other
+ * shards. */
 void kv_set_read_policy(struct kv_table *t, uint32_t flags, uint32_t workers) {
     struct kv_superblock *s = superblock(t);
     for (uint32_t worker = 0; worker < KV_WORKERS_MAX; worker++)
@@ -133,8 +134,8 @@ void kv_set_read_policy(struct kv_table *t, uint32_t flags, uint32_t workers) {
     STORE_RELEASE(s->read_policy, flags);
 }
 
-/* Until when hits of this shard may be served, if they need a lease. To be asked before the lookup:
- * what is found then was in the table while the lease ran, or was put there later. */
+/* Until when hits of this shard may be served, if they need freshness. Call it before the lookup:
+ * what is found then was in the table while it was fresh, or was put there later. */
 uint64_t kv_fresh_until(const struct kv_table *t, uint32_t shard) {
     const struct kv_superblock *s = superblock(t);
     uint32_t workers = LOAD_ACQUIRE(s->workers);

@@ -1,7 +1,7 @@
-/* What each worker is just executing, so that a death tells over which request it came.
+/* What each worker is executing, so that a death shows which request it came over.
  *
- * A worker notes the request's ids before it executes it and takes the note back afterwards; it
- * alone writes there. Its successor, before it notes anything, keeps what it finds among the last
+ * A worker notes a request's ids before it executes the request and removes the note afterwards;
+ * only it writes there. Before its successor notes anything, it keeps what it finds among the last
  * deaths. A client that lost its worker looks in both, in this order, and so misses nothing. */
 #include "access.h"
 
@@ -32,11 +32,11 @@ static bool tells_of(const struct kv_execution *note, uint64_t client, uint64_t 
     return LOAD_ACQUIRE(note->request) == request && LOAD_ACQUIRE(note->client) == client;
 }
 
-/* Whether a worker died while it executed this request, of a session that has ended since. */
+/* Whether a worker died while it executed this request, whose session has ended since. */
 bool kv_died_over(const struct kv_table *t, uint64_t client, uint64_t request) {
     const struct kv_superblock *s = superblock(t);
     if (request == 0)
-        return false; /* it is no request's id */
+        return false; /* no request has this id */
     for (uint32_t worker = 0; worker < KV_WORKERS_MAX; worker++)
         if (tells_of(&s->executing[worker], client, request))
             return true;

@@ -1,20 +1,20 @@
 /* Making room: S3-FIFO (Yang et al., SOSP 2023) over two logs, with cleaning.
  *
  * New keys enter the small log S. At S's tail a record that was read twice, or for which the main
- * log M has room anyway, moves to M; another leaves, and its hash is remembered in the ghost, so
- * that it enters M directly if it comes back soon. At M's tail a record that was read goes round
- * again, one read poorer. Where overwrites left holes in M, M is cleaned instead: live records are
+ * log M has room anyway, moves to M. Any other leaves, and the ghost remembers its hash, so that it
+ * enters M directly if it comes back soon. At M's tail a record that was read goes round again,
+ * with one read less. Where overwrites left holes in M, M is cleaned instead: live records are
  * copied to the head, dead ones give their space back.
  *
- * Beside the published algorithm: S never evicts while M has room, and the work of one operation
- * is bounded: by what it writes in bytes, though one record of any length may always stay. When its
- * budget is spent, what lies at the tail goes. An overwrite ends as many bytes as it brings, so it
- * never makes M too full to be cleaned: if it did, M would evict for it, and S fill the gap with
- * what nobody read. */
+ * Beyond the published algorithm: S never evicts while M has room, and the work of one operation
+ * is bounded by the bytes that it writes, though one record of any length may always stay. When
+ * its budget is spent, the record at the tail goes. An overwrite frees as many bytes as it brings,
+ * so it never makes M too full to be cleaned: otherwise M would evict for it, and S would fill the
+ * gap with records that were never read. */
 #include "operation.h"
 
 #define CLEAN_BELOW_PERCENT 88
-/* A log of which so much is live copies 7.3 bytes for one that is written: less would evict. */
+/* With so much of a log alive, cleaning copies 7.3 bytes for each one written: less would evict. */
 #define COPIES_A_BYTE 8u
 
 static struct kv_ghost_line *ghost_line(const struct operation *op, uint64_t hash) {
@@ -43,7 +43,7 @@ bool ghost_take(const struct operation *op, uint64_t hash) {
     return false;
 }
 
-/* Copies a live record to the main log's head and lets its entry lead there. There is room. */
+/* Copies a live record to the main log's head, where there is room, and points its entry there. */
 static void move_to_main(struct operation *op, const struct slot_ref *ref, uint8_t hint) {
     struct ring main = ring_of(op->t, op->shard, true);
     uint64_t position;
@@ -70,9 +70,9 @@ static bool spend(uint32_t *copies, uint64_t *bytes, uint64_t length) {
 /* What M keeps free, so that a record at its tail can be copied before its own space is given up:
  * room for the longest record that M holds, and for a pad before it, which is shorter.
  *
- * Why that is always there, whoever died where, and why room is always made at last. Let C be M's
- * capacity, L the longest record in [tail, head), dead or alive, p the pad there, d the record at
- * the tail if it is dead; p and d are 0 if there is none. At each moment
+ * Why that is always there, whichever process died where, and why making room always ends. Let C be
+ * M's capacity, L the longest record in [tail, head), dead or alive, p the pad there, d the record
+ * at the tail if it is dead; p and d are 0 if there is none. At each moment
  *
  *     head - tail <= C - 2 L + p + d                                                       (R)
  *
@@ -83,16 +83,16 @@ static bool spend(uint32_t *copies, uint64_t *bytes, uint64_t length) {
  * - A copy of the tail's record, of l <= L bytes, without a pad: the head gains l, and d becomes l,
  *   for the record at the tail has no entry now. Before it d was 0, for that record was alive.
  * - A copy with a new pad p' before it: then p was 0. Both pads end where a lap ends, so with the
- *   older one still there, head - tail > C - l + p, which R with d = 0 denies.
+ *   older one still there, head - tail > C - l + p, which contradicts R with d = 0.
  * - The tail passes a record or the pad: the left side loses as much as p or d does, or more.
  * There are no other changes; a death is between two of them. So a copy always fits: without a pad
- * of its own, C - 2 L + p + l <= C, as p < L and l <= L; with one, p is 0 and p' < L. Nothing
- * that is wanted has to end for want of room, above all not what is being overwritten.
+ * of its own, C - 2 L + p + l <= C, as p < L and l <= L; with one, p is 0 and p' < L. No wanted
+ * record has to go for lack of room, least of all the one that is being overwritten.
  *
- * And make_room_in_main ends: each turn the tail passes a record, and the budget lets so many stay.
- * When it is spent, all go but the one that is spared, so after a lap M holds that one alone, and
- * perhaps a pad. No record is longer than C / 4, see kv_geometry_valid, so `fits` then asks for C
- * at most, if the new record needs no pad and none lies in M. Else the spared one is copied on
+ * And make_room_in_main ends: in each turn the tail passes a record, and the budget lets only so
+ * many stay. When it is spent, all go but the spared one, so after a lap M holds only that one, and
+ * perhaps a pad. No record is longer than C / 4, see kv_geometry_valid, so `fits` then needs C at
+ * most, if the new record needs no pad and none lies in M. Otherwise the spared one is copied on
  * until the head is at the beginning of a lap and the tail has passed the pad: then neither is so.
  * Therefore an admissible record is never refused. */
 static uint64_t reserve_for(const struct operation *op, uint64_t length) {
@@ -107,9 +107,9 @@ static bool main_has_holes(const struct operation *op, uint64_t length) {
     return LOAD(op->header->main_live) - op->ending + length <= usable / 100 * CLEAN_BELOW_PERCENT;
 }
 
-/* What lies at a tail: a pad or a dead record only gives its space back; what is gone is unlinked;
- * NULL then. Otherwise the place of a live record, which the caller must keep or unlink before it
- * publishes the tail beyond it. */
+/* Whether a live record lies at a tail: `ref` leads to it, and the caller must keep or unlink it
+ * before it publishes the tail beyond it. A pad or a dead record only gives its space back, and a
+ * record that is gone is unlinked. */
 static bool live_at_tail(struct operation *op, bool main_log, struct slot_ref *ref,
                          uint64_t *beyond) {
     struct ring ring = ring_of(op->t, op->shard, main_log);
@@ -136,9 +136,9 @@ static void reclaim_main(struct operation *op, uint64_t wanted) {
     uint64_t beyond;
     if (live_at_tail(op, true, &ref, &beyond)) {
         uint8_t hint = LOAD(*ref.hint);
-        hint = hint > 3 ? 3 : hint; /* anybody may write there */
+        hint = hint > 3 ? 3 : hint; /* any process may write there */
         if (!fits(&main, 0, ref.length)) {
-            /* In a damaged table alone, see reserve_for: better one record than no end. */
+            /* Only in a damaged table, see reserve_for: better lose a record than never end. */
             unlink_slot(op, &ref, KV_EVICTIONS);
         } else if (ref.entry == op->spared) {
             move_to_main(op, &ref, hint);

@@ -7,17 +7,17 @@
  *   3. newest: the event's position (release). It exists from here on.
  * A consumer goes the other way: newest (acquire), a copy of the event, a fence, oldest. If oldest
  * has not passed the event by then, its bytes were not touched since it was published, and the copy
- * is whole. If it has, the producer is a lap ahead, and the consumer goes on at oldest. So are the
- * table's logs read, too (see log.c, lookup.c); oldest is their tail.
+ * is whole. If it has, the producer is a lap ahead, and the consumer goes on at oldest. The table's
+ * logs are read in the same way (see log.c, lookup.c); their tail is what oldest is here.
  *
- * `newest` is the position of the last event, not of its end, so that one word tells, by way of the
- * event, both where the next one begins and what number it has. These two must be of one instant
- * for a consumer that begins now and is later told exactly how many events it has lost. It is why
- * a ring is never empty.
+ * `newest` is the position of the last event, not of its end, so that one word leads, by way of the
+ * event, both to where the next one begins and to its number. These two must be of one instant, so
+ * that a consumer that begins now later learns exactly how many events it has lost. This is why a
+ * ring is never empty.
  *
  * A producer that is killed leaves a whole ring, without the event that it was writing. It may
- * also have changed the table and not told of it yet, for events follow their changes. So unless it
- * closed the ring, its successor begins with a GAP.
+ * also have changed the table without an event yet, because events follow their changes. So unless
+ * it closed the ring, its successor begins with a GAP.
  *
  * Finding where `oldest` has to go means reading the shape of each event that goes. That costs
  * little: it lies in the line that the new event is about to be written to. */
@@ -124,12 +124,12 @@ bool kv_feed_ready(const struct kv_feed *feed) {
     return LOAD_ACQUIRE(feed->page->state) == KV_STATE_READY;
 }
 
-/* Tells consumers that nothing more comes: let go, and look for the successor. */
+/* Marks the feed as given up: its consumers let go of it and look for its successor. */
 void kv_feed_retire(uint8_t *segment) {
     STORE_RELEASE(((struct kv_feed_page *)(void *)segment)->state, KV_STATE_RETIRED);
 }
 
-/* The invariants, for a ring that nobody writes to. Returns NULL, or what is violated. */
+/* Checks the invariants of a ring that no process writes to. Returns NULL, or what is violated. */
 const char *kv_feed_verify(const struct kv_feed *feed) {
     uint64_t position = LOAD(feed->ring->oldest), newest = LOAD(feed->ring->newest);
     uint64_t number = 0, begin = position;
@@ -159,18 +159,18 @@ const char *kv_feed_verify(const struct kv_feed *feed) {
     return NULL;
 }
 
-/* Becomes the ring's producer. The caller makes sure that there is no other: its lease. */
+/* Becomes the ring's producer. The caller's lease ensures that there is no other. */
 void kv_feed_open(struct kv_feed *feed, uint64_t now_ms) {
     if (LOAD(feed->ring->closed) == 0)
         kv_feed_emit(feed, KV_EVENT_GAP, NULL, 0, 0, 0, now_ms);
     STORE(feed->ring->closed, 0);
 }
 
-/* Every change was told. */
+/* Closes the ring after every change was emitted. */
 void kv_feed_close(struct kv_feed *feed) { STORE_RELEASE(feed->ring->closed, 1); }
 
-/* Gives up the oldest events, until the ring is free to `end`. The newest one stays: all that is
- * asked for beside it is a pad, which is shorter than the longest event, and one event. */
+/* Gives up the oldest events, until the ring is free to `end`. The newest one stays: beside it the
+ * caller needs only a pad, which is shorter than the longest event, and one event. */
 static void free_until(const struct kv_feed *feed, uint64_t end) {
     uint64_t oldest = LOAD(feed->ring->oldest);
     if (end - oldest <= feed->capacity)
@@ -211,7 +211,7 @@ static bool still_there(const struct kv_feed *feed, uint64_t position) {
     return LOAD(feed->ring->oldest) <= position;
 }
 
-/* Copies the event at `position`, or the first that is still there behind it. */
+/* Copies the event at `position`, or the first one after it that is still there. */
 static enum kv_feed_status take(const struct kv_feed *feed, uint64_t *position,
                                 struct kv_event *event) {
     for (int restarts = 0; restarts < RESTARTS_MAX; restarts++) {
@@ -250,7 +250,7 @@ static enum kv_feed_status take(const struct kv_feed *feed, uint64_t *position,
     return KV_FEED_OVERRUN;
 }
 
-/* Puts a consumer behind the newest event, or before the oldest that means anything. */
+/* Puts a consumer after the newest event, or before the oldest that means anything. */
 enum kv_feed_status kv_feed_begin(const struct kv_feed *feed, struct kv_feed_cursor *cursor,
                                   bool from_oldest) {
     struct kv_event event;
@@ -267,7 +267,7 @@ enum kv_feed_status kv_feed_begin(const struct kv_feed *feed, struct kv_feed_cur
     return KV_FEED_EVENT;
 }
 
-/* Copies the next event and moves behind it. Whatever else is the answer, the cursor stays. */
+/* Copies the next event and moves past it. With any other result the cursor stays. */
 enum kv_feed_status kv_feed_next(const struct kv_feed *feed, struct kv_feed_cursor *cursor,
                                  struct kv_event *event) {
     uint64_t position = cursor->position;

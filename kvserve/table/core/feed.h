@@ -1,5 +1,5 @@
-/* The change feed: rings of events in shared memory, each with one producer, which knows nothing of
- * its consumers, and any number of consumers, which take no lock and store nothing. See feed.c.
+/* The change feed: rings of events in shared memory. Each has one producer, which does not know its
+ * consumers, and any number of consumers, which take no lock and store nothing. See feed.c.
  *
  * feed segment
  * +--------------------+ 0
@@ -11,8 +11,8 @@
  * +--------------------+
  * | ring 1 ...         |
  *
- * Who writes: the page, its creator; a ring, its producer: the one worker, or
- * the holder of the one writer's slot, whose number it has. */
+ * Writers: the creator writes the page; a ring's producer writes the ring. The producer is the
+ * worker, or the holder of the writer's slot, that the ring's number stands for. */
 #ifndef KV_FEED_H
 #define KV_FEED_H
 
@@ -38,26 +38,26 @@ struct kv_feed_page {
 static_assert(offsetof(struct kv_feed_page, state) == KV_LINE, "layout");
 static_assert(sizeof(struct kv_feed_page) == KV_FEED_PAGE_BYTES, "layout");
 
-/* Positions only grow; a position's place is position mod capacity. All events from `oldest` to
+/* Positions only grow; a position lies at position mod capacity. All events from `oldest` to
  * `newest`, both included, are whole; there is at least one. The rest of the ring is free. */
 struct kv_feed_ring {
-    _Atomic uint64_t oldest; /* of a pad, it may be; moves before its bytes are used again */
+    _Atomic uint64_t oldest; /* may be a pad's; moves before the event's bytes are used again */
     _Atomic uint64_t newest; /* moves after its event is whole: the only publication */
-    _Atomic uint32_t closed; /* 1: no producer, and the last one told all; 0: there is, or was */
+    _Atomic uint32_t closed; /* 1: no producer, and the last emitted all; 0: there is or was one */
     uint8_t padding[KV_FEED_RING_HEADER_BYTES - 20];
 };
 static_assert(sizeof(struct kv_feed_ring) == KV_FEED_RING_HEADER_BYTES, "layout");
 
 enum kv_event_kind {
-    KV_EVENT_PAD = 0, /* fills the ring's end; only its shape exists, which tells its length */
+    KV_EVENT_PAD = 0, /* fills the ring's end; has only a shape, which holds its length */
     KV_EVENT_BEGIN,   /* the first of a new ring, which is thus never empty; means nothing */
-    KV_EVENT_GAP,     /* a producer was killed here: the changes before it may not all be told */
+    KV_EVENT_GAP,     /* a producer was killed here: events before it may be missing */
     KV_EVENT_FLUSH,   /* a whole shard; has no key */
     KV_EVENT_SET,     /* any new value: set, add, replace, cas, incr */
     KV_EVENT_TOUCH,
     KV_EVENT_DELETE,
     KV_EVENT_EXPIRE, /* the record was found to have expired, and collected */
-    KV_EVENT_EVICT,  /* it had to make room */
+    KV_EVENT_EVICT,  /* the record had to make room */
     KV_EVENT_KINDS
 };
 
@@ -78,7 +78,7 @@ struct kv_feed_event {
 static_assert(sizeof(struct kv_feed_event) == KV_FEED_EVENT_HEADER_BYTES, "layout");
 static_assert(KV_FEED_CAPACITY_MIN >= 3 * KV_FEED_EVENT_BYTES_MAX, "the ring is never empty");
 
-/* One process's view of one ring. What decides where things lie was copied after it was checked. */
+/* One process's view of one ring. The sizes are copies, made and checked at attach. */
 struct kv_feed {
     const struct kv_feed_page *page;
     struct kv_feed_ring *ring;
@@ -91,7 +91,7 @@ struct kv_feed {
 /* Where a consumer is. */
 struct kv_feed_cursor {
     uint64_t position; /* of the event to be read next */
-    uint64_t number;   /* which it should have */
+    uint64_t number;   /* that this event should have */
 };
 
 /* A copy of an event. */
@@ -126,7 +126,7 @@ enum kv_feed_status {
     KV_FEED_EVENT = 0,
     KV_FEED_NONE,    /* nothing new */
     KV_FEED_OVERRUN, /* the producer was faster, time and again; go on later */
-    KV_FEED_DAMAGED, /* what is there is no event, and nobody is writing there */
+    KV_FEED_DAMAGED, /* what is there is no event, and no producer is writing there */
 };
 enum kv_feed_status kv_feed_begin(const struct kv_feed *feed, struct kv_feed_cursor *cursor,
                                   bool from_oldest);

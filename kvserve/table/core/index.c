@@ -1,6 +1,6 @@
 /* The index under the lock: finding, claiming and giving up a key's slot.
  *
- * An entry never changes its slot while its key is alive, and what readers follow is changed by one
+ * An entry never changes its slot while its key is alive, and what readers follow changes by one
  * store at a time. */
 #include "operation.h"
 
@@ -47,7 +47,7 @@ static struct slot_ref locate_entry(const struct operation *op, struct chain cha
     return ref;
 }
 
-/* The place of a key; of nothing if it is not there. Says nothing of expiry. */
+/* The slot of a key; an empty reference if the key is not there. Does not look at the expiry. */
 struct slot_ref find_slot(const struct operation *op, const struct kv_key *key) {
     uint64_t tag = tag_of(key->hash);
     struct chain chain = chain_from(home_of(op->t, key->hash));
@@ -63,7 +63,8 @@ struct slot_ref find_slot(const struct operation *op, const struct kv_key *key) 
     return (struct slot_ref){0};
 }
 
-/* The place whose entry leads to exactly this position; of nothing if the record there is dead. */
+/* The slot whose entry leads to exactly this position; an empty reference if the record there is
+ * dead. */
 struct slot_ref find_exact(const struct operation *op, bool main_log, uint64_t position,
                            const struct kv_record *record) {
     struct shape shape = shape_of(LOAD(record->shape));
@@ -78,13 +79,13 @@ struct slot_ref find_exact(const struct operation *op, bool main_log, uint64_t p
     return (struct slot_ref){0};
 }
 
-/* Gives empty overflow buckets at a chain's end back.
+/* Gives back empty overflow buckets at a chain's end.
  *
- * Without that every chain that was ever long would keep its bucket, and in time the pool would be
- * empty while most of its buckets are, too. A reader that is inside such a bucket is not misled,
- * even when the bucket has joined another chain by then: what it looks for was in a slot that it
- * has passed, or not there at some time since it began. That holds for the last bucket alone: from
- * any other, it would still have to follow the link. */
+ * Otherwise every chain that was ever long would keep its buckets, and in time the pool would be
+ * used up while most of its buckets are empty. A reader inside such a bucket is not misled, even
+ * when the bucket has joined another chain by then: its key was in a slot that the reader has
+ * passed, or was missing at some time since the reader began. That holds only for the last bucket:
+ * from any other, the reader would still have to follow the link. */
 static void trim_chain(struct operation *op, uint32_t home) {
     struct kv_shard *h = op->header;
     for (;;) {
@@ -117,7 +118,7 @@ void unlink_slot(struct operation *op, const struct slot_ref *ref, enum kv_stati
     STORE_RELEASE(*ref->entry, 0);
     if (!flushed) {
         account(op, ref->main_log, -(int64_t)ref->length, -1);
-        if (reason != KV_WITHDRAWALS) /* its key is being written, which is told when it is done */
+        if (reason != KV_WITHDRAWALS) /* the key is being written: that emits its own event */
             emit(op, event_for(reason), ref->record);
     }
     if (!flushed || reason != KV_EXPIRATIONS)
@@ -126,8 +127,8 @@ void unlink_slot(struct operation *op, const struct slot_ref *ref, enum kv_stati
         trim_chain(op, ref->home);
 }
 
-/* A new bucket at a chain's end, or NULL if the pool is empty. First it is taken, then linked: one
- * that a chain has is never given out again. */
+/* Puts a new bucket at a chain's end; NULL if the pool is empty. It takes the bucket first and then
+ * links it, so a bucket that a chain has is never given out again. */
 static struct kv_bucket *grow_chain(struct operation *op, uint32_t last, uint32_t *number) {
     struct kv_shard *h = op->header;
     uint32_t next = LOAD(h->overflow_free);
@@ -147,7 +148,7 @@ static struct kv_bucket *grow_chain(struct operation *op, uint32_t last, uint32_
 }
 
 /* A free slot in the key's chain, its hint cleared: an empty one, else a new overflow bucket's,
- * else that of the record which can be spared best: a gone one, then S's, then M's oldest. */
+ * else that of the record that is easiest to spare: one that is gone, then S's oldest, then M's. */
 struct slot_ref claim_slot(struct operation *op, const struct kv_key *key) {
     struct chain chain = chain_from(home_of(op->t, key->hash)), last;
     struct chain victim = chain;
@@ -183,14 +184,14 @@ struct slot_ref claim_slot(struct operation *op, const struct kv_key *key) {
     return slot;
 }
 
-/* Unlinks what is gone in a bucket and its overflow chain. */
+/* Unlinks the records that are gone in a bucket and its overflow chain. */
 void sweep_chain(struct operation *op, uint32_t bucket) {
     struct chain chain = chain_from(bucket);
     do {
         if (LOAD(*entry_at(op, chain)) == 0)
             continue;
         struct slot_ref ref = locate_entry(op, chain);
-        ref.in_overflow = false; /* not under our feet: afterwards */
+        ref.in_overflow = false; /* the walk goes on: trim afterwards */
         if (is_gone(op, ref.record))
             unlink_slot(op, &ref, KV_EXPIRATIONS);
     } while (next_slot(op, &chain));

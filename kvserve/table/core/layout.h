@@ -1,5 +1,5 @@
-/* The bytes of the shared segments, drawn. Offsets only, no pointers: every process maps them
- * elsewhere.
+/* The bytes of the shared segments, drawn. Offsets only, no pointers: every process maps them at
+ * another address.
  *
  * table segment                                hints segment
  * +--------------------+ 0                     +--------------------+ 0
@@ -15,9 +15,9 @@
  * +--------------------+
  * | shard 1 ...        |
  *
- * Who writes: the superblock, its creator, READY last; a shard, only the owner of its lock; the
- * hints, any process of the server's user. Readers of the table hold no lock and store nothing into
- * it. Readers of other users have notes instead of the hints, see below.
+ * Writers: the creator writes the superblock, READY last; only the owner of its lock writes a
+ * shard; any process of the server's user writes the hints. Readers of the table hold no lock and
+ * store nothing into it. Readers of other users write notes instead of the hints, see below.
  */
 #ifndef KV_LAYOUT_H
 #define KV_LAYOUT_H
@@ -37,7 +37,7 @@
 #define KV_SUPERBLOCK_BYTES 4096u
 #define KV_HINTS_HEADER_BYTES 4096u
 #define KV_SHARD_HEADER_BYTES 512u
-#define KV_ALIGNMENT 8u /* of every record; an entry's offset counts these */
+#define KV_ALIGNMENT 8u /* of every record; an entry's position counts these */
 #define KV_LINE 64u
 #define KV_LEASE_SLOTS 256u
 #define KV_READER_STRIPES 63u
@@ -46,11 +46,11 @@
 #define KV_WORKERS_MAX 64u
 #define KV_DEATHS_KEPT 8u /* a client looks as soon as its worker is gone */
 
-/* What a reader of the table may not answer by itself, because there is a store behind it. */
+/* Which reads must ask a worker, because there is a store behind the table. */
 enum kv_read_policy {
     KV_MISSES_ASK_WORKER = 1, /* a miss */
-    KV_HITS_NEED_FRESHNESS = 2,  /* a hit, unless the lease of the key's worker runs: others change
-                                what the store holds, and it drops what they have changed */
+    KV_HITS_NEED_FRESHNESS = 2, /* a hit, unless the freshness of the key's worker runs: other
+                                 * hosts change the store, and it drops what they have changed */
 };
 
 enum kv_state { KV_STATE_NEW = 0, KV_STATE_READY = 1, KV_STATE_RETIRED = 2 };
@@ -91,13 +91,13 @@ struct kv_superblock {
     /* A line that readers poll; the parent writes it. */
     _Atomic uint32_t state;     /* enum kv_state */
     _Atomic uint32_t read_policy; /* flags of enum kv_read_policy */
-    _Atomic uint32_t workers;   /* shard s is served by worker s % workers; for their leases */
+    _Atomic uint32_t workers;   /* worker s % workers serves shard s; for freshness */
     uint8_t padding2[KV_LINE - 12];
-    /* Freshness leases: worker n stores the n-th, and it alone, over and over. */
+    /* Freshness: only worker n stores the n-th, again and again. */
     _Atomic uint64_t fresh_until_ms[KV_WORKERS_MAX]; /* on the monotonic clock */
-    _Atomic uint64_t store_mark; /* tells which store its values were written through to; 0: none */
+    _Atomic uint64_t store_mark; /* the store that its values were written through to; 0: none */
     struct kv_execution executing[KV_WORKERS_MAX]; /* worker n writes the n-th */
-    struct kv_execution died[KV_DEATHS_KEPT]; /* over which workers died; their successors write */
+    struct kv_execution died[KV_DEATHS_KEPT]; /* workers died over these; their successors write */
     _Atomic uint64_t deaths;                  /* how many were noted there */
     uint8_t padding3[2048 - 336 - 24 * KV_WORKERS_MAX - 16 * KV_DEATHS_KEPT];
     _Atomic uint64_t incarnation[KV_LEASE_SLOTS]; /* how often each lease slot was taken */
@@ -125,9 +125,10 @@ enum kv_statistic {
     KV_STATISTICS
 };
 
-/* A log is a ring of records. Its head and tail only grow; a position's place is position mod
- * capacity. What lies in [tail, head) is whole; the rest is free, but for what a dead owner's entry
- * leads to right beyond the head until the lock is taken from it, see log.c. */
+/* A log is a ring of records. Its head and tail only grow; a position lies at position mod
+ * capacity. What lies in [tail, head) is whole. The rest is free, with one exception: a dead
+ * owner's entry may lead to a record right beyond the head until another process takes the lock,
+ * see log.c. */
 struct kv_shard {
     _Atomic uint64_t lock; /* see lock.c; alone on its line, waiters spin on it */
     uint8_t padding[KV_LINE - 8];
@@ -158,18 +159,18 @@ static_assert(sizeof(struct kv_shard) == KV_SHARD_HEADER_BYTES, "layout");
  * none. An overflow bucket that has become empty leaves its chain, but only from the chain's end:
  * see trim_chain.
  *
- * Two lines, since chance fills a bucket of 15 beyond its size far less often than one of 7, at the
- * same load: on a real trace the index forced 0 evictions instead of 714, in 1 byte an item less.
+ * Two lines, because at the same load a bucket of 15 overflows by chance far less often than one
+ * of 7: on a real trace the index forced 0 evictions instead of 714, with 1 byte an item less.
  *
  * entry: | tag 16, never 0 | queue 1 | position in alignment units, modulo 2^47 |; 0 is empty.
- * An entry never changes its slot while its key is alive, so that a reader that passed the slot
- * missed nothing. */
+ * An entry never changes its slot while its key is alive, so a reader that passed the slot missed
+ * nothing. */
 #define KV_BUCKET_BYTES 128u
 #define KV_BUCKET_ENTRIES 15u
 struct kv_bucket {
     _Atomic uint64_t entry[KV_BUCKET_ENTRIES];
     _Atomic uint32_t next;
-    _Atomic uint32_t next_free; /* of an overflow bucket that no chain has, likewise */
+    _Atomic uint32_t next_free; /* likewise, for an overflow bucket that no chain has */
 };
 static_assert(sizeof(struct kv_bucket) == KV_BUCKET_BYTES, "layout");
 #define KV_HINTS_A_BUCKET 16u
@@ -190,9 +191,9 @@ static_assert(sizeof(struct kv_ghost_line) == KV_LINE, "layout");
  *
  * shape: | flags 8 | codec 8 | key bytes 16 | value bytes 32 |
  * expiry: milliseconds on the clock that counts through suspend; 0: never
- * Immutable once an entry points at it, but for the expiry (touch), a counter's cell, and its cas,
- * each changed by one aligned store. A record never crosses the ring's end: a PAD fills it, of
- * which only the shape exists, its value bytes being the pad's whole length. */
+ * Once an entry points at a record, only its expiry (touch), a counter's cell and a counter's cas
+ * change, each by one aligned store. A record never crosses the ring's end. A PAD fills that end:
+ * it has only a shape, whose value bytes are the pad's whole length. */
 struct kv_record {
     _Atomic uint64_t shape;
     _Atomic uint64_t cas;
@@ -205,12 +206,12 @@ static_assert(sizeof(struct kv_record) == KV_RECORD_HEADER_BYTES, "layout");
 #define KV_FLAG_PAD 0x80u
 #define KV_FLAG_TEXT_KEY 0x01u /* the key was given as str */
 #define KV_FLAG_EXPIRY 0x02u /* the record has an expiry */
-#define KV_CODEC_BYTES 0u /* the other codecs are known to Python alone */
+#define KV_CODEC_BYTES 0u /* only Python knows the other codecs */
 #define KV_CODEC_TEXT 1u
 #define KV_CODEC_COUNTER 2u
 #define KV_COUNTER_BYTES 8u
 
-/* The readers' hits and misses: a stripe a line, plain stores, so two processes that share a
+/* The readers' hits and misses: one stripe a line, and plain stores, so two processes that share a
  * stripe may lose counts. */
 struct kv_reader_stripe {
     _Atomic uint64_t hits;
@@ -223,18 +224,18 @@ struct kv_hints_header {
 };
 static_assert(sizeof(struct kv_hints_header) == KV_HINTS_HEADER_BYTES, "layout");
 
-/* notes: what a reader of another user has read. It may not write the hints: who may write a file
- * may shorten it, too, which ends all who have mapped it. So it has a file of its own, which it
- * alone maps, and which a worker reads now and then: the stripes count its reads as the hints'
- * header does, and the ring has the bytes of the hints that want raising, by their place in them.
- * Whatever the file holds, it raises hints and counts reads, and does nothing else. */
+/* notes: what a reader of another user has read. It may not write the hints: a process that may
+ * write a file may also shorten it, which kills every process that has mapped it. So it has a file
+ * of its own, which only it maps, and which a worker reads now and then: the stripes count its
+ * reads as the hints' header does, and the ring holds the offsets of the hints to raise. Whatever
+ * the file holds, it raises hints and counts reads, and does nothing else. */
 #define KV_NOTES 4096u
 struct kv_notes {
-    _Atomic uint64_t written;     /* notes since the file was made, of which the last are there */
-    _Atomic uint64_t instance[2]; /* of the table that they are about */
+    _Atomic uint64_t written;     /* notes since the file was made; the ring has the last */
+    _Atomic uint64_t instance[2]; /* of the table that the notes are about */
     uint8_t unused[KV_LINE - 24];
     struct kv_reader_stripe stripe[KV_READER_STRIPES];
-    _Atomic uint64_t hint[KV_NOTES]; /* place of the n-th, n modulo KV_NOTES */
+    _Atomic uint64_t hint[KV_NOTES]; /* offset of the n-th hint, at n modulo KV_NOTES */
 };
 static_assert(offsetof(struct kv_notes, stripe) == offsetof(struct kv_hints_header, stripe),
               "a reader counts in either");

@@ -2,10 +2,11 @@
  *
  * word: | waiters 1 | unused 7 | incarnation 40 | lease slot + 1, 16 |; 0 is free.
  *
- * It names its owner by a slot of the lease file, on whose byte the owner's process holds a record
- * lock that the kernel releases when it dies, and by the slot's incarnation, so that a successor
- * in the same slot is another owner. (After nginx's shmtx: a word to compare and swap, a semaphore
- * to sleep on. After LMDB: a record lock to tell the living from the dead.)
+ * It names its owner by a slot of the lease file and by the slot's incarnation. The owner's process
+ * holds a record lock on the slot's byte, which the kernel releases when the process dies; the
+ * incarnation makes a successor in the same slot another owner. (After nginx's shmtx: a word to
+ * compare and swap, a semaphore to sleep on. After LMDB: a record lock to tell live owners from
+ * dead ones.)
  *
  * Lock order: a thread never holds two shards' locks. */
 #include "access.h"
@@ -51,8 +52,8 @@ bool kv_lock_spin(_Atomic uint64_t *lock, uint64_t me) {
     return false;
 }
 
-/* Asks the owner to wake somebody when it leaves. Returns what the lock then held; 0 if it was
- * found free. */
+/* Asks the owner to wake a waiter when it unlocks. Returns what the lock then held; 0 if it was
+ * free. */
 uint64_t kv_lock_announce(_Atomic uint64_t *lock) {
     uint64_t seen = LOAD(*lock);
     while (seen != 0 && !(seen & WAITERS)) {
@@ -63,17 +64,17 @@ uint64_t kv_lock_announce(_Atomic uint64_t *lock) {
     return seen;
 }
 
-/* For one who slept: there may be more sleepers, whom the next unlock must wake. */
+/* For a process that slept: there may be more sleepers, which the next unlock must wake. */
 bool kv_lock_take_contended(_Atomic uint64_t *lock, uint64_t me) {
     return LOAD(*lock) == 0 && swap(lock, 0, me | WAITERS);
 }
 
-/* Takes the lock from a dead owner, unless somebody else did so first. */
+/* Takes the lock from a dead owner, unless another process did so first. */
 bool kv_lock_steal(_Atomic uint64_t *lock, uint64_t seen, uint64_t me) {
     return swap(lock, seen, me | (seen & WAITERS));
 }
 
-/* Returns whether somebody waits and should be woken. */
+/* Returns whether a process waits and should be woken. */
 bool kv_unlock(_Atomic uint64_t *lock) {
     return (atomic_exchange_explicit(lock, 0, memory_order_release) & WAITERS) != 0;
 }

@@ -1,18 +1,18 @@
 /* The two logs: appending records to a ring's head, and giving up its tail.
  *
  * The order of stores, which is all that stands between a SIGKILL and a torn table:
- *   1. the bytes beyond head, which nobody reads;
+ *   1. the bytes beyond head, which no process reads;
  *   2. the entry (release), in store.c and evict.c: the only publication;
  *   3. head (release): what lies before it is not written again.
- * A death before 2 leaves nothing, and one between 2 and 3 a record beyond the head, which its
- * entry tells: whoever takes the lock from the dead raises the head over it first of all (see
- * recover.c), so its bytes are never given out again. With head before entry, such a death left a
- * record that no entry led to, and enough of them ate up M's reserve.
- * And at the other end: the entry first (it leads elsewhere, or nowhere), then the tail (release),
- * then a fence, and only then may the bytes be written again. */
+ * A death before 2 leaves nothing. One between 2 and 3 leaves a record beyond the head, and an
+ * entry that leads to it: the process that takes the lock from the dead owner first raises the head
+ * over the record (see recover.c), so its bytes are never given out again. With head before entry,
+ * such a death left a record that no entry led to, and enough of them used up M's reserve.
+ * At the other end: first the entry (it leads elsewhere, or nowhere), then the tail (release), then
+ * a fence, and only then may the bytes be written again. */
 #include "operation.h"
 
-/* From a position to its ring's end. */
+/* The bytes from a position to its ring's end. */
 uint64_t bytes_to_wrap(const struct ring *ring, uint64_t position) {
     return ring->capacity - ring_offset(position, ring->capacity, ring->reciprocal);
 }
@@ -29,8 +29,8 @@ bool fits(const struct ring *ring, uint64_t reserve, uint64_t length) {
     return used + room_needed(ring, length) + reserve <= ring->capacity;
 }
 
-/* Where the next record goes, a pad having been written before it if needed. There is room. The
- * record exists once an entry leads to it; publish_head comes right after that. */
+/* Where the next record goes, for which there is room; writes a pad before it if needed. The record
+ * exists once an entry leads to it; publish_head comes right after that. */
 struct kv_record *append(const struct ring *ring, uint64_t length, uint64_t *position) {
     uint64_t head = LOAD(*ring->head);
     uint64_t rest = bytes_to_wrap(ring, head);

@@ -1,19 +1,19 @@
 /* Lookup: from a key to its record, without a lock and without a store into the table.
  *
- * Why it may do without: a record is immutable from the moment that an entry points at it until
+ * Why it needs no lock: a record is immutable from the moment that an entry points at it until
  * the log's tail has passed it, and its bytes are reused only after that. So a reader copies what
  * it wants and then looks at the tail once more (Boehm, "Can seqlocks get along with programming
  * language memory models?", MSPC 2012, on why the fence must stand between the two): if the tail
- * has not passed, what was copied is whole. An entry never changes its slot while its key is
- * alive, so not finding it is an answer too. */
+ * has not passed the record, the copy is whole. An entry never changes its slot while its key is
+ * alive, so a search that does not find it is right, too. */
 #include "access.h"
 #include "view.h"
 
 #define RESTARTS_MAX 64
 
 /* Hashing: after wyhash (Wang Yi, public domain): one 64 x 64 -> 128 bit multiplication for 16
- * bytes. Unlike there, all four secrets are random and of the instance alone, so that nobody can
- * choose keys that cancel them. */
+ * bytes. Unlike there, all four secrets are random and of this instance alone, so that no client
+ * can choose keys that cancel them. */
 static inline uint64_t mix(uint64_t a, uint64_t b) {
     kv_uint128 product = (kv_uint128)a * b;
     return (uint64_t)product ^ (uint64_t)(product >> 64);
@@ -61,8 +61,8 @@ void kv_locate(const struct kv_table *t, struct kv_key *key) {
     key->shard = (uint32_t)(((key->hash >> 48) * t->geometry.shards) >> 16);
 }
 
-/* Where an entry leads: the view's record, and what tells whether it is still there. False: the
- * tail has passed it. */
+/* Points the view at an entry's record, and at the tail that shows whether it is still there.
+ * False: the tail has passed it. */
 static inline bool aim(const struct kv_table *t, uint32_t shard, uint64_t entry,
                        struct kv_view *view) {
     struct ring ring = ring_of(t, shard, entry_in_main(entry));
@@ -78,8 +78,8 @@ static inline bool aim(const struct kv_table *t, uint32_t shard, uint64_t entry,
     return true;
 }
 
-/* Looks at the record that was aimed at. KV_CONTENDED: the tail has passed it. KV_REFUSED: a shape
- * that cannot be, which only a damaged table has. */
+/* Looks at the record that the view points at. KV_CONTENDED: the tail has passed it. KV_REFUSED: an
+ * impossible shape, which only a damaged table has. */
 static inline enum kv_status look(struct kv_view *view) {
     const struct kv_record *record = view->record;
     uint64_t rest = view->rest_bytes;
@@ -136,11 +136,11 @@ static enum kv_status search(const struct kv_table *t, const struct kv_key *key,
     return KV_MISSING;
 }
 
-/* Finds the record of a key. What the view points at must be copied and is valid only if
- * kv_view_intact says so after the copy; if it does not, find again. Expiry and the flush mark
- * are left to the caller, who alone knows the time.
+/* Finds the record of a key. Copy what the view points at: the copy is valid only if
+ * kv_view_intact says so afterwards; if not, find again. The caller checks expiry and flush mark,
+ * because only it knows the time.
  *
- * Returns KV_DONE, KV_MISSING, or KV_CONTENDED after many overtakings. */
+ * Returns KV_DONE, KV_MISSING, or KV_CONTENDED after writers overtook it many times. */
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
     for (int restarts = 0; restarts < RESTARTS_MAX; restarts++) {
         enum kv_status status = search(t, key, view);
@@ -150,10 +150,10 @@ enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struc
     return KV_CONTENDED;
 }
 
-/* Finding in three steps, for batches: a step is taken for some keys before the next one is, and
- * fetches what that needs, so that they wait for memory together (group prefetching: Chen,
+/* Finding in three steps, for batches: each step is taken for several keys before the next one and
+ * fetches what that needs, so that the keys wait for memory together (group prefetching: Chen,
  * Ailamaki, Gibbons, Mowry, "Improving hash join performance through prefetching", ICDE 2004).
- * What is found was there when the second step was taken, or later. */
+ * What is found was there at the second step, or later. */
 void kv_prefetch_bucket(const struct kv_table *t, const struct kv_key *key, struct kv_view *view) {
     uint32_t home = home_of(t, key->hash);
     view->home = bucket_at(t, key->shard, home);

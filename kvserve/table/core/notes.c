@@ -1,9 +1,9 @@
-/* Notes: how a reader that may not write the hints tells the eviction what it has read, see
- * layout.h.
+/* Notes: how a reader that may not write the hints reports its reads to the eviction, see layout.h.
  *
- * A note costs the reader two stores into a file that it alone has mapped, and none while the hint
- * is as high as it gets, which it sees in the hints. More notes than the ring holds between two
- * looks of a worker are lost: they are hints, and keys that are read often come again. */
+ * A note costs the reader two stores into a file that only it has mapped, and none while the hint
+ * is as high as it gets, which the reader sees in the hints. If more notes come between two looks
+ * of a worker than the ring holds, some are lost: they are hints, and keys that are read often come
+ * again. */
 #include "access.h"
 
 /* No process reads more often between two looks: a file that says so is wrong. */
@@ -11,7 +11,8 @@
 
 static_assert((KV_NOTES & (KV_NOTES - 1)) == 0, "a note's place needs no division");
 
-/* From now on this process writes these notes instead of the hints: kv_notes, zeroed or older. */
+/* Makes this process write these notes instead of the hints. They are a kv_notes, zeroed or used
+ * before. */
 void kv_write_notes(struct kv_table *t, uint8_t *notes) {
     t->notes = (struct kv_notes *)(void *)notes;
     t->stripes = t->notes->stripe;
@@ -21,9 +22,8 @@ void kv_write_notes(struct kv_table *t, uint8_t *notes) {
     STORE_RELEASE(t->notes->instance[1], instance[1]);
 }
 
-/* Notes that a hint wants raising. Returns true now and then: when its ring is full, which it would
- * not become so soon if a worker read it, and the caller should look whether its file still has its
- * name. */
+/* Notes that a hint should be raised. Returns true when the ring is full, which takes longer if a
+ * worker reads it: the caller should then check whether its file still has its name. */
 bool kv_note(const struct kv_table *t, const _Atomic uint8_t *hint) {
     struct kv_notes *notes = t->notes;
     uint64_t written = LOAD(notes->written);
@@ -47,13 +47,12 @@ static void raise_hint(const struct kv_table *t, uint64_t place) {
         STORE(*hint, (uint8_t)(reads + 1));
 }
 
-/* What a count has gained, of which the file may say anything. */
+/* How much a count has grown; the file may hold any number. */
 static uint64_t gained(uint64_t now, uint64_t before) {
     return now >= before && now - before <= READS_A_LOOK_MAX ? now - before : 0;
 }
 
-/* What a copy of somebody's notes says in all. False: nothing, for they are about another table, or
- * too short. */
+/* Sums up a copy of a reader's notes. False: they are about another table, or too short. */
 bool kv_read_notes(const struct kv_table *t, const uint8_t *bytes, uint64_t length,
                    struct kv_noted *now) {
     uint64_t instance[2];
@@ -70,8 +69,8 @@ bool kv_read_notes(const struct kv_table *t, const uint8_t *bytes, uint64_t leng
     return true;
 }
 
-/* Does what is new in a copy of notes that kv_read_notes took for `now`, and of which an earlier
- * one was `before`: raises hints, and counts reads as the caller's own. */
+/* Applies what is new in a copy of notes: raises hints, and counts reads as the caller's own.
+ * kv_read_notes made `now` of this copy, and `before` of an earlier one. */
 void kv_heed_notes(struct kv_table *t, const uint8_t *bytes, const struct kv_noted *now,
                    const struct kv_noted *before) {
     uint64_t count = now->written - before->written;

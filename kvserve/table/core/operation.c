@@ -1,4 +1,4 @@
-/* One change of a shard: what it may spend, and what the feed hears of it. */
+/* One change of a shard: what it may spend, and what it emits to the feed. */
 #include "operation.h"
 
 struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
@@ -11,7 +11,7 @@ struct operation begin(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
     };
 }
 
-/* Emits what has just become of a record to the feed, if there is one. */
+/* Emits what has just happened to a record, if there is a feed. */
 void emit(const struct operation *op, enum kv_event_kind kind, const struct kv_record *record) {
     if (op->t->feed == NULL)
         return;

@@ -36,7 +36,7 @@ struct operation {
     uint64_t now_ms;
     struct budget budget;
     const _Atomic uint64_t *spared; /* an entry that must not be evicted: it is being overwritten */
-    uint64_t ending; /* bytes of its record, if that is in M: they die when the new one is there */
+    uint64_t ending; /* bytes of its record, if that is in M: dead once the new one is published */
 };
 
 static inline bool is_gone(const struct operation *op, const struct kv_record *record) {
@@ -44,7 +44,7 @@ static inline bool is_gone(const struct operation *op, const struct kv_record *r
     return gone(expiry_ms, LOAD(record->cas), LOAD(op->header->flush_mark), op->now_ms);
 }
 
-/* The derived counters leave out what a flush has ended. */
+/* Updates the derived counters, which leave out the records that a flush dropped. */
 static inline void account(struct operation *op, bool main_log, int64_t bytes, int items) {
     struct kv_shard *h = op->header;
     if (main_log)

@@ -1,13 +1,13 @@
-/* After an owner died inside the lock: what it may have left undone, done.
+/* Repairs a shard after an owner died inside its lock.
  *
- * The order of stores leaves the table whole at every instruction, but for one record that may have
+ * The order of stores leaves the table whole at every instruction, except that one record may have
  * been published and not yet counted into its log: the head is raised over it. What is derived from
- * the table may be off, too: the counters of live bytes and items, and which overflow buckets are
- * free. The statistics may have lost one. Running it twice does the same as once, so a successor
- * may die in it, too. */
+ * the table may be off, too: the counters of live bytes and items, and the list of free overflow
+ * buckets. A statistic may have lost one count. A second repair changes nothing, so a successor may
+ * die in it, too. */
 #include "operation.h"
 
-/* Free are those overflow buckets that no chain links. They are empty, as at all times. */
+/* The overflow buckets that no chain links are free. They are empty, as at all times. */
 static void recover_overflow(struct kv_table *t, uint32_t shard) {
     struct kv_shard *header = shard_header(t, shard);
     uint32_t used = 0;
@@ -37,8 +37,8 @@ static void recover_overflow(struct kv_table *t, uint32_t shard) {
 }
 
 /* An owner that dies between an entry and the head leaves one record beyond the head: right there,
- * or behind a pad that ends the lap. Anything else there is damage, which verify tells of, not we.
- * The record at `position` has a header there, see header_fits. */
+ * or behind a pad that ends the lap. Anything else there is damage, which only verify reports. A
+ * record's header fits at `position`, see header_fits. */
 static void raise_head(const struct ring *ring, uint64_t position) {
     uint64_t tail = LOAD(*ring->tail), head = LOAD(*ring->head);
     if (position < head || head < tail || head % KV_ALIGNMENT != 0)
@@ -72,7 +72,7 @@ void kv_recover(struct kv_table *t, uint32_t shard) {
             uint64_t tail = LOAD(*ring.tail), distance = entry_distance(entry, tail);
             uint64_t position = tail + distance;
             if (tail > POSITION_MAX || distance >= ring.capacity || !header_fits(&ring, position))
-                continue; /* the table is damaged, which verify tells of, not we */
+                continue; /* the table is damaged, which only verify reports */
             raise_head(&ring, position);
             struct kv_record *record = record_at(&ring, position);
             if (LOAD(record->cas) <= flush_mark)

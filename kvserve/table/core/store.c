@@ -1,11 +1,11 @@
 /* Every change of the table. The caller holds the shard's lock, and may be killed anywhere.
  *
- * Each change is told to the feed inside the lock, after it can be seen: so a key's events have the
- * order of its changes, and who reads the key on an event finds it changed. Here new values and
- * touches are told, in index.c whatever goes. */
+ * Each change is emitted to the feed inside the lock, after it is visible: so a key's events have
+ * the order of its changes, and a process that reads the key on an event finds it changed. This
+ * file emits new values and touches, index.c emits removals. */
 #include "operation.h"
 
-/* A live record of this key; what is there but gone is unlinked on the way. */
+/* The live record of this key; one that is there but gone is unlinked. */
 static struct slot_ref find_live(struct operation *op, const struct kv_key *key) {
     struct slot_ref ref = find_slot(op, key);
     if (ref.entry != NULL && is_gone(op, ref.record)) {
@@ -15,28 +15,30 @@ static struct slot_ref find_live(struct operation *op, const struct kv_key *key)
     return ref;
 }
 
-/* The only way to a cas: taken before it is used, so that no record's is above the sequence. */
+/* The only source of a cas. It is taken before it is used, so that no record's cas is above the
+ * sequence. */
 static uint64_t next_cas(struct kv_shard *header) {
     uint64_t cas = LOAD(header->sequence) + 1;
     STORE_RELEASE(header->sequence, cas);
     return cas;
 }
 
-/* What a record of this key and value is, before it is one. */
+/* The shape of the record that this key and value will make. */
 static struct shape shape_for(const struct kv_key *key, const struct kv_value *value) {
     uint32_t flags = key->flags | (value->expiry_ms != 0 ? KV_FLAG_EXPIRY : 0);
     return (struct shape){value->length, key->length, value->codec, flags};
 }
 
-/* Whether a record can be stored. With an expiry, even if it has none: a touch may add one. */
+/* Whether a record can be stored, with room for an expiry even if it has none: a touch may add
+ * one. */
 static bool admissible(const struct kv_table *t, struct shape shape) {
     shape.flags |= KV_FLAG_EXPIRY;
     return shape.value_bytes <= t->geometry.value_bytes_max &&
            record_length(shape) <= t->geometry.largest_record;
 }
 
-/* Who writes a key again uses it, as who reads it. Without that, counters that nobody gets would be
- * evicted; and of zipfian reads among as many sets, .007 more miss. */
+/* Writing a key again is a use of it, as reading it is. Without that, counters that no client reads
+ * would be evicted; and of zipfian reads among as many sets, .007 more miss. */
 static void note_use(const struct slot_ref *ref) {
     uint8_t uses = LOAD(*ref->hint);
     if (uses < 3)
@@ -54,8 +56,8 @@ static void write_record(struct kv_record *record, struct shape shape, const uin
     memcpy(record->bytes + value_offset(shape), value->bytes, shape.value_bytes);
 }
 
-/* Makes room for a record of this key. Returns where the old one is, if there is one, and the log
- * that has the room: an overwrite stays where it is, but large records never go to S. */
+/* Makes room for a record of this key. Returns the old one's slot, if there is one, and the log
+ * that has the room: an overwrite stays in its log, but large records never go to S. */
 static struct slot_ref room_for(struct operation *op, const struct kv_key *key, uint64_t length,
                                 bool *main_log) {
     struct slot_ref old = find_slot(op, key);
@@ -73,7 +75,7 @@ static struct slot_ref room_for(struct operation *op, const struct kv_key *key, 
     }
 }
 
-/* Appends the record and publishes it: over `old`, or in a free slot if that is nowhere. */
+/* Appends the record and publishes it: over `old`, or in a free slot if there is no old one. */
 static void publish(struct operation *op, const struct kv_key *key, const struct slot_ref *old,
                     bool main_log, struct shape shape, const struct kv_value *value, uint64_t cas,
                     enum kv_event_kind kind) {
@@ -161,7 +163,7 @@ static enum kv_status add_expiry(struct operation *op, const struct kv_key *key,
     bool main_log;
     struct slot_ref old = room_for(op, key, record_length(longer), &main_log);
     if (old.entry == NULL)
-        return KV_MISSING; /* in a damaged table alone: see reclaim_main */
+        return KV_MISSING; /* only in a damaged table: see reclaim_main */
     struct kv_value value = {old.record->bytes + value_offset(shape), shape.value_bytes,
                              shape.codec, expiry_ms};
     publish(op, key, &old, main_log, longer, &value, LOAD(old.record->cas), KV_EVENT_TOUCH);
@@ -188,8 +190,8 @@ enum kv_status kv_touch(struct kv_table *t, const struct kv_key *key, uint64_t e
 }
 
 /* A counter changes in place: first its cas, then its cell. A kill between the two leaves the old
- * number under a new version, which makes somebody's cas fail that might have succeeded. The other
- * order would let a cas succeed that must fail. */
+ * number under a new version, which makes a cas fail that might have succeeded. The other order
+ * would let a cas succeed that must fail. */
 enum kv_status kv_increment(struct kv_table *t, const struct kv_key *key, int64_t delta,
                             const int64_t *initial, uint64_t expiry_ms, uint64_t now_ms,
                             int64_t *result) {
@@ -234,8 +236,8 @@ void kv_flush(struct kv_table *t, uint32_t shard, uint64_t now_ms) {
         kv_feed_emit(t->feed, KV_EVENT_FLUSH, NULL, 0, 0, LOAD(header->flush_mark), now_ms);
 }
 
-/* Unlinks what is gone in `buckets` buckets from `bucket` on, and in their overflow chains. Returns
- * the bucket to go on with, 0 after the last. */
+/* Unlinks the records that are gone in `buckets` buckets from `bucket` on, and in their overflow
+ * chains. Returns the bucket to go on with, 0 after the last. */
 uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t buckets,
                   uint64_t now_ms) {
     struct operation op = begin(t, shard, now_ms);

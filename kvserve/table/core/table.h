@@ -24,29 +24,29 @@ enum kv_status {
     KV_NOT_COUNTER, /* incr of something else */
     KV_OVERFLOW,    /* incr beyond 64 bits */
     KV_TOO_LARGE,   /* the record can never fit */
-    KV_CONTENDED,   /* a reader was overtaken too often; ask under the lock */
+    KV_CONTENDED,   /* writers overtook a reader too often; look under the lock */
     KV_BUSY,        /* the lock's owner lives and does not let go */
 };
 
-/* One process's view of the segments. Geometry and key are copies made at attach, after they were
- * checked: what happens to the shared ones later cannot lead a reader astray. */
+/* One process's view of the segments. Geometry and hash key are copies, made and checked at attach:
+ * later changes to the shared ones cannot mislead a reader. */
 struct kv_feed;
 struct kv_notes;
 struct kv_reader_stripe;
 struct kv_table {
     uint8_t *base;
     uint8_t *hints;
-    struct kv_notes *notes; /* what this process writes instead of the hints; NULL: them */
-    struct kv_reader_stripe *stripes; /* the hints', or the notes' */
+    struct kv_notes *notes; /* this process writes these instead of the hints; NULL: the hints */
+    struct kv_reader_stripe *stripes; /* of the hints, or of the notes */
     struct kv_geometry geometry;
     uint64_t hash_key[4];
     uint64_t small_reciprocal; /* 2^64 / capacity, to find a place without a division */
     uint64_t main_reciprocal;
     uint32_t stripe; /* which of the readers' counters is ours */
-    struct kv_feed *feed; /* where this process tells of its changes; NULL: nowhere */
+    struct kv_feed *feed; /* this process emits its changes here; NULL: nowhere */
 };
 
-/* A record that a lookup found. Copy what you need, then ask kv_view_intact. */
+/* A record that a lookup found. Copy what you need, then call kv_view_intact. */
 struct kv_view {
     const struct kv_record *record;
     const uint8_t *key;
@@ -90,8 +90,8 @@ const char *kv_attach(struct kv_table *t, uint8_t *table, uint64_t table_bytes, 
                       uint64_t hints_bytes, const uint8_t boot_id[16]);
 bool kv_ready(const struct kv_table *t);
 
-/* How reads go at this moment: 0 if the table was given up, else KV_READS_HERE and with it the
- * flags of enum kv_read_policy. */
+/* How to read now: 0 if the table was given up, else KV_READS_HERE and the flags of enum
+ * kv_read_policy. */
 #define KV_READS_HERE 0x80u
 uint32_t kv_read_mode(const struct kv_table *t);
 void kv_set_read_policy(struct kv_table *t, uint32_t flags, uint32_t workers);
@@ -102,7 +102,7 @@ void kv_set_store_mark(struct kv_table *t, uint64_t mark);
 void kv_instance_id(const struct kv_table *t, uint8_t instance_id[16]);
 void kv_retire(uint8_t *table);
 
-/* Figures of one shard, for people: each is right, though not all at the same instant. */
+/* Statistics of one shard, for people: each is right, but they are not of one instant. */
 struct kv_counts {
     uint64_t items;
     uint64_t live_bytes;
@@ -112,11 +112,11 @@ struct kv_counts {
 void kv_counts_of(const struct kv_table *t, uint32_t shard, struct kv_counts *counts);
 void kv_reads(const struct kv_table *t, uint64_t *hits, uint64_t *misses);
 
-/* notes.c: reads by those who may not write the hints */
+/* notes.c: reads by processes that may not write the hints */
 void kv_write_notes(struct kv_table *t, uint8_t *notes);
 bool kv_note(const struct kv_table *t, const _Atomic uint8_t *hint);
 struct kv_noted {
-    uint64_t written; /* how much of the notes was heeded */
+    uint64_t written; /* how many notes were applied */
     uint64_t hits;
     uint64_t misses;
 };
@@ -125,7 +125,7 @@ bool kv_read_notes(const struct kv_table *t, const uint8_t *bytes, uint64_t leng
 void kv_heed_notes(struct kv_table *t, const uint8_t *bytes, const struct kv_noted *now,
                    const struct kv_noted *before);
 
-/* deaths.c: over which requests workers died */
+/* deaths.c: the requests that workers died over */
 void kv_begin_request(struct kv_table *t, uint32_t worker, uint64_t client, uint64_t request);
 void kv_end_request(struct kv_table *t, uint32_t worker);
 void kv_keep_request(struct kv_table *t, uint32_t worker);
@@ -168,7 +168,7 @@ uint32_t kv_sweep(struct kv_table *t, uint32_t shard, uint32_t bucket, uint32_t 
 /* recover.c: after an owner died inside the lock, which the caller now holds */
 void kv_recover(struct kv_table *t, uint32_t shard);
 
-/* verify.c: the invariants; the lock is held, or nobody writes */
+/* verify.c: the invariants; the lock is held, or no process writes */
 struct kv_violation {
     uint32_t rule; /* the n of Vn */
     uint32_t unused;
@@ -191,9 +191,9 @@ bool kv_unlock(_Atomic uint64_t *lock);
 _Atomic uint64_t *kv_shard_lock(const struct kv_table *t, uint32_t shard);
 uint64_t kv_lock_held(const struct kv_table *t, uint32_t shard);
 
-/* acquire.c: sleeping for the lock, and taking it from the dead */
+/* acquire.c: sleeping for the lock, and taking it from a dead owner */
 struct kv_owner {
-    uint64_t word; /* what a lock that we own holds */
+    uint64_t word; /* the value of a lock that we own */
     int lease;     /* descriptor of the lease file */
     sem_t **semaphores;
     /* How to sleep, NULL: by kv_sleep. It returns false if the lock must not be taken any more. */

@@ -1,7 +1,7 @@
 /* The invariants of a shard, each checked by one function. The caller holds the lock, or knows
- * that nobody writes. Nothing that it finds can lead it outside the shard.
+ * that no process writes. Whatever it finds, it stays inside the shard.
  *
- * V1 tail <= head <= tail + capacity, aligned, far from running over. M keeps its reserve: R, see
+ * V1 tail <= head <= tail + capacity, aligned, far from overflow. M keeps its reserve: R, see
  *    reserve_for in evict.c.
  * V2 walking from tail by length lands exactly on head; no record crosses the ring's end.
  * V3 every entry leads to a record that V2 found.
@@ -12,7 +12,7 @@
  *    and those beyond the pointer are empty.
  * V8 live bytes and items equal a recount; no record of M is longer than the longest, which is not
  *    above the largest.
- * V9 no cas and not the flush mark is above the sequence, which is far from running over. */
+ * V9 neither a cas nor the flush mark is above the sequence, which is far from overflow. */
 #include "operation.h"
 
 struct report {
@@ -29,7 +29,8 @@ static void violate(struct report *report, uint32_t rule, uint64_t where) {
 
 #define RECORDS_AHEAD 8
 
-/* Scratch: a bit for each place where a record of S or M may begin, and one an overflow bucket. */
+/* Scratch: a bit for each offset where a record of S or M may begin, and one for each overflow
+ * bucket. */
 static uint64_t starts_bytes(uint64_t capacity) { return capacity / KV_ALIGNMENT / 8 + 1; }
 
 uint64_t kv_verify_scratch_bytes(const struct kv_table *t) {
@@ -48,7 +49,7 @@ static bool test(const uint8_t *bits, uint64_t index) {
     return (bits[index >> 3] >> (index & 7) & 1) != 0;
 }
 
-/* What was found, to be compared with what the header says, or with what must be free. */
+/* What was found, to compare with the header, or with what must be free. */
 struct tally {
     uint64_t live[2];
     uint64_t items;
@@ -57,7 +58,7 @@ struct tally {
     bool tail_alive;     /* an entry leads to the record at M's tail */
 };
 
-/* V1 but for R, V2, V5, and the records' part of V9. Returns whether the log can be walked. */
+/* V1 without R, V2, V5, and the records' part of V9. Returns whether the log can be walked. */
 static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_t *starts,
                        struct tally *tally, struct report *report) {
     struct ring ring = ring_of(t, shard, main_log);
@@ -120,7 +121,7 @@ static bool key_again(struct kv_table *t, uint32_t shard, uint32_t number, uint3
             struct ring ring = ring_of(t, shard, entry_in_main(entry));
             uint64_t tail = LOAD(*ring.tail), distance = entry_distance(entry, tail);
             if (!leads_to_start(&ring, tail + distance, starts[entry_in_main(entry)]))
-                continue; /* V3 tells of that one */
+                continue; /* V3 reports that one */
             struct kv_record *other = record_at(&ring, tail + distance);
             struct shape second = shape_of(LOAD(other->shape));
             if (second.key_bytes == shape.key_bytes &&
@@ -152,7 +153,7 @@ static void verify_entry(struct kv_table *t, uint32_t shard, uint32_t home, uint
     struct kv_record *record = record_at(&ring, tail + distance);
     struct shape shape = shape_of(LOAD(record->shape));
     if (shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX)
-        return; /* V5 told */
+        return; /* V5 reported it */
     struct kv_key key = {.bytes = key_in(record, shape), .length = shape.key_bytes};
     kv_locate(t, &key);
     if (tag_of(key.hash) != entry >> 48 || home_of(t, key.hash) != home || key.shard != shard)
@@ -201,8 +202,8 @@ static bool is_empty(struct kv_bucket *bucket) {
     return LOAD(bucket->next) == 0;
 }
 
-/* V7, the free list, in the same scratch, so that what is linked and free is noticed; and what was
- * never used, which is linked as it is one day. */
+/* V7 for the free list, in the same scratch, so that a bucket both linked and free is noticed; and
+ * for the buckets that were never used, which will one day be linked as they are. */
 static void verify_free(struct kv_table *t, uint32_t shard, uint8_t *linked,
                         struct report *report) {
     struct kv_shard *header = shard_header(t, shard);
@@ -239,7 +240,7 @@ static void verify_reserve(struct kv_table *t, uint32_t shard, const struct tall
         violate(report, 1, tail);
 }
 
-/* Returns how many violations there are, of which the first violations_max are told. */
+/* Returns how many violations there are, and stores the first violations_max of them. */
 uint32_t kv_verify(struct kv_table *t, uint32_t shard, uint8_t *zeroed_scratch,
                    struct kv_violation *violations, uint32_t violations_max) {
     struct kv_shard *header = shard_header(t, shard);

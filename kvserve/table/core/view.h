@@ -1,11 +1,11 @@
-/* What a reader does with a record that kv_find has found. Inline, for a hit takes each of these
- * steps once: calls made a batch's hit 7 % slower. */
+/* What a reader does with a record that kv_find has found. Inline, because a hit takes each of
+ * these steps once: calls made a batch's hit 7 % slower. */
 #ifndef KV_VIEW_H
 #define KV_VIEW_H
 
 #include "access.h"
 
-/* Whether what was copied of the record until now is whole. */
+/* Whether everything copied from the record so far is whole. */
 static inline bool kv_view_intact(const struct kv_view *view) {
     atomic_thread_fence(memory_order_acquire);
     return LOAD(*view->tail) <= view->position;
@@ -16,8 +16,8 @@ static inline bool kv_view_flushed(const struct kv_table *t, uint32_t shard,
     return view->cas <= LOAD_ACQUIRE(shard_header(t, shard)->flush_mark);
 }
 
-/* Tells the eviction of a read. A plain store that others may overwrite: it is a hint. Returns
- * whether this process should look whether its notes are still read, see kv_note. */
+/* Reports a read to the eviction. A plain store that other processes may overwrite: it is a hint.
+ * Returns whether this process should check that its notes are still read, see kv_note. */
 static inline bool kv_view_touch(const struct kv_table *t, const struct kv_view *view) {
     uint8_t reads = LOAD(*view->hint);
     if (reads >= 3)

@@ -1,13 +1,14 @@
-"""Room for requests that are still arriving through FIFOs, and who waits for it. Reads nothing.
+"""Room for requests that are still arriving through FIFOs, and sessions that wait for it. Reads
+nothing.
 
 Rule 1: a request reserves room for all of it as soon as its length has come. So what was admitted
 can be completed, whatever the others do.
 Rule 2: it gets a part of what is free, and not more than its user's share. So however many large
-ones come and stand still, smaller ones find room; and one user's find it beside another's.
-Rule 3: a session for which there is no room is not read, so that its client's writes block. The
-room for who waits longest is kept free once it has waited for a while.
-Rule 4: while anybody waits, a request that stands still, or that arrives by drops, is stalled, and
-its session may be ended for the others. Its client sends it again.
+requests come and stand still, smaller ones find room, and so do those of other users.
+Rule 3: a session that there is no room for is not read, so that its client's writes block. Once the
+session that waits longest has waited for a while, its room is kept free.
+Rule 4: while any session waits, a request that stands still or trickles in is stalled, and its
+session may be ended for the others. Its client sends it again.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class Arrivals:
         self._free_bytes = bytes_max
         self._user_of = user_of
         self._admitted: dict[Session, _Arrival] = {}
-        self._waiting: dict[Session, _Arrival] = {}  # who waits longest comes first
+        self._waiting: dict[Session, _Arrival] = {}  # the longest wait comes first
         self._user_bytes: Counter[int] = Counter()  # of what was admitted
         self.users = 1  # that share the room
 
     @property
     def is_short(self) -> bool:
-        """Whether anybody waits."""
+        """Whether any session waits."""
         return bool(self._waiting)
 
     def may_be_read(self, session: Session) -> bool:
@@ -57,10 +58,10 @@ class Arrivals:
         return session not in self._waiting
 
     def reserve(self, session: Session, size_bytes: int, now: float) -> bool:
-        """Whether there is room for the request that a session has begun with; if not, it waits.
+        """Reserves room for the request that a session has begun; False: there is none, it waits.
 
         Args:
-            session: that was just read. To claim again what it has does no harm.
+            session: one that was just read. Reserving again what it has does no harm.
             size_bytes: the request's length.
             now: in seconds.
         """
@@ -96,14 +97,14 @@ class Arrivals:
         self._admitted[session] = arrival
 
     def note(self, session: Session, arrived_bytes: int, now: float) -> None:
-        """So much of a session's request has arrived by now."""
+        """Notes how much of a session's request has arrived by now."""
         arrival = self._admitted.get(session)
         if arrival is not None and arrived_bytes != arrival.arrived_bytes:
             arrival.arrived_bytes = arrived_bytes
             arrival.moved = now
 
     def keep(self, session: Session) -> None:
-        """A session's request has arrived, and its room is needed until it is executed."""
+        """Keeps the room of a session's request, which has arrived, until it is executed."""
         if arrival := self._admitted.get(session):
             arrival.since = arrival.moved = math.inf
 
@@ -122,7 +123,7 @@ class Arrivals:
         self._waiting.pop(session, None)
 
     def admit(self, now: float) -> Session | None:
-        """Who has waited longest of those for whom there is room, to be read from now on."""
+        """The longest waiting session that there is room for, to be read from now on."""
         for session, arrival in self._waiting.items():
             if self._fits(arrival, now):
                 del self._waiting[session]

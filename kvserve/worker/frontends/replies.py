@@ -2,8 +2,8 @@
 
 What a session's FIFO does not take is held here. A long reply is not even packed while its session,
 or all of them together, have much to read: a value that a hundred clients wait for is held once,
-also where each has read it for itself, and packed for each when its turn comes. Who reads nothing
-while others need the memory is cut off.
+even if it was read for each of them, and packed for each when its turn comes. A client that reads
+nothing while others need the memory is cut off.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kvserve.protocol.messages import Encoder, Reply
 from kvserve.worker.frontends.session import Session
 
 _NEVER_READS = "does not read its replies"
-_TURNS = 8  # sessions that are looked at when one has read: the others come when they have
+_TURNS = 8  # sessions to look at when one has read: the others come when they read
 
 
 class _Shared:
-    """Whose values are that several sessions wait for."""
+    """The holder of the values that several sessions wait for."""
 
     def __init__(self) -> None:
         self.charged_bytes = 0
@@ -35,7 +35,7 @@ class Replies:
     Args:
         loop: the worker's.
         budget: where what is held is counted.
-        close: ends a session that nobody reads from any more.
+        close: ends a session that its client no longer reads from.
         cut_off: ends a session and says why.
     """
 
@@ -55,7 +55,7 @@ class Replies:
         self._delayed: dict[Session, None] = {}  # those with replies that are not packed yet
         self._values: dict[int, int] = {}  # of delayed replies: how many share each
         self._alike: dict[tuple[int, int], Any] = {}  # the same, by version and length
-        self._shared = _Shared()  # by sessions: whose their values are
+        self._shared = _Shared()  # the holder of values that sessions share
         self._held_bytes = 0  # of all, packed or not
         self._packed_bytes = 0
         self._refused = 0  # requests, as the budget counted them when it was looked at last
@@ -63,11 +63,11 @@ class Replies:
     def has_room(self, session: Session, sessions: int) -> bool:
         """Whether a client reads its replies fast enough to be served further requests.
 
-        To be asked before a request is executed, so that a refusal can promise that nothing was
+        Called before a request is executed, so that a refusal can promise that nothing was
         changed. A client that goes on regardless is cut off.
 
         Args:
-            session: its.
+            session: the client's.
             sessions: how many there are.
         """
         held_bytes = session.held_bytes + session.delayed_bytes
@@ -110,16 +110,16 @@ class Replies:
             self._hold_value(size_bytes)
 
     def _with_held_value(self, reply: Reply) -> Reply:
-        """The reply, with the value of another one that waits if it is the same."""
+        """The reply, with the value of another waiting reply if that is the same."""
         if alike := _alike(reply.answer):
             codec, payload, version = reply.answer
             held = self._alike.setdefault(alike, payload)
-            if held is not payload and held == payload:  # shards count versions each for itself
+            if held is not payload and held == payload:  # each shard counts its own versions
                 return reply._replace(answer=(codec, held, version))
         return reply
 
     def _take_delayed(self, session: Session) -> Reply:
-        """The next of a session's delayed replies, not kept any more."""
+        """Takes out the next of a session's delayed replies."""
         reply, size_bytes = session.delayed.popleft()
         value = _value_of(reply.answer)
         shares = self._values.pop(id(value)) - 1
@@ -138,8 +138,8 @@ class Replies:
         self._budget.charge(self._shared, size_bytes)
 
     def _may_pack(self, session: Session, size_bytes: int) -> bool:
-        """A session may have a quarter of what is free, so that others' shorter ones find room
-        however many large ones are not read. The shortest always do."""
+        """Whether a session may have this reply packed: it gets a quarter of what is free, so that
+        shorter replies find room however many large ones are not read. The shortest always do."""
         room_bytes = max(self._budget.bytes_max // 2, limits.PACKED_BYTES_MIN)
         return (
             not self._packed_bytes
@@ -183,7 +183,7 @@ class Replies:
             self._go_on(session)
 
     def _hold(self, session: Session, size_bytes: int) -> None:
-        """Counts what a session holds back; cuts off who holds most if all hold too much."""
+        """Counts what a session holds back; cuts off the largest if all hold too much."""
         session.held_bytes += size_bytes
         self._held_bytes += size_bytes
         self._budget.charge(session, size_bytes)
@@ -198,7 +198,7 @@ class Replies:
             self._cut_off(largest, "has most of too many replies to read")
 
     def _go_on(self, first: Session) -> None:
-        """Packs what waited, for the session that has just read and for whose turn it is."""
+        """Packs what waited, for the session that has just read and for those in turn."""
         if first in self._delayed:
             self._pack_delayed(first)
         for _ in range(min(_TURNS, len(self._delayed))):
@@ -208,7 +208,7 @@ class Replies:
                 self._delayed[session] = None  # behind the others
 
     def _pack_delayed(self, session: Session) -> bool:
-        """Whether a session's replies could be packed, all of them."""
+        """Packs a session's delayed replies; returns whether all of them could be packed."""
         while session.delayed:
             if not self._may_pack(session, session.delayed[0][1]):
                 return False
@@ -217,7 +217,7 @@ class Replies:
         return True
 
     def look(self) -> None:
-        """Cuts off who has not read for a while, if the memory is needed. To be called often."""
+        """Cuts off sessions that have not read for a while, if memory is short. Called often."""
         refused, self._refused = self._refused, self._budget.refused
         is_needed = self._budget.refused > refused or any(
             not session.replies.held_bytes for session in self._delayed
@@ -263,7 +263,7 @@ def _value_of(answer: Any) -> Any:
 
 
 def _alike(answer: Any) -> tuple[int, int] | None:
-    """What all answers have in common that one value of one key makes: its version and length."""
+    """What all answers with one value of one key have in common: its version and length."""
     if isinstance(answer, tuple) and len(answer) == 3 and isinstance(answer[1], bytes):
         return answer[2], len(answer[1])
     return None

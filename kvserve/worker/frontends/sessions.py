@@ -2,7 +2,7 @@
 
 The FIFOs are found by the client's id inside the runtime directory, never by a path that a client
 sends. Frames for a session that is not open here are dropped unexecuted: they are from before this
-worker was born, and their client, which saw its predecessor die, sends them again or gives up.
+worker began, and their client, which saw its predecessor die, sends them again or gives up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sessions:
         budget: the memory of requests and replies.
         handle: takes a frame that came through a FIFO, and its session.
         is_busy: whether a session's last request goes on; nothing is read from it meanwhile.
-        ended: is told each session that has ended.
+        ended: called with each session that has ended.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Sessions:
         self._arrivals = Arrivals(
             limits.arrival_bytes(value_bytes_max), lambda session: session.user_id
         )
-        self._spare = _spare_descriptor()  # to tell a client that there are no others
-        self._looking: asyncio.TimerHandle | None = None  # after those that wait for room
-        self.cut_off = 0  # clients that did not read their replies, or not finish a request
+        self._spare = _spare_descriptor()  # to refuse a client when no others are left
+        self._looking: asyncio.TimerHandle | None = None  # looks at those that wait for room
+        self.cut_off = 0  # clients that did not read their replies, or finish a request
 
     def __len__(self) -> int:
         return len(self._open)
@@ -106,7 +106,7 @@ class Sessions:
         return session
 
     def _refuse_at_last(self, client_id: int) -> None:
-        """Answers a client for whom there is no descriptor, by means of the spare one."""
+        """Refuses a client that no descriptor is left for, by means of the spare one."""
         _log.warning("client %016x is refused: no file descriptors are left", client_id)
         if self._spare >= 0:
             os.close(self._spare)
@@ -116,7 +116,7 @@ class Sessions:
             _refuse(replies, client_id, text)
             replies.close()
         except (OSError, ForeignObject):
-            pass  # it left, or another process was quicker: its deadline will tell it
+            pass  # it left, or the spare one was taken: its deadline will end its wait
         self._spare = _spare_descriptor()
 
     def _open_replies(self, client_id: int) -> Descriptor:
@@ -153,7 +153,7 @@ class Sessions:
             self._replies.send(session, reply)
 
     def tick(self) -> None:
-        """Looks after those who keep others waiting. To be called often."""
+        """Looks after clients that keep others waiting. To be called often."""
         self._replies.look()
 
     def look(self, session: Session) -> bool:
@@ -163,14 +163,14 @@ class Sessions:
     def _receive(self, session: Session) -> bool:
         session.is_paused = self._is_busy(session)
         if session.is_paused:
-            self._arrivals.keep(session)  # what has arrived of its next one: it does not stall
+            self._arrivals.keep(session)  # what has arrived of its next request does not stall
         if not session.is_paused and self._arrivals.may_be_read(session):
             return self._read(session)
         self._loop.remove_reader(session.requests.descriptor)  # until `resume` or `_look` comes
         return False
 
     def is_alive(self, session: Session) -> bool:
-        """Whether a session's client is; closes it if not. For who does not read it meanwhile."""
+        """Whether a session's client lives; closes the session if not. For one that is not read."""
         if session.hang_up.poll(0):
             self.close(session)
             return False
@@ -198,7 +198,7 @@ class Sessions:
             return False
         for frame in frames:
             if self._open.get(session.client_id) is not session:
-                return True  # it died, or was cut off, over a reply: nobody waits for the rest
+                return True  # it died, or was cut off, over a reply: the rest is not wanted
             self._handle(frame, session)
         if self._open.get(session.client_id) is session:
             if not frames:
@@ -223,7 +223,7 @@ class Sessions:
         self._looking = self._loop.call_later(limits.ARRIVAL_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Reads those for whom there is room by now, and ends those who keep others waiting."""
+        """Reads sessions that there is room for by now, and ends those that keep others waiting."""
         self._looking = None
         now = self._loop.time()
         while True:
@@ -251,7 +251,7 @@ class Sessions:
         session.close()
         self._arrivals.leave(session)
         self._users[session.user_id] -= 1
-        self._users += Counter()  # without those that have none any more
+        self._users += Counter()  # without users that have no session any more
         self._arrivals.users = len(self._users)
         self._ended(session)
         self._remove_files(session.client_id)
@@ -273,7 +273,7 @@ class Sessions:
 
 
 def _spare_descriptor() -> int:
-    """A descriptor that is good for nothing but being closed; -1 if there is none."""
+    """A descriptor whose only use is to be closed; -1 if there is none."""
     try:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -281,6 +281,6 @@ def _spare_descriptor() -> int:
 
 
 def _refuse(replies: FifoSender, client_id: int, text: str) -> None:
-    """Tells a client that its session cannot be opened."""
+    """Replies to a client that its session cannot be opened."""
     with contextlib.suppress(OSError):  # it may have left again already
         replies.offer(Encoder().reply(client_id, Reply.failure(0, ServerBusy(text))))
