@@ -25,6 +25,7 @@ RENAMED = {"absence_ttl": "negative_ttl"}  # by the old name, in files and varia
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 SIZES = ("memory", "item_size", "max_value", "queue_message", "feed_size", "buffer_memory")
+_LOCAL_STORES = ("none", "sqlite:")
 _GROUP = re.compile(r"[^\0-\x1f:]{0,256}")
 
 
@@ -183,6 +184,11 @@ class Config:
     def buffer_bytes(self) -> int:
         """How much memory each worker may take for requests and replies in progress."""
         return self.buffer_memory or limits.buffer_bytes(self.memory, self.max_value)
+
+    @property
+    def has_remote_store(self) -> bool:
+        """Whether the store is another server."""
+        return not self.store.startswith(_LOCAL_STORES)
 
     def _check_store(self) -> None:
         size_bytes = len(self.store.encode(errors="surrogateescape"))  # whatever the locale

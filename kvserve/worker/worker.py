@@ -105,6 +105,7 @@ class Worker:
         if manifest.group_id is not None:  # else there are no other users
             self._notes = NotesOfOthers(names, table, index, manifest.workers)
         self._spin = Spin(0)
+        self._store_spin = Spin(0)  # while requests wait for a remote store
         self._follower = Follower(page, self._apply)
         config = self._follower.config
         self._backing = backing(store_url, config, table, shards, index, self._executor, loop)
@@ -173,8 +174,15 @@ class Worker:
         for _ in range(_MESSAGES_A_TURN):
             # While requests wait for the store, the loop has to send to it and to hear from it.
             is_free = self._backing is None or self._backing.is_idle
-            if not ((is_free and self._spin.until(self._look)) or self._look()):
+            if is_free:
+                self._store_spin.end()
+                found = self._spin.until(self._look) or self._look()
+            else:
+                found = self._look()
+            if not found and (is_free or not self._store_spin.goes_on()):
                 return
+            if not found:
+                break
         # Not when the queue is readable: it may be empty just now, and waking up takes long.
         self._next_turn = self._loop.call_soon(self._look_on)
 
@@ -230,7 +238,8 @@ class Worker:
         if self._backing is not None:
             self._backing.configure(config)
         self._requests.slow_seconds = config.slow_request
-        self._spin.microseconds = config.spin
+        self._spin = Spin(config.spin)
+        self._store_spin = Spin(config.spin if config.has_remote_store else 0, for_remote=True)
 
     def _count_writers(self) -> int:
         parent = os.getppid()  # it has a killed writer's slot while it reports the death

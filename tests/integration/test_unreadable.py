@@ -41,9 +41,9 @@ def bad(served: Server) -> Iterator[None]:
     with served.connect(timeout=PATIENCE_SECONDS, write="direct") as cache:
         cache.flush()
         cache.set_many(GOOD)
-        hand = cache._table.settings.hand  # type: ignore[attr-defined]
-        hand.set("bad", codec.MSGPACK, BAD, 0)
-        hand.set("later", 9, b"x", 0)
+        writer = cache._table.settings.writer  # type: ignore[attr-defined]
+        writer.set("bad", codec.MSGPACK, BAD, 0)
+        writer.set("later", 9, b"x", 0)
         yield
 
 
@@ -161,6 +161,7 @@ def test_worker_refuses_what_is_no_value(served: Server, command: commands.Comma
                 commands.SET_MANY,
                 (["a"], bytes([codec.MSGPACK]), [BAD], 0),
                 cache._shard_of("a"),
+                cache._workers.deadline(),
             )
         assert cache.get("a") == [1]
 

@@ -191,7 +191,7 @@ def test_a_call_that_never_comes_to_the_right_worker_has_one_deadline(
             monkeypatch.setattr(AsyncChannel, "ask", ask_channel)
             monkeypatch.setattr(workers, "look_again", lambda: asyncio.sleep(0.02))
             question = Call(commands.INCR, (keys[0], 1, 0, 0), 1, idempotent=False)
-            operation = SimpleNamespace(question=lambda _: question, interpret=print)
+            operation = SimpleNamespace(call=lambda _: question, interpret=print)
             with pytest.raises(WrongWorker):
                 await cache._run(operation)  # type: ignore[arg-type]
         assert len(timeouts) > 2

@@ -144,15 +144,17 @@ def impatient(cache: Any, seconds: float = 0.2) -> Iterator[None]:
 
     Around the block it is as patient as it was made: there somebody answers, if slowly.
     """
-    timed = [each for each in (cache, cache._workers) if hasattr(each, "_timeout")]
-    patience_seconds = timed[0]._timeout
-    for each in timed:
-        each._timeout = seconds
+    own_timeout = getattr(cache, "_timeout", None)  # a trusted writer's
+    patience_seconds = cache._workers.timeout
+    cache._workers.timeout = seconds
+    if own_timeout is not None:
+        cache._timeout = seconds
     try:
         yield
     finally:
-        for each in timed:
-            each._timeout = patience_seconds
+        cache._workers.timeout = patience_seconds
+        if own_timeout is not None:
+            cache._timeout = own_timeout
 
 
 def clean_up(names: Names) -> None:

@@ -45,7 +45,7 @@ def dump(client: Client, prefix: Key = "") -> Iterator[Item]:
         ServerError: no answer in time.
 
     Example:
-        >>> from kvserve.client import dumping
+        >>> from kvserve.client.admin import dump as dumping
         >>> cache.set("visits", 7) > 0, [item.key for item in dumping.dump(cache, "vis")]
         (True, ['visits'])
     """
@@ -83,7 +83,7 @@ def load(
         ServerError: no answer in time. What was loaded stays.
 
     Example:
-        >>> from kvserve.client import dumping
+        >>> from kvserve.client.admin import dump as dumping
         >>> from kvserve.protocol.dump import Item
         >>> dumping.load(cache, [Item("visits", 1, b"many", 0)]).loaded, cache["visits"]
         (1, 'many')

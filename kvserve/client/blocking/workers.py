@@ -225,15 +225,16 @@ class WorkerPool:
             if self._queue_bytes is not None:
                 queue_bytes = min(self._queue_bytes, queue_bytes)
             session = Session(self._names, self.manifest, worker, queue_bytes)
-            return worker, Channel(self._names, session, Spin(self._spin_microseconds()), deadline)
+            return worker, Channel(self._names, session, self._spin(), deadline)
 
-    def _spin_microseconds(self) -> int:
-        """The server's setting just now; a session keeps it."""
+    def _spin(self) -> Spin:
+        """By the server's setting just now; a session keeps it."""
         try:
             with closing(settings.attach(self._names, verify_directory(self._names))) as page:
-                return from_page(page.read().values).spin
+                config = from_page(page.read().values)
+                return Spin(config.spin, for_remote=config.has_remote_store)
         except (FileNotFoundError, ForeignObject, ServerUnavailable):
-            return 0  # perhaps of another version; opening the session will show it
+            return Spin(0)  # perhaps of another version; opening the session will show it
 
     def _give_back(self, worker: int, channel: Channel) -> None:
         if not channel.session.closed:

@@ -36,7 +36,7 @@ from kvserve.protocol import codec
 CLAIM_SECONDS_DEFAULT = 10.0
 # The claim of a longer computation is no longer renewed, so that one that hangs, or waits for
 # itself in a way that we cannot see, is replaced at last.
-_LEASES_MAX = 60
+_CLAIM_TTLS_MAX = 60
 MISSING = object()
 _UNCHANGED = (str, bytes, int, float, bool, type(None))
 _log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Flight:
     @property
     def keep_until_ms(self) -> int:
         """When to stop renewing the claim of a computation that begins now."""
-        return now_ms() + _LEASES_MAX * self.claim.ttl_ms
+        return now_ms() + _CLAIM_TTLS_MAX * self.claim.ttl_ms
 
     async def is_fresh(self) -> bool:
         """Whether the key's value, which was just seen, need not be computed yet."""

@@ -53,7 +53,7 @@ def test_requests_of_one_call_have_one_deadline(
     monkeypatch.setattr(cache, "add", lambda *_: (_ for _ in ()).throw(OutcomeUnknown("lost")))
     monkeypatch.setattr(cache, "get", lambda *_: cache._ask(commands.GET, ("no such key",)))
     driver = Driver.of(cache)
-    monkeypatch.setattr(cache._workers, "_timeout", 0.05)
+    monkeypatch.setattr(cache._workers, "timeout", 0.05)
     deadlines.clear()
     with pytest.raises(ServerBusy, match="time of this call was over"):
         run_to_end(begin(driver, "generation"))  # whose requests nobody answers

@@ -175,7 +175,7 @@ class Down(Exception):
 def test_stale_value_stands_in_for_one_that_could_not_be_computed(
     served: Server, cache: kvserve.Client, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    how: dict[str, Any] = {"ttl": 1, "stale": 3600, "lease": 3600, "stale_on_error": True}
+    how: dict[str, Any] = {"ttl": 1, "stale": 3600, "claim_ttl": 3600, "stale_on_error": True}
 
     def fail() -> Any:
         raise Down("the database")

@@ -92,7 +92,7 @@ def test_computation_that_hangs_is_replaced_at_last(
     cache: kvserve.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that waits for itself where we cannot see it."""
-    monkeypatch.setattr(single_flight, "_LEASES_MAX", 2)
+    monkeypatch.setattr(single_flight, "_CLAIM_TTLS_MAX", 2)
 
     def factory() -> Any:
         with ThreadPoolExecutor() as threads:
@@ -213,9 +213,9 @@ async def _coroutine() -> int:
         (int, {"ttl": 1, "jitter": 1}, InvalidArgument),
         (int, {"ttl": 1, "jitter": -0.1}, InvalidArgument),
         (int, {"ttl": 1, "jitter": True}, InvalidArgument),
-        (int, {"lease": None}, InvalidArgument),
-        (int, {"lease": 0}, InvalidTTL),
-        (int, {"lease": float("inf")}, InvalidArgument),
+        (int, {"claim_ttl": None}, InvalidArgument),
+        (int, {"claim_ttl": 0}, InvalidTTL),
+        (int, {"claim_ttl": float("inf")}, InvalidArgument),
     ],
 )
 def test_bad_arguments(cache: kvserve.Client, factory: Any, how: Any, error: Any) -> None:
