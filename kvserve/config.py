@@ -202,7 +202,7 @@ class Config:
                 f"writers = {self.writers}: with a store all writes go through the workers; use 0"
             )
         self._check_range("write_behind", 0.0, limits.WRITE_BEHIND_SECONDS_MAX)
-        self._check_range("negative_ttl", 0.0, limits.ABSENCE_SECONDS_MAX)
+        self._check_range("negative_ttl", 0.0, limits.NEGATIVE_TTL_SECONDS_MAX)
         low, high = limits.STORE_TIMEOUT_SECONDS_MIN, limits.STORE_TIMEOUT_SECONDS_MAX
         self._check_range("store_timeout", low, high)
         low, high = limits.STALENESS_SECONDS_MIN, limits.STALENESS_SECONDS_MAX

@@ -85,10 +85,10 @@ BUFFER_SHARE = 4  # a quarter of the table's memory, unless another size is conf
 BUFFER_BYTES_MIN = 4 * MIB  # one batch's reply must fit
 REQUEST_BYTES = 4 * KIB  # of a request in a worker beside its frame: its task, its futures
 OPERATION_BYTES = 512  # of each operation in a batch
-ABSENCE_OVERHEAD_BYTES = 192  # of a key in a dictionary, beside its length
+ENTRY_OVERHEAD_BYTES = 192  # of a key in a dictionary, beside its length
 WRITE_OVERHEAD_BYTES = 384  # of a write that waits for the store, beside key and value
 BEHIND_SHARE = 4  # of the buffer's memory a quarter at most is for writes that wait for the store,
-ABSENCES_SHARE = 16  # a 16th for keys that the store does not have,
+NEGATIVE_CACHE_SHARE = 16  # a 16th for keys that the store does not have,
 STORE_SHARE = 4  # a quarter for copies on their way to the store, and one for values from there
 LOAD_SHARE = 16  # a load counts for at least a 16th of the largest value: the next may be larger
 TRIM_BYTES = 4 * MIB  # after so much was in use, the allocator must return memory to the system
@@ -99,7 +99,7 @@ STORE_URL_BYTES_MAX = 1024  # one page of memory holds all settings twice
 STORE_TIMEOUT_SECONDS_MIN = 0.01  # with less a healthy database looks dead
 STORE_TIMEOUT_SECONDS_MAX = 3600.0
 WRITE_BEHIND_SECONDS_MAX = 3600.0  # a crash loses the writes of this time
-ABSENCE_SECONDS_MAX = 86_400.0
+NEGATIVE_TTL_SECONDS_MAX = 86_400.0
 STALENESS_SECONDS_MIN = 0.1  # several heartbeats must fit into it
 STALENESS_SECONDS_MAX = 3600.0
 FEED_BYTES_DEFAULT = MIB  # a worker's ring: some ten thousand events
@@ -154,7 +154,7 @@ assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_MAX
 assert MANY_KEYS_BYTES < FRAME_BYTES_MIN // 2
 assert BATCH_REPLY_BYTES < FRAME_BYTES_MIN
 assert BATCH_REPLY_BYTES <= BUFFER_BYTES_MIN
-assert 1 / BEHIND_SHARE + 1 / ABSENCES_SHARE + 2 / STORE_SHARE < 1  # the rest is for requests
+assert 1 / BEHIND_SHARE + 1 / NEGATIVE_CACHE_SHARE + 2 / STORE_SHARE < 1  # the rest is for requests
 # A client within its own bounds never reaches the bounds for all clients.
 assert frame_bytes_max(VALUE_BYTES_MAX) <= WORKER_REQUEST_BYTES_MAX
 assert REPLY_BUFFER_BYTES <= WORKER_REPLY_BYTES_SHORT < WORKER_REPLY_BYTES_MAX

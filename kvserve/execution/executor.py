@@ -105,22 +105,24 @@ class Executor:
     def _ping(self) -> None:
         """The reply itself is the answer."""
 
-    def _set(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
-        if number != codec.BYTES or len(payload) > self._value_bytes_max:
-            self.check_value(number, payload)
-        return self._table.set(key, number, payload, self.life_ms(ttl_ms))
+    def _set(self, key: bytes | str, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        if codec_id != codec.BYTES or len(payload) > self._value_bytes_max:
+            self.check_value(codec_id, payload)
+        return self._table.set(key, codec_id, payload, self.life_ms(ttl_ms))
 
-    def _add(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
-        self.check_value(number, payload)
-        return self._table.add(key, number, payload, self.life_ms(ttl_ms))
+    def _add(self, key: bytes | str, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        self.check_value(codec_id, payload)
+        return self._table.add(key, codec_id, payload, self.life_ms(ttl_ms))
 
-    def _replace(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int) -> int:
-        self.check_value(number, payload)
-        return self._table.replace(key, number, payload, self.life_ms(ttl_ms))
+    def _replace(self, key: bytes | str, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        self.check_value(codec_id, payload)
+        return self._table.replace(key, codec_id, payload, self.life_ms(ttl_ms))
 
-    def _cas(self, key: bytes | str, number: int, payload: bytes, ttl_ms: int, version: int) -> int:
-        self.check_value(number, payload)
-        return self._table.cas(key, number, payload, self.life_ms(ttl_ms), version)
+    def _cas(
+        self, key: bytes | str, codec_id: int, payload: bytes, ttl_ms: int, version: int
+    ) -> int:
+        self.check_value(codec_id, payload)
+        return self._table.cas(key, codec_id, payload, self.life_ms(ttl_ms), version)
 
     def _touch(self, key: bytes | str, ttl_ms: int) -> bool:
         return self._table.touch(key, life_ms_of(ttl_ms))  # it stores nothing: 0 means never here
@@ -165,14 +167,14 @@ class Executor:
     def _verify(self, shard: int) -> list[str]:
         return self._table.verify(shard)
 
-    def check_value(self, number: int, payload: bytes) -> None:
+    def check_value(self, codec_id: int, payload: bytes) -> None:
         """Raises ValueTooLarge or InvalidValue for what may not be stored now."""
         if len(payload) > self._value_bytes_max:
             raise ValueTooLarge(
                 f"a value of {len(payload)} bytes; at most {self._value_bytes_max} are allowed now"
             )
-        if number != codec.BYTES:
-            _check_codec(number, payload)
+        if codec_id != codec.BYTES:
+            _check_codec(codec_id, payload)
 
     def life_ms(self, ttl_ms: int) -> int:
         """How long a value that is written lives: one without a ttl gets the default."""
@@ -202,20 +204,22 @@ def answer_bytes(code: int, outcome: tuple[int, Any]) -> int:
     return _ANSWER_OVERHEAD_BYTES + (len(answer[1]) if has_value else 0)
 
 
-def _check_codec(number: int, payload: bytes) -> None:
+def _check_codec(codec_id: int, payload: bytes) -> None:
     """Checks what readers will rely on: the frame came from another process."""
-    if number == codec.TEXT:
+    if codec_id == codec.TEXT:
         try:
             payload.decode()
         except UnicodeDecodeError:
             raise InvalidValue("a text that is not UTF-8") from None
-    elif number == codec.COUNTER:
+    elif codec_id == codec.COUNTER:
         if len(payload) != codec.COUNTER_BYTES:
             raise InvalidValue(f"a counter of {len(payload)} bytes")
-    elif number != codec.MSGPACK:
-        raise InvalidValue(f"no codec has number {number}; the client may be newer than its server")
-    elif not codec.is_readable(number, payload):
-        raise InvalidValue(f"{len(payload)} bytes that are no value of codec {number}")
+    elif codec_id != codec.MSGPACK:
+        raise InvalidValue(
+            f"no codec has number {codec_id}; the client may be newer than its server"
+        )
+    elif not codec.is_readable(codec_id, payload):
+        raise InvalidValue(f"{len(payload)} bytes that are no value of codec {codec_id}")
 
 
 def life_ms_of(ttl_ms: int) -> int:

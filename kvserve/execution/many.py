@@ -44,12 +44,12 @@ def read(
         look: reads one key: (codec, payload, version), or None.
         keys: what to read.
     """
-    numbers = bytearray()
+    codec_ids = bytearray()
     payloads: list[bytes | None] = []
     left_bytes = limits.BATCH_REPLY_BYTES
     for place, key in enumerate(keys, 1):
-        number, payload, _ = look(key) or _MISS
-        numbers.append(number)
+        codec_id, payload, _ = look(key) or _MISS
+        codec_ids.append(codec_id)
         payloads.append(payload)
         if payload:
             left_bytes -= len(payload)
@@ -57,7 +57,7 @@ def read(
                 break
         if not place % limits.SLICE_OPERATIONS:
             yield
-    return bytes(numbers), payloads
+    return bytes(codec_ids), payloads
 
 
 def each(change: Callable[..., Any], *arguments: Any) -> Generator[None, None, int]:

@@ -48,7 +48,7 @@ class Rounds:
         self._timers.set("watching the names", NAME_WATCH_SECONDS, self.watch_names)
         self._timers.set("sweeping the FIFOs", FIFO_SWEEP_SECONDS, self.sweep_fifos)
         if self._instance.config.writers:
-            self._timers.set("tending the writers", WRITERS_SECONDS, self.tend_writers)
+            self._timers.set("reaping writers", WRITERS_SECONDS, self.reap_writers)
 
     def sweep_fifos(self) -> None:
         """Removes dead clients' FIFOs, piece by piece, and again ten seconds after the last."""
@@ -61,11 +61,11 @@ class Rounds:
         pause = FIFO_SWEEP_SECONDS if removed is None else FIFO_PAUSE_SECONDS
         self._timers.set("sweeping the FIFOs", pause, self.sweep_fifos)
 
-    def tend_writers(self) -> None:
+    def reap_writers(self) -> None:
         """Frees the locks of dead trusted writers, now and from time to time."""
-        if freed := self._instance.writers.tend():
+        if freed := self._instance.writers.reap_writers():
             self._log.info(f"freed {freed} locks that a killed writer held")
-        self._timers.set("tending the writers", WRITERS_SECONDS, self.tend_writers)
+        self._timers.set("reaping writers", WRITERS_SECONDS, self.reap_writers)
 
     def watch_names(self) -> None:
         """Makes removed objects again; stops the server if one cannot be made again."""

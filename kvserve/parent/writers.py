@@ -32,7 +32,7 @@ class TrustedWriters:
         self._feed = feed
         self._first_ring = first_ring
 
-    def tend(self) -> int:
+    def reap_writers(self) -> int:
         """Frees dead writers' locks, and marks gaps in their rings; returns how many locks."""
         freed = self._table.recover()
         if self._feed is not None:

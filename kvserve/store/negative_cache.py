@@ -73,4 +73,4 @@ class NegativeCache:
 
 
 def _size_bytes(key: bytes) -> int:
-    return limits.ABSENCE_OVERHEAD_BYTES + len(key)
+    return limits.ENTRY_OVERHEAD_BYTES + len(key)

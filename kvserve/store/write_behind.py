@@ -64,7 +64,7 @@ class WriteBehind:
         found = self._waiting.get(key) or self._leaving.get(key)
         return found is not None, found[1] if found else None
 
-    async def put(self, name: bytes, key: Key, record: Record | None) -> None:
+    async def put(self, raw_key: bytes, key: Key, record: Record | None) -> None:
         """Takes a write, `None` for a delete; waits only if too many writes wait already.
 
         Raises:
@@ -72,8 +72,8 @@ class WriteBehind:
         """
         while self._is_full:
             await self._make_room()
-        self._forget(name)
-        self._waiting[name] = key, record
+        self._forget(raw_key)
+        self._waiting[raw_key] = key, record
         self._bytes += _size_bytes(key, record)
         if self._timer is None and self._sending is None:
             self._timer = self._loop.call_later(self._seconds, self._send)
@@ -86,8 +86,8 @@ class WriteBehind:
     def _is_full(self) -> bool:
         return len(self) >= KEYS_MAX or self._bytes >= self.bytes_max
 
-    def _forget(self, name: bytes) -> None:
-        if (former := self._waiting.pop(name, None)) is not None:
+    def _forget(self, raw_key: bytes) -> None:
+        if (former := self._waiting.pop(raw_key, None)) is not None:
             self._bytes -= _size_bytes(*former)
 
     def _send(self) -> None:
@@ -120,38 +120,42 @@ class WriteBehind:
         """Sends the first of these writes; those that fail wait again. Returns an error of one."""
         left_bytes = _SAVED_BYTES
         while names and left_bytes > 0 and len(self._leaving) < _SAVED_AT_ONCE:
-            name = names.popleft()
-            if name in self._waiting:  # else it was sent meanwhile
-                self._leaving[name] = self._waiting.pop(name)
-                left_bytes -= _size_bytes(*self._leaving[name])
+            raw_key = names.popleft()
+            if raw_key in self._waiting:  # else it was sent meanwhile
+                self._leaving[raw_key] = self._waiting.pop(raw_key)
+                left_bytes -= _size_bytes(*self._leaving[raw_key])
         failed = dict(self._leaving)
         failure = None
         try:
-            saved = {name: each for name, (_, each) in self._leaving.items() if each is not None}
-            deleted = {name: key for name, (key, record) in self._leaving.items() if record is None}
+            saved = {
+                raw_key: each for raw_key, (_, each) in self._leaving.items() if each is not None
+            }
+            deleted = {
+                raw_key: key for raw_key, (key, record) in self._leaving.items() if record is None
+            }
             outcomes = dict(
                 zip(saved, await self._store.save_each(list(saved.values())), strict=True)
             )
             gone = await self._store.delete_each(list(deleted.values()))
             outcomes |= zip(deleted, gone, strict=True)
-            for name, error in outcomes.items():
+            for raw_key, error in outcomes.items():
                 if error is None:
-                    del failed[name]
+                    del failed[raw_key]
                 failure = error or failure
             return failure
         finally:
             # Failed writes wait again, unless a newer one of the key came; one may be saved twice.
-            for name, write in failed.items():
-                if name not in self._waiting:
-                    self._waiting[name] = write
+            for raw_key, write in failed.items():
+                if raw_key not in self._waiting:
+                    self._waiting[raw_key] = write
                     self._bytes += _size_bytes(*write)
             self._bytes -= sum(_size_bytes(*write) for write in self._leaving.values())
             self._leaving = {}
 
-    async def flush(self, name: bytes | None = None) -> None:
+    async def flush(self, raw_key: bytes | None = None) -> None:
         """Sends all writes now, or until this key's write is out; what the store does not take
         stays, and the log says so."""
-        while len(self) if name is None else self.find(name)[0]:
+        while len(self) if raw_key is None else self.find(raw_key)[0]:
             if not await self._sent():
                 return
 

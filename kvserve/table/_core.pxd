@@ -31,7 +31,7 @@ cdef extern from "core/layout.h" nogil:
         KV_SETS, KV_DELETES, KV_TOUCHES, KV_INCREMENTS, KV_EVICTIONS, KV_EXPIRATIONS
         KV_INDEX_EVICTIONS, KV_PROMOTIONS, KV_REINSERTIONS, KV_CLEANED, KV_GHOST_HITS
         KV_FLUSHES, KV_LOCK_RECOVERIES, KV_WITHDRAWALS
-        KV_WORKERS_MAX
+        KV_WORKERS_MAX, KV_SHARDS_MAX, KV_LEASE_SLOTS, KV_ALIGNMENT
         KV_MISSES_ASK_WORKER, KV_HITS_NEED_FRESHNESS
     struct kv_notes:
         pass
@@ -43,7 +43,7 @@ cdef extern from "core/layout.h" nogil:
 
 cdef extern from "core/feed.h" nogil:
     enum:
-        KV_FEED_CAPACITY_MIN
+        KV_FEED_CAPACITY_MIN, KV_FEED_RINGS_MAX
     enum kv_event_kind:
         KV_EVENT_BEGIN, KV_EVENT_GAP, KV_EVENT_FLUSH, KV_EVENT_SET, KV_EVENT_TOUCH
         KV_EVENT_DELETE, KV_EVENT_EXPIRE, KV_EVENT_EVICT, KV_EVENT_KINDS

@@ -41,7 +41,15 @@ from kvserve.errors import (
     ValueTooLarge,
     WrongWorker,
 )
-from kvserve.limits import KEY_BYTES_MAX, LOCK_WAIT_MS, TTL_MS_MAX, WORKERS_MAX
+from kvserve.limits import (
+    KEY_BYTES_MAX,
+    LEASE_SLOTS,
+    LOCK_WAIT_MS,
+    SHARDS_MAX,
+    TTL_MS_MAX,
+    WORKERS_MAX,
+    WRITERS_MAX,
+)
 from kvserve.protocol import codec
 from kvserve.protocol.codec import decode, encode
 
@@ -60,6 +68,9 @@ cdef extern from "<time.h>" nogil:
 
 assert KEY_BYTES_MAX == KV_KEY_BYTES_MAX
 assert WORKERS_MAX == KV_WORKERS_MAX
+assert SHARDS_MAX == KV_SHARDS_MAX
+assert LEASE_SLOTS == KV_LEASE_SLOTS
+assert WORKERS_MAX + WRITERS_MAX == KV_FEED_RINGS_MAX
 assert codec.BYTES == KV_CODEC_BYTES
 assert codec.TEXT == KV_CODEC_TEXT
 assert codec.COUNTER == KV_CODEC_COUNTER
@@ -73,6 +84,7 @@ LAYOUT = {
     "record_header_bytes": KV_RECORD_HEADER_BYTES,
     "expiry_bytes": KV_EXPIRY_BYTES,
     "line_bytes": KV_LINE,
+    "alignment_bytes": KV_ALIGNMENT,
     "bucket_bytes": KV_BUCKET_BYTES,
     "bucket_entries": KV_BUCKET_ENTRIES,
     "hints_a_bucket": KV_HINTS_A_BUCKET,
@@ -94,10 +106,10 @@ cdef object _miss = object()
 ASK_WORKER = _ask_worker
 
 cdef int RETRIES_MAX = 64
-cdef uint32_t STACK_BYTES = 1024
 cdef Py_ssize_t PRESIZED_MAX = 4096  # beyond this, few hits among many keys would waste memory
 cdef uint32_t SCAN_KEYS = 512  # about how many keys one scan returns
 cdef enum:
+    STACK_BYTES = 1024  # a value up to this length is copied there first
     KEYS_AHEAD = 16  # as many as a core can fetch lines for at a time; half or twice is no quicker
 cdef uint64_t FEED_CLOCK_MS = 100  # events carry the machine's clock, which may be set
 cdef uint64_t COARSE_CLOCK_LAG_MS = 10  # a tick of the slowest kernels, 100 a second
@@ -223,7 +235,8 @@ def retire_segment(table):
     PyBuffer_Release(&view)
 
 
-# One extension in several files, each with one purpose.
+# One extension in several files: one compilation unit, so that calls between the classes are
+# inlined.
 include "_attached.pxi"
 include "_reader.pxi"
 include "_owner.pxi"

@@ -65,7 +65,7 @@ cdef class Reader(Attached):
         cdef int retries
         cdef kv_status status
         cdef object value
-        cdef char stack[1024]
+        cdef char stack[STACK_BYTES]
         for retries in range(RETRIES_MAX):
             status = (kv_find_prefetched if begun else kv_find)(&self.t, key, view)
             begun = False

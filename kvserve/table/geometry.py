@@ -9,7 +9,7 @@ from kvserve import limits
 from kvserve.errors import ConfigError
 from kvserve.table._core import LAYOUT
 
-_ALIGNMENT_BYTES = 8
+_ALIGNMENT_BYTES = LAYOUT["alignment_bytes"]
 _SMALL_SHARE = 10  # S takes a tenth of the logs, as S3-FIFO found best
 _LOAD_PERCENT = 65  # of the home buckets' entries; with a sixth more buckets for overflow
 _OVERFLOW_SHARE = 6

@@ -128,7 +128,7 @@ def test_bounds(setting: str, low: int, high: int) -> None:
         ("default_ttl", 0.0, limits.TTL_MS_MAX / 1000),
         ("slow_request", 0.0, limits.TIMEOUT_SECONDS_MAX),
         ("write_behind", 0.0, limits.WRITE_BEHIND_SECONDS_MAX),
-        ("negative_ttl", 0.0, limits.ABSENCE_SECONDS_MAX),
+        ("negative_ttl", 0.0, limits.NEGATIVE_TTL_SECONDS_MAX),
         ("store_timeout", limits.STORE_TIMEOUT_SECONDS_MIN, limits.STORE_TIMEOUT_SECONDS_MAX),
         ("near_cache_staleness", limits.STALENESS_SECONDS_MIN, limits.STALENESS_SECONDS_MAX),
     ],

@@ -36,7 +36,8 @@ class Client(Namespaces, MappingMethods, Dispatcher):
 
     All methods that take a key raise InvalidKey if it is not a str or bytes of 1 to 1024 bytes. All
     methods that ask a worker raise ServerError, or a subclass, if there is no answer in time; a hit
-    asks no worker. `get(key, default=None)` is inherited.
+    asks no worker. `get(key, default=None)` and `get_many(keys)` are inherited from the Reader in
+    table/_reader.pxi, so that a hit runs no Python code.
 
     Example:
         >>> with kvserve.connect(timeout=0.5) as client:

@@ -47,6 +47,8 @@ from kvserve.table._core import LeaseLost, TrustedWriter, check_key, check_keys
 class DirectClient(TrustedWriter, Client):
     """A client that is a trusted writer; made by `kvserve.connect`.
 
+    `TrustedWriter` is the first base, so its methods that change a key override those of `Client`.
+
     Args:
         names, timeout, queue_bytes: as for any client.
         read: `direct`.

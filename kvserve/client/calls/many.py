@@ -97,15 +97,15 @@ class GetMany(Many):
 
     def _take(self, arguments: tuple[Any, ...], answer: Any) -> list[Key]:
         keys: list[Key] = arguments[0]
-        numbers, payloads = answer
-        if not 0 < len(payloads) == len(numbers) <= len(keys):
+        codec_ids, payloads = answer
+        if not 0 < len(payloads) == len(codec_ids) <= len(keys):
             raise InternalError("a get_many was answered with something else")
         found = self.found
-        for key, number, payload in zip(keys, numbers, payloads, strict=False):
+        for key, codec_id, payload in zip(keys, codec_ids, payloads, strict=False):
             if payload is None:
                 continue
             try:
-                found[key] = payload if number == codec.BYTES else codec.decode(number, payload)
+                found[key] = payload if codec_id == codec.BYTES else codec.decode(codec_id, payload)
             except UnreadableValue:
                 continue  # left out, as `Reader.get_many` does
         return keys[len(payloads) :]
@@ -132,9 +132,9 @@ class SetMany(Many):
     ) -> None:
         room_bytes = frame_bytes_max - limits.MANY_KEYS_BYTES
         frames = [
-            (worker, (chunk, numbers, payloads, ttl_ms))
+            (worker, (chunk, codec_ids, payloads, ttl_ms))
             for worker, keys in enumerate(by_worker)
-            for chunk, numbers, payloads in _frames_of_items(keys, values, encode, room_bytes)
+            for chunk, codec_ids, payloads in _frames_of_items(keys, values, encode, room_bytes)
         ]
         super().__init__(commands.SET_MANY, frames)
 
@@ -167,17 +167,17 @@ def _frames_of_items(
     room_bytes: int,
 ) -> Iterator[tuple[list[Key], bytes, list[bytes]]]:
     """Keys, codecs and payloads, each as many as go into one frame."""
-    numbers = bytearray()
+    codec_ids = bytearray()
     payloads: list[bytes] = []
     first = size_bytes = 0
     for position, key in enumerate(keys):
-        number, payload = encode(values[key])
+        codec_id, payload = encode(values[key])
         size_bytes += len(payload)
         if payloads and (size_bytes > room_bytes or len(payloads) == limits.MANY_KEYS_MAX):
-            yield keys[first:position], bytes(numbers), payloads
-            numbers, payloads = bytearray(), []
+            yield keys[first:position], bytes(codec_ids), payloads
+            codec_ids, payloads = bytearray(), []
             first, size_bytes = position, len(payload)
-        numbers.append(number)
+        codec_ids.append(codec_id)
         payloads.append(payload)
     if payloads:
-        yield keys[first:], bytes(numbers), payloads
+        yield keys[first:], bytes(codec_ids), payloads

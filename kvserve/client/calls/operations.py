@@ -115,17 +115,17 @@ class Operations:
 
     def stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
         """The arguments of a command that stores a value."""
-        number, payload = codec.encode(value)
+        codec_id, payload = codec.encode(value)
         if len(payload) > self.value_bytes_max:
             raise self._too_large(payload)
-        return key, number, payload, 0 if ttl is None else to_ttl_ms(ttl)
+        return key, codec_id, payload, 0 if ttl is None else to_ttl_ms(ttl)
 
     def encode(self, value: Value) -> tuple[int, bytes]:
         """The codec and the payload of a value that may be stored."""
-        number, payload = codec.encode(value)
+        codec_id, payload = codec.encode(value)
         if len(payload) > self.value_bytes_max:
             raise self._too_large(payload)
-        return number, payload
+        return codec_id, payload
 
     def _too_large(self, payload: bytes) -> ValueTooLarge:
         return ValueTooLarge(

@@ -44,13 +44,13 @@ class AtOnce:
         self._coherence = coherence
         self._loop = loop
 
-    def read(self, running: Running, key: Key, name: bytes) -> asyncio.Future[Any] | None:
+    def read(self, running: Running, key: Key, raw_key: bytes) -> asyncio.Future[Any] | None:
         """Loads a key that no other request asks for by the shortest way; None: there is no such
         way just now."""
         if self._queues.is_full:
             return None
         result: asyncio.Future[Any] = self._loop.create_future()
-        call = self._coherence.begin(name)
+        call = self._coherence.begin(raw_key)
 
         def done(outcome: Record | KvserveError | None) -> None:
             try:
@@ -67,27 +67,27 @@ class AtOnce:
         if not self._store.load_at_once(key, done):
             self._coherence.end(call)
             return None
-        self._queues.adopt(name, result, is_read=True)
+        self._queues.adopt(raw_key, result, is_read=True)
         return result
 
     def set(
-        self, running: Running, key: Key, number: int, payload: bytes, ttl_ms: int
+        self, running: Running, key: Key, codec_id: int, payload: bytes, ttl_ms: int
     ) -> asyncio.Future[Any] | None:
         """Stores a value by the shortest way; returns its future version. None: there is no such
         way just now. See `StoredTable.write`."""
-        name = raw_key_of(key)
-        if self._queues.is_full or self._queues.is_busy(name):
+        raw_key = raw_key_of(key)
+        if self._queues.is_full or self._queues.is_busy(raw_key):
             return None
-        record = self._stored.record(key, number, payload, ttl_ms)
+        record = self._stored.record(key, codec_id, payload, ttl_ms)
         result: asyncio.Future[Any] = self._loop.create_future()
-        call = self._coherence.begin(name)
+        call = self._coherence.begin(raw_key)
 
         def done(outcome: KvserveError | None) -> None:
             try:
                 if outcome is not None:
                     raise outcome
                 with running:
-                    self._stored.forget_absence(name)
+                    self._stored.forget_negative(raw_key)
                     result.set_result(self._stored.fill(record, call).version)
             except Exception as error:  # it is raised where the result is awaited
                 result.set_exception(error)
@@ -97,6 +97,6 @@ class AtOnce:
         if not self._store.save_at_once(record, done):
             self._coherence.end(call)
             return None
-        self._stored.forget_absence(name)
-        self._queues.adopt(name, result, is_read=False)
+        self._stored.forget_negative(raw_key)
+        self._queues.adopt(raw_key, result, is_read=False)
         return result

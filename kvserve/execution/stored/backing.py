@@ -90,7 +90,7 @@ class Backing:
     def configure(self, config: Config) -> None:
         """Takes the live settings of a configuration."""
         self._store.resize(config.buffer_bytes // limits.STORE_SHARE)
-        self._negative_cache.bytes_max = config.buffer_bytes // limits.ABSENCES_SHARE
+        self._negative_cache.bytes_max = config.buffer_bytes // limits.NEGATIVE_CACHE_SHARE
         if self._behind is not None:
             self._behind.bytes_max = config.buffer_bytes // limits.BEHIND_SHARE
         self._store.tune(config.store_timeout, config.near_cache_staleness)

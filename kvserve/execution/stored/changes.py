@@ -17,49 +17,49 @@ class OwnChanges:
     def __init__(self, stored: StoredTable) -> None:
         self._stored = stored
 
-    async def add(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
-        if await self._stored.held(key) is not None:
+    async def add(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        if await self._stored.entry(key) is not None:
             return 0
-        return await self._stored.set(key, number, payload, ttl_ms)
+        return await self._stored.set(key, codec_id, payload, ttl_ms)
 
-    async def replace(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
-        if await self._stored.held(key) is None:
+    async def replace(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        if await self._stored.entry(key) is None:
             return 0
-        return await self._stored.set(key, number, payload, ttl_ms)
+        return await self._stored.set(key, codec_id, payload, ttl_ms)
 
-    async def cas(self, key: Key, number: int, payload: bytes, ttl_ms: int, version: int) -> int:
-        held = await self._stored.held(key)
-        if held is None or held.version != version:
+    async def cas(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int, version: int) -> int:
+        entry = await self._stored.entry(key)
+        if entry is None or entry.version != version:
             return 0
-        return await self._stored.set(key, number, payload, ttl_ms)
+        return await self._stored.set(key, codec_id, payload, ttl_ms)
 
     async def delete_version(self, key: Key, version: int) -> bool:
-        held = await self._stored.held(key)
-        return held is not None and held.version == version and await self._stored.delete(key)
+        entry = await self._stored.entry(key)
+        return entry is not None and entry.version == version and await self._stored.delete(key)
 
     async def touch(self, key: Key, ttl_ms: int) -> bool:
-        held = await self._stored.held(key)
-        if held is None:
+        entry = await self._stored.entry(key)
+        if entry is None:
             return False
         await self._stored.write(
-            Record(key, held.codec, held.payload, expiry_of(life_ms_of(ttl_ms)))
+            Record(key, entry.codec, entry.payload, expiry_of(life_ms_of(ttl_ms)))
         )
         return True
 
     async def incr(self, key: Key, delta: int, initial: int | None, ttl_ms: int) -> int | None:
-        held = await self._stored.held(key)
-        if held is None:
+        entry = await self._stored.entry(key)
+        if entry is None:
             if initial is None:
                 return None
             expires_at_ms = self._stored.expiry_of(ttl_ms)
             total = initial + delta
         else:
-            if held.codec != codec.COUNTER:
+            if entry.codec != codec.COUNTER:
                 raise NotACounter(
                     "the value of this key is no counter: an int of 64 bits with its sign"
                 )
             expires_at_ms = await self._stored.expiry(key)
-            total = codec.decode(held.codec, held.payload) + delta
+            total = codec.decode(entry.codec, entry.payload) + delta
         if not limits.COUNTER_MIN <= total <= limits.COUNTER_MAX:
             raise CounterOverflow("the sum does not fit in a signed 64-bit integer")
         await self._stored.write(Record(key, *codec.encode(total), expires_at_ms))
@@ -72,15 +72,15 @@ class SharedChanges:
     def __init__(self, stored: StoredTable) -> None:
         self._stored = stored
 
-    async def add(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
-        record = self._stored.record(key, number, payload, ttl_ms)
+    async def add(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        record = self._stored.record(key, codec_id, payload, ttl_ms)
         _, version = await self._stored.change(
             raw_key_of(key), lambda store: store.add(record), lambda done: record if done else None
         )
         return version
 
-    async def replace(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
-        record = self._stored.record(key, number, payload, ttl_ms)
+    async def replace(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        record = self._stored.record(key, codec_id, payload, ttl_ms)
         _, version = await self._stored.change(
             raw_key_of(key),
             lambda store: store.replace(record),
@@ -88,8 +88,8 @@ class SharedChanges:
         )
         return version
 
-    async def cas(self, key: Key, number: int, payload: bytes, ttl_ms: int, version: int) -> int:
-        record = self._stored.record(key, number, payload, ttl_ms)
+    async def cas(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int, version: int) -> int:
+        record = self._stored.record(key, codec_id, payload, ttl_ms)
         seen = await self._seen(key, version)
         if seen is None:
             return 0
@@ -111,11 +111,11 @@ class SharedChanges:
 
     async def _seen(self, key: Key, version: int) -> Record | None:
         """The store's record of this version, with the stamp that no other write has."""
-        held = await self._stored.held(key)
-        if held is None or not is_version(held, version):
+        entry = await self._stored.entry(key)
+        if entry is None or not is_version(entry, version):
             return None
         record = await self._stored.load(key)
-        if record is None or (record.codec, record.payload) != (held.codec, held.payload):
+        if record is None or (record.codec, record.payload) != (entry.codec, entry.payload):
             return None
         return record
 

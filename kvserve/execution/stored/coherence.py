@@ -23,13 +23,13 @@ from kvserve.table.table import Table
 _log = logging.getLogger(__name__)
 
 
-class Call:
+class StoreCall:
     """A call of the store about a key."""
 
-    __slots__ = ("is_outdated", "name")
+    __slots__ = ("is_outdated", "raw_key")
 
-    def __init__(self, name: bytes) -> None:
-        self.name = name
+    def __init__(self, raw_key: bytes) -> None:
+        self.raw_key = raw_key
         self.is_outdated = False  # its key was named meanwhile
 
 
@@ -59,7 +59,7 @@ class Coherence:
         self._negative_cache = negative_cache
         self._is_shared = is_shared
         self._fresh_until_ms = 0
-        self._under_way: dict[bytes, list[Call]] = {}  # the calls about each key
+        self._under_way: dict[bytes, list[StoreCall]] = {}  # the calls about each key
         self.detach: Callable[[bytes], object] = id  # see `KeyQueues.detach`; until then nothing
         # For how long a request may share a load that is under way: it may have read the value
         # when it began, and wait since for another node's answer that never comes.
@@ -72,34 +72,34 @@ class Coherence:
         """Whether what the table holds may be served."""
         return not self._is_shared or time.monotonic_ns() < self._fresh_until_ms * 1_000_000
 
-    def begin(self, name: bytes) -> Call:
+    def begin(self, raw_key: bytes) -> StoreCall:
         """Notes that a call about this key is about to be made; `end` it."""
-        call = Call(name)
+        call = StoreCall(raw_key)
         if self._is_shared:
-            calls = self._under_way.get(name)
+            calls = self._under_way.get(raw_key)
             if calls is None:
-                self._under_way[name] = [call]
+                self._under_way[raw_key] = [call]
             else:
                 calls.append(call)
         return call
 
-    def may_fill(self, call: Call) -> bool:
+    def may_fill(self, call: StoreCall) -> bool:
         """Whether what the call brought may be kept: its key was not named since it began."""
         return self.may_serve and not call.is_outdated
 
-    def end(self, call: Call) -> None:
+    def end(self, call: StoreCall) -> None:
         """Notes that what the call brought has been dealt with."""
-        calls = self._under_way.get(call.name)
+        calls = self._under_way.get(call.raw_key)
         if calls is not None and call in calls:
             calls.remove(call)
             if not calls:
-                del self._under_way[call.name]
+                del self._under_way[call.raw_key]
 
-    def outdate(self, name: bytes) -> None:
+    def outdate(self, raw_key: bytes) -> None:
         """Marks calls about a key that may bring the old value: only those that wait get it."""
-        for call in self._under_way.pop(name, ()):
+        for call in self._under_way.pop(raw_key, ()):
             call.is_outdated = True
-        self.detach(name)
+        self.detach(raw_key)
 
     def on_invalid(self, keys: Sequence[Key] | None) -> None:
         """Drops keys that other hosts changed; None: all."""
@@ -109,15 +109,15 @@ class Coherence:
             self.drop_all()
             return
         for key in keys:
-            name = key.encode() if isinstance(key, str) else key
-            if name in self._under_way:
-                self.outdate(name)
+            raw_key = key.encode() if isinstance(key, str) else key
+            if raw_key in self._under_way:
+                self.outdate(raw_key)
             try:
                 shard = self._table.shard_of(key)
             except InvalidKey:  # another program's: none of ours can be such
                 continue
             if shard % self._shards.step == self._index:
-                self._negative_cache.forget(name)
+                self._negative_cache.forget(raw_key)
                 self.invalidations += self._table.delete(key)
 
     def on_fresh(self, until_ms: int) -> None:
@@ -129,8 +129,8 @@ class Coherence:
 
     def drop_all(self) -> None:
         """Drops everything; what is being loaded just now is not kept, either."""
-        for name in list(self._under_way):
-            self.outdate(name)
+        for raw_key in list(self._under_way):
+            self.outdate(raw_key)
         self._negative_cache.clear()
         self._table.extend_freshness(self._index, 0)
         for shard in self._shards:

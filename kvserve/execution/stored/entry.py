@@ -48,11 +48,11 @@ def content_version(codec: int, payload: bytes) -> int:
     return _VERSIONS + int.from_bytes(digest, "little") % _VERSIONS
 
 
-def is_version(held: Entry, version: int) -> bool:
+def is_version(entry: Entry, version: int) -> bool:
     """Whether what a key holds has the version that `gets` returned."""
     if version >= _VERSIONS:
-        return content_version(held.codec, held.payload) == version
-    return held.version == version
+        return content_version(entry.codec, entry.payload) == version
+    return entry.version == version
 
 
 def _now_ms() -> int:

@@ -160,12 +160,12 @@ class StoredExecutor:
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
                 self._table.check_own((arguments[0],))
-                name = raw_key_of(arguments[0])
+                raw_key = raw_key_of(arguments[0])
                 if alone and code == commands.SET.code and self._at_once is not None:
                     result = self._at_once.set(running, *arguments)
                     if result is not None:
                         return result
-                return self._queues.submit(name, lambda: running.noted(change(*arguments)))
+                return self._queues.submit(raw_key, lambda: running.noted(change(*arguments)))
         except Exception as error:  # reported in the reply, as the executor does
             return refusal(code, error)
         return self._executor.run(code, arguments)
@@ -176,22 +176,22 @@ class StoredExecutor:
         key = arguments[0]
         self._table.shard_of(key)  # raises InvalidKey
         self._table.check_own((key,))
-        name = raw_key_of(key)
-        is_busy = self._queues.is_busy(name)
+        raw_key = raw_key_of(key)
+        is_busy = self._queues.is_busy(raw_key)
         if is_busy:
-            if self._queues.is_read_for(name, self._coherence.share_seconds):
-                self._coherence.outdate(name)  # its answer may be older than the bound
+            if self._queues.is_read_for(raw_key, self._coherence.share_seconds):
+                self._coherence.outdate(raw_key)  # its answer may be older than the bound
         elif self._coherence.may_serve:
             status, answer = self._executor.run(code, arguments)
-            if status or answer is not None or name in self._negative_cache:
+            if status or answer is not None or raw_key in self._negative_cache:
                 return status, answer
         if code == commands.TTL.code:
-            return self._queues.submit(name, lambda: running.noted(self._stored.ttl(key)))
+            return self._queues.submit(raw_key, lambda: running.noted(self._stored.ttl(key)))
         if alone and not is_busy and self._at_once is not None:
-            result = self._at_once.read(running, key, name)
+            result = self._at_once.read(running, key, raw_key)
             if result is not None:
                 return result
-        return self._queues.read(name, lambda: running.noted(self._stored.held(key)))
+        return self._queues.read(raw_key, lambda: running.noted(self._stored.entry(key)))
 
     async def _batch(
         self,

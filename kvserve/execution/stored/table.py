@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from kvserve.errors import StoreUnavailable, UnreadableValue, ValueTooLarge
 from kvserve.execution.executor import Executor
-from kvserve.execution.stored.coherence import Call, Coherence
+from kvserve.execution.stored.coherence import Coherence, StoreCall
 from kvserve.execution.stored.entry import (
     Entry,
     alive,
@@ -65,7 +65,7 @@ class StoredTable:
         self._coherence = coherence
         self._value_bytes_max = value_bytes_max
 
-    async def held(self, key: Key) -> Entry | None:
+    async def entry(self, key: Key) -> Entry | None:
         """What the key holds; from the store if the table does not have it."""
         found = self._table.read(key) if self._coherence.may_serve else None
         if found is not None:
@@ -85,18 +85,18 @@ class StoredTable:
         finally:
             self._coherence.end(call)
 
-    async def _load(self, key: Key, call: Call) -> Record | None:
-        name = call.name
+    async def _load(self, key: Key, call: StoreCall) -> Record | None:
+        raw_key = call.raw_key
         if self._behind is not None:
-            waits, record = self._behind.find(name)
+            waits, record = self._behind.find(raw_key)
             if waits:
                 return alive(record)
         # The negative cache is believed for no longer than the table is.
-        if self._coherence.may_serve and name in self._negative_cache:
+        if self._coherence.may_serve and raw_key in self._negative_cache:
             return None
         return self.loaded(await self._store.load(key), call)
 
-    def loaded(self, found: Record | None, call: Call) -> Record | None:
+    def loaded(self, found: Record | None, call: StoreCall) -> Record | None:
         """What a load found, if it can be used; the negative cache notes a miss.
 
         Raises:
@@ -105,7 +105,7 @@ class StoredTable:
         record = alive(found)
         if record is None:
             if self._coherence.may_fill(call):
-                self._negative_cache.note(call.name)
+                self._negative_cache.note(call.raw_key)
         elif len(record.payload) > self._value_bytes_max:
             raise ValueTooLarge(
                 f"the store holds {len(record.payload)} bytes; "
@@ -141,93 +141,93 @@ class StoredTable:
         record = await self.load(key)
         return record.expires_at_ms if record else 0
 
-    def fill(self, record: Record, call: Call) -> Entry:
+    def fill(self, record: Record, call: StoreCall) -> Entry:
         """Puts what the store has into the table, unless it may have changed since the call."""
-        key, number, payload = record.key, record.codec, record.payload
+        key, codec_id, payload = record.key, record.codec, record.payload
         if self._coherence.may_fill(call):
-            version = self._table.set(key, number, payload, ttl_ms_of(record))
+            version = self._table.set(key, codec_id, payload, ttl_ms_of(record))
         else:
-            version = content_version(number, payload)
-        return Entry(number, payload, version)
+            version = content_version(codec_id, payload)
+        return Entry(codec_id, payload, version)
 
-    def record(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> Record:
+    def record(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> Record:
         """What a request asks to store.
 
         Raises:
             InvalidValue, ValueTooLarge, InvalidTTL.
         """
-        self._executor.check_value(number, payload)
-        return Record(key, number, payload, self.expiry_of(ttl_ms))
+        self._executor.check_value(codec_id, payload)
+        return Record(key, codec_id, payload, self.expiry_of(ttl_ms))
 
     def expiry_of(self, ttl_ms: int) -> int:
         """When what is written now expires: Unix time in milliseconds, 0: never."""
         return expiry_of(self._executor.life_ms(ttl_ms))
 
-    def forget_absence(self, name: bytes) -> None:
+    def forget_negative(self, raw_key: bytes) -> None:
         """Drops a key from the negative cache: the store may have it from now on."""
-        self._negative_cache.forget(name)
+        self._negative_cache.forget(raw_key)
 
     async def write(self, record: Record) -> int:
         """Writes a record through or behind; returns its version."""
-        name = raw_key_of(record.key)
-        self._negative_cache.forget(name)
+        raw_key = raw_key_of(record.key)
+        self._negative_cache.forget(raw_key)
         if self._behind is None:
             # Before the table is touched: hits go on while calls of the store are refused.
             self._store.check(record.key)
-        call = self._coherence.begin(name)
+        call = self._coherence.begin(raw_key)
         try:
             if self._behind is not None:
-                await self._behind.put(name, record.key, record)
+                await self._behind.put(raw_key, record.key, record)
             else:
                 if not self._store.is_shared:
                     self._table.withdraw(record.key)
                 await self._store.save(record)
-                self._negative_cache.forget(name)
+                self._negative_cache.forget(raw_key)
             return self.fill(record, call).version
         finally:
             self._coherence.end(call)
 
     async def change(
         self,
-        name: bytes,
+        raw_key: bytes,
         change: Callable[[SharedStore], Awaitable[Answer]],
         kept: Callable[[Answer], Record | None] = lambda _: None,
     ) -> tuple[Answer, int]:
         """Makes a change that the shared store decides, after the writes that wait for this key.
 
         Args:
-            name: of the key.
+            raw_key: of the key.
             change: of the store.
             kept: returns, from the answer, what the key holds then, if that is known.
 
         Returns:
             The answer, and the version of what is kept; 0: nothing is.
         """
-        if self._behind is not None and self._behind.find(name)[0]:
-            await self._behind.flush(name)
-            if self._behind.find(name)[0]:
+        if self._behind is not None and self._behind.find(raw_key)[0]:
+            await self._behind.flush(raw_key)
+            if self._behind.find(raw_key)[0]:
                 raise StoreUnavailable("an earlier write of this key has not reached the store yet")
-        self._negative_cache.forget(name)
-        call = self._coherence.begin(name)
+        self._negative_cache.forget(raw_key)
+        call = self._coherence.begin(raw_key)
         try:
-            answer = await self._store.change(name, change)
+            answer = await self._store.change(raw_key, change)
             record = kept(answer)
             if record is None and answer:  # it was changed, and what it holds now is not known
-                self._table.delete(name)
+                self._table.delete(raw_key)
             return answer, 0 if record is None else self.fill(record, call).version
         finally:
             self._coherence.end(call)
 
     # Operations that are the same for own and shared changes.
 
-    async def set(self, key: Key, number: int, payload: bytes, ttl_ms: int) -> int:
-        return await self.write(self.record(key, number, payload, ttl_ms))
+    async def set(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> int:
+        return await self.write(self.record(key, codec_id, payload, ttl_ms))
 
     async def delete(self, key: Key) -> bool:
-        name = raw_key_of(key)
+        raw_key = raw_key_of(key)
         if self._behind is not None:
-            there = await self.held(key) is not None
-            await self._behind.put(name, key, None)
+            there = await self.entry(key) is not None
+            await self._behind.put(raw_key, key, None)
             self._table.delete(key)
             return there
         self._store.check(key)  # as in write

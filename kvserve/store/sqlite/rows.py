@@ -41,9 +41,9 @@ def to_record(key: Key, row: tuple[Any, ...]) -> Record:
         key: a str or its UTF-8 bytes.
         row: the columns is_text, codec, typeof(value), value, expires_at; text is given as bytes.
     """
-    is_text, number, kind, value, expires_at_ms = row
-    number, payload = _from_value(number, kind, value)
-    return Record(_as_given(key, is_text), number, payload, expires_at_ms or 0)
+    is_text, codec_id, kind, value, expires_at_ms = row
+    codec_id, payload = _from_value(codec_id, kind, value)
+    return Record(_as_given(key, is_text), codec_id, payload, expires_at_ms or 0)
 
 
 def _as_given(key: Key, is_text: int) -> Key:
@@ -56,24 +56,24 @@ def _as_given(key: Key, is_text: int) -> Key:
         return name
 
 
-def _to_value(number: int, payload: bytes) -> str | bytes | int:
-    if number == codec.TEXT:
+def _to_value(codec_id: int, payload: bytes) -> str | bytes | int:
+    if codec_id == codec.TEXT:
         return _text_or_bytes(payload)
-    if number == codec.COUNTER and len(payload) == codec.COUNTER_BYTES:
+    if codec_id == codec.COUNTER and len(payload) == codec.COUNTER_BYTES:
         return int.from_bytes(payload, "little", signed=True)
     return payload
 
 
-def _from_value(number: int | None, kind: bytes, value: Any) -> tuple[int, bytes]:
+def _from_value(codec_id: int | None, kind: bytes, value: Any) -> tuple[int, bytes]:
     """Codec and payload. If they do not fit, the value was edited by hand: its type decides."""
     if kind == b"text":
         return (codec.TEXT if codec.is_readable(codec.TEXT, value) else codec.BYTES), value
     if kind != b"blob":  # an integer; a real or NULL, which only people write
         return codec.encode(value)
-    is_text = number == codec.TEXT
-    if number in (None, codec.COUNTER) or (is_text and not codec.is_readable(number, value)):
+    is_text = codec_id == codec.TEXT
+    if codec_id in (None, codec.COUNTER) or (is_text and not codec.is_readable(codec_id, value)):
         return codec.BYTES, value
-    return number, value
+    return codec_id, value
 
 
 def _text_or_bytes(text: bytes) -> str | bytes:

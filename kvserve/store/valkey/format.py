@@ -74,5 +74,5 @@ def expected(seen: Record) -> tuple[bytes, int]:
     return seen.payload, WHOLE
 
 
-def _head(number: int, stamp: bytes) -> bytes:
-    return _MARK + bytes((number,)) + stamp
+def _head(codec_id: int, stamp: bytes) -> bytes:
+    return _MARK + bytes((codec_id,)) + stamp

@@ -12,7 +12,7 @@ static uint64_t checksum(const struct kv_superblock *s) {
 
 bool kv_geometry_valid(const struct kv_geometry *g) {
     const uint64_t bound = UINT64_C(1) << 44; /* keeps every product below far from overflow */
-    if (g->shards == 0 || g->shards > 256 || g->buckets == 0 || g->ghost_lines == 0)
+    if (g->shards == 0 || g->shards > KV_SHARDS_MAX || g->buckets == 0 || g->ghost_lines == 0)
         return false;
     if (g->small_capacity % KV_LINE || g->main_capacity % KV_LINE || g->small_capacity == 0 ||
         g->main_capacity == 0 || g->small_capacity > bound || g->main_capacity > bound)

@@ -44,6 +44,7 @@
 #define KV_KEY_BYTES_MAX 1024u
 
 #define KV_WORKERS_MAX 64u
+#define KV_SHARDS_MAX 256u /* a shard is 8 bits of the hash */
 #define KV_DEATHS_KEPT 8u /* a client looks as soon as its worker is gone */
 
 /* Which reads must ask a worker, because there is a store behind the table. */

@@ -105,7 +105,7 @@ class Replies:
         shares = self._values.get(id(value), 0)
         self._values[id(value)] = shares + 1
         session.delayed_bytes += size_bytes
-        self._hold(session, limits.ABSENCE_OVERHEAD_BYTES)
+        self._hold(session, limits.ENTRY_OVERHEAD_BYTES)
         if not shares:
             self._hold_value(size_bytes)
 
@@ -124,7 +124,7 @@ class Replies:
         value = _value_of(reply.answer)
         shares = self._values.pop(id(value)) - 1
         session.delayed_bytes -= size_bytes
-        self._hold(session, -limits.ABSENCE_OVERHEAD_BYTES)
+        self._hold(session, -limits.ENTRY_OVERHEAD_BYTES)
         if shares:
             self._values[id(value)] = shares
         else:
