@@ -17,16 +17,17 @@ import pytest
 from conformance.ways import own_table
 from support.memory_store import MemoryStore
 
-from kvserve.errors import InvalidValue, StoreUnavailable
+from kvserve.errors import InvalidValue, NotACounter, StoreUnavailable
 from kvserve.execution.budget import Allowance, Budget
 from kvserve.execution.executor import Executor
 from kvserve.execution.stored.coherence import Coherence
+from kvserve.execution.stored.entry import raw_key_of
 from kvserve.execution.stored.executor import StoredExecutor
 from kvserve.names import Names
 from kvserve.protocol import codec, commands
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import Reply, Request
-from kvserve.store.base import Key, Record
+from kvserve.store.base import Key, Record, SharedStore
 from kvserve.store.guard import GuardedStore
 from kvserve.store.negative_cache import NegativeCache
 from kvserve.store.write_behind import WriteBehind
@@ -36,15 +37,74 @@ from kvserve.table.table import Table
 CRAMPED = plan(memory=24 * 1024, item_size=64, max_value=1024, shards=2, workers=1)
 ROOMY = plan(memory=1024 * 1024, item_size=64, max_value=1024, shards=2, workers=1)
 KEYS = [f"key-{n}" for n in range(12)]
-KINDS = ("get", "get", "get", "set", "add", "replace", "delete", "incr", "touch")
+KINDS = ("get", "get", "get", "set", "add", "replace", "delete", "incr", "touch", "ttl")
 _NEVER_MS = 2**50  # a deadline
 FILLERS = 400  # more than the cramped table holds
 
 
-class SharedMemory(MemoryStore):
-    """As if other hosts wrote there, too."""
+class SharedMemory(MemoryStore, SharedStore):
+    """As if other hosts wrote there, too: what depends on what is there is decided here."""
 
     is_shared = True
+
+    async def _work(self, kind: str, items: int) -> None:
+        await super()._work(kind, items)
+        self.has_news = self.has_news or kind != "load"  # to be named before all is fresh again
+
+    has_news = False
+
+    def _record(self, key: Key) -> Record | None:
+        return self.records.get(raw_key_of(key))
+
+    async def add(self, record: Record) -> bool:
+        await self._work("add", 1)
+        return self.records.setdefault(raw_key_of(record.key), record) is record
+
+    async def replace(self, record: Record) -> bool:
+        await self._work("replace", 1)
+        return self._put_if(self._record(record.key) is not None, record)
+
+    async def compare_and_set(self, seen: Record, record: Record) -> bool:
+        await self._work("compare_and_set", 1)
+        return self._put_if(self._record(record.key) is seen, record)
+
+    def _put_if(self, is_so: bool, record: Record) -> bool:
+        if is_so:
+            self.records[raw_key_of(record.key)] = record
+        return is_so
+
+    async def compare_and_delete(self, seen: Record) -> bool:
+        await self._work("compare_and_delete", 1)
+        is_so = self._record(seen.key) is seen
+        if is_so:
+            del self.records[raw_key_of(seen.key)]
+        return is_so
+
+    async def increment(
+        self, key: Key, delta: int, initial: int | None, expires_at_ms: int
+    ) -> Record | None:
+        await self._work("increment", 1)
+        there = self._record(key)
+        if there is None and initial is None:
+            return None
+        if there is None:
+            total = (initial or 0) + delta
+        elif there.codec != codec.COUNTER:
+            raise NotACounter("another value is there")
+        else:
+            total = codec.decode(there.codec, there.payload) + delta
+            expires_at_ms = there.expires_at_ms
+        record = Record(key, *codec.encode(total), expires_at_ms)
+        self.records[raw_key_of(key)] = record
+        return record
+
+    async def touch(self, key: Key, expires_at_ms: int) -> bool:
+        await self._work("touch", 1)
+        there = self._record(key)
+        return there is not None and self._put_if(True, there._replace(expires_at_ms=expires_at_ms))
+
+    def follow(self, on_invalid: Any, on_fresh: Any) -> None:
+        """The test calls the rig's coherence itself."""
 
 
 class Nobody:
@@ -73,6 +133,7 @@ class Rig:
 
     def __init__(self, table: Table, store: MemoryStore, behind_seconds: float) -> None:
         loop = asyncio.get_running_loop()
+        self.store = store
         guarded = GuardedStore(store, loop, 5.0, value_bytes_max=1024)
         self._opening = loop.create_task(guarded.open())
         shards = range(table.shards)
@@ -108,9 +169,7 @@ class Truth:
         """A random operation, done here at once; its answer must satisfy the expectation."""
         key = dice.choice(KEYS)
         there = self.held.get(key)
-        kind = dice.choice(
-            ("get", "get", "get", "set", "add", "replace", "delete", "incr", "touch")
-        )
+        kind = dice.choice(KINDS)
         value = codec.encode(dice.choice((b"x" * dice.randrange(300), "text", dice.randrange(99))))
         if kind == "get":
             return commands.GET, (key,), lambda got: _payload(got) == there
@@ -127,6 +186,8 @@ class Truth:
         if kind == "delete":
             self.held.pop(key, None)
             return commands.DELETE, (key,), lambda done: done == (there is not None)
+        if kind == "ttl":
+            return commands.TTL, (key,), lambda ttl_ms: ttl_ms == (None if there is None else 0)
         if kind == "touch":
             return commands.TOUCH, (key, 0), lambda done: done == (there is not None)
         return self._incr(key, there)
@@ -145,18 +206,63 @@ def _payload(got: Any) -> tuple[int, bytes] | None:
     return None if got is None else (got[0], got[1])
 
 
+async def check_versions(rig: Rig, truth: Truth, dice: random.Random) -> None:
+    """What depends on a version is done with the one just read, and with no other.
+
+    A record of a shared store has another version when the table may not be served any more.
+    """
+    for key in dice.sample(KEYS, 4):
+        got = await rig.ask(commands.GET, key)
+        assert _payload(got) == truth.held.get(key)
+        if got is None:
+            assert not await rig.ask(commands.CAS, key, codec.TEXT, b"never", 0, 1)
+            assert not await rig.ask(commands.DELETE_VERSION, key, 1)
+            continue
+        assert not await rig.ask(commands.CAS, key, codec.TEXT, b"never", 0, got[2] + 1)
+        assert not await rig.ask(commands.DELETE_VERSION, key, got[2] + 1)
+        if dice.random() < 0.7:
+            value = codec.encode(f"swapped {dice.random()}")
+            done = await rig.ask(commands.CAS, key, *value, 0, got[2])
+            if done:
+                truth.held[key] = value
+                assert not await rig.ask(commands.CAS, key, codec.TEXT, b"late", 0, got[2])
+        else:
+            done = await rig.ask(commands.DELETE_VERSION, key, got[2])
+            if done:
+                del truth.held[key]
+        assert done or rig.store.is_shared
+        assert _payload(await rig.ask(commands.GET, key)) == truth.held.get(key)
+
+
+def stir(rig: Rig, dice: random.Random) -> None:
+    """What the link to a shared store may say at any time, true or not."""
+    match dice.randrange(4):
+        case 0:
+            rig.coherence.on_invalid(None)  # nothing may be served until it is fresh again
+        case 1:
+            rig.coherence.on_invalid([key.encode() for key in dice.sample(KEYS, 3)])
+        case _:
+            if rig.store.has_news:
+                rig.store.has_news = False
+                rig.coherence.on_invalid([key.encode() for key in KEYS])
+            rig.coherence.on_fresh(time.monotonic_ns() // 1_000_000 + dice.choice((5, 60_000)))
+
+
 @pytest.mark.parametrize("behind_seconds", [0.0, 0.02], ids=["through", "behind"])
 @pytest.mark.parametrize("geometry", [CRAMPED, ROOMY], ids=["cramped", "roomy"])
+@pytest.mark.parametrize("kind", [MemoryStore, SharedMemory], ids=["own", "shared"])
 def test_every_answer_is_the_dictionarys(
-    names: Names, geometry: Any, behind_seconds: float, seed: int
+    names: Names, kind: type[MemoryStore], geometry: Any, behind_seconds: float, seed: int
 ) -> None:
     dice = random.Random(seed)
 
     async def main(table: Table) -> None:
-        store = MemoryStore()
+        store = kind()
         rig = Rig(table, store, behind_seconds)
         truth = Truth()
         for round_ in range(60):
+            if store.is_shared:
+                stir(rig, dice)
             store.pause_seconds = dice.choice((0.0, 0.0, 0.003))
             rig.negative_cache.seconds = dice.choice((0.0, 60.0))
             await asyncio.gather(
@@ -170,6 +276,7 @@ def test_every_answer_is_the_dictionarys(
             for (command, arguments, expects), reply in zip(asked, replies, strict=True):
                 answer = (await reply).result()
                 assert expects(answer), f"round {round_}: {command.name} {arguments}: {answer}"
+            await check_versions(rig, truth, dice)
         if rig.behind is not None:
             await rig.behind.flush()
         assert rig.executor.is_idle
