@@ -94,7 +94,10 @@ class ServerError(KvserveError):
 
 
 class ServerUnavailable(ServerError, ConnectionError):
-    """No server runs under this name, or it went away."""
+    """No server runs under this name, or it went away.
+
+    If it went away during the call, the request may have been executed before that.
+    """
 
     wire_code = 31
 
