@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <time.h>
 
+#include "feed.h"
 #include "small_table.h"
 
 #define WATCHERS 3

@@ -1,5 +1,6 @@
 /* A ring of the change feed with events in it, then damage: attaching refuses, or each consumer
  * ends in an answer; a ring that verify finds whole stays whole when it is written on. */
+#include "feed.h"
 #include "small_table.h"
 
 #define CAPACITY 4160u

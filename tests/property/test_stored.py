@@ -496,3 +496,16 @@ def test_without_a_lease_nothing_is_kept_and_nothing_served(names: Names) -> Non
 
     with own_table(names, ROOMY, 1) as table:
         asyncio.run(main(table))
+
+
+def test_every_command_that_changes_a_key_goes_by_the_store(names: Names) -> None:
+    """One that was forgotten would change the table alone."""
+
+    async def main(table: Table) -> None:
+        executor = Rig(table, MemoryStore(), 0.0).executor
+        reading = {commands.GET.code, commands.TTL.code, commands.LIMIT.code}  # which is not stored
+        single = {command.code for command in commands.BATCHABLE}
+        assert set(executor._changes) == single - reading
+
+    with own_table(names, ROOMY, 1) as table:
+        asyncio.run(main(table))

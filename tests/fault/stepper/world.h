@@ -5,6 +5,7 @@
 #ifndef STEPPER_WORLD_H
 #define STEPPER_WORLD_H
 
+#include "feed.h"
 #include "view.h"
 
 #define SHARD 0u
