@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 import kvserve
 from kvserve.names import Names
 
-# Tests import each other's parts by their path from here: conformance.model, for one.
+# Tests import each other's parts by their path from here: support.model, for one.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support.leftovers import children, end_processes, leftovers, remove_leftovers

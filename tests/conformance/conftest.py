@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 from support.servers import Server, StartServer
 
 from kvserve.names import Names

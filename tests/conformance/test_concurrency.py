@@ -12,7 +12,7 @@ from subprocess import Popen
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 from support.servers import Server
 
 import kvserve
@@ -21,7 +21,7 @@ TURNS = 200
 
 COUNT = """
 import sys
-from conformance import ways
+from support import ways
 way, name, key, turns = sys.argv[1:]
 cache = ways.connect(way, name)
 for _ in range(int(turns)):

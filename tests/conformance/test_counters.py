@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 
 from kvserve.errors import CounterOverflow, InvalidArgument, NotACounter
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 
 from kvserve.errors import InvalidTTL
 

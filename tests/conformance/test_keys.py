@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 
 from kvserve.errors import InvalidKey
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 
 pytestmark = pytest.mark.ways("model", *ways.CLIENTS, "namespace")
 

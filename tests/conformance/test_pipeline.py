@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 
 from kvserve.errors import InvalidArgument, InvalidKey, InvalidTTL, InvalidValue
 

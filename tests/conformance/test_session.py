@@ -8,7 +8,7 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 from support.servers import Server
 
 import kvserve

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 from support.servers import Server
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 from support.servers import Server, StartServer, impatient, stopped
 
 import kvserve

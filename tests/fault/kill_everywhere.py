@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fault.core_build import build_stepper
+from support.core_build import build_stepper
 
 SEEDS = 3
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fault.core_build import compiler, run
+from support.core_build import compiler, run
 
 if TYPE_CHECKING:
     from conftest import Eventually

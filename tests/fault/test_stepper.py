@@ -11,9 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fault.core_build import build_mutant, build_stepper
 from fault.mutants import MUTANTS
 from fault.seeded_bug import Mutant
+from support.core_build import build_mutant, build_stepper
 from support.seeds import derived
 
 SAMPLE = ["--kills", "1", "--turns", "4", "--sample", "6"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from fuzz.attacker import Attacker
+from support.attacker import Attacker
 from support.servers import Server, StartServer
 
 from kvserve import limits

@@ -18,10 +18,10 @@ from typing import Any
 
 import msgpack
 import pytest
-from fuzz.attacker import Attacker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from property.test_messages import ANYTHING, LIKE_REQUESTS, REQUESTS
+from support.attacker import Attacker
 from support.servers import Server, StartServer
 
 from kvserve.limits import QUEUE_MESSAGE_BYTES_MIN

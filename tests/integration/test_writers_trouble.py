@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import ways
+from support import ways
 from support.commands import kvserve as run_command
 from support.servers import Server, StartServer, impatient
 from support.trusted import direct, staying, writers

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fuzz.attacker import Attacker
+from support.attacker import Attacker
 from support.servers import StartServer
 
 import kvserve

@@ -10,9 +10,9 @@ import math
 import time
 from typing import Any
 
-from conformance.model import Key, Model, raw
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from support.model import Key, Model, raw
 
 from kvserve.errors import CounterOverflow, InvalidKey, NotACounter, ValueTooLarge
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conformance import ways
 from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 from property.cache_machine import CacheMachine
+from support import ways
 from support.servers import Server, StartServer
 
 

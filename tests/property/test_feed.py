@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from conformance.model import raw
-from conformance.ways import own_table
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,6 +17,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from property.test_table import ROOMY, CrampedMachine, RoomyMachine, TableMachine
+from support.model import raw
+from support.ways import own_table
 
 from kvserve.names import Names
 from kvserve.table._core import FEED_CAPACITY_MIN, FeedReader, feed_bytes, format_feed

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from conformance.ways import own_table
 from support.memory_store import MemoryStore
+from support.ways import own_table
 
 from kvserve.errors import InvalidValue, NotACounter, StoreUnavailable
 from kvserve.execution.budget import Allowance, Budget

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from conformance.model import Model, raw
-from conformance.ways import OverTable, own_table
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 from property.cache_machine import FILLER, CacheMachine
+from support.model import Model, raw
+from support.ways import OverTable, own_table
 
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST
 from kvserve.names import Names

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.ways import own_table
+from support.ways import own_table
 
 from kvserve.errors import ClientClosed, ConfigError, ForeignObject, InvalidArgument, TableCorrupt
 from kvserve.live import feed_segment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from conformance.ways import own_table, reading
+from support.ways import own_table, reading
 
 from kvserve.errors import InvalidArgument, InvalidKey
 from kvserve.names import Names

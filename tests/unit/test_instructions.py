@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fault.core_build import CORE, compile_objects, compiler, link
+from support.core_build import CORE, compile_objects, compiler, link
 
 from kvserve.table.geometry import as_fields, plan
 

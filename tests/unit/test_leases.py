@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conformance.ways import own_table, reading
+from support.ways import own_table, reading
 
 from kvserve.errors import InternalError, UnreadableValue
 from kvserve.names import Names

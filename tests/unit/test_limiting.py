@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conformance.ways import own_table
 from support.seeds import derived
+from support.ways import own_table
 
 from kvserve.errors import InvalidArgument, NotACounter
 from kvserve.execution import limiting

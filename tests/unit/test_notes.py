@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.ways import own_table
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ways import own_table
 
 from kvserve.client.notes import NOTES_BYTES, Notes
 from kvserve.names import Names

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from conformance.ways import own_table, reading
+from support.ways import own_table, reading
 
 from kvserve.names import Names
 from kvserve.protocol import codec

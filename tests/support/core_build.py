@@ -12,7 +12,7 @@ from fault.seeded_bug import Mutant
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "kvserve" / "table" / "core"
-STEPPER = Path(__file__).parent / "stepper"
+STEPPER = ROOT / "tests" / "fault" / "stepper"
 
 # As the core is built for its users, see setup.py. Lazy binding would put the dynamic linker's
 # work between the first steps of each child.

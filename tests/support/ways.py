@@ -15,7 +15,6 @@ from typing import Any, Self
 from unittest.mock import patch
 
 import uvloop
-from conformance.model import Key, Model
 
 import kvserve
 from kvserve.limits import LEASE_SLOT_WRITER_FIRST, VALUE_BYTES_DEFAULT
@@ -30,6 +29,7 @@ from kvserve.table.segment import boot_id
 from kvserve.table.semaphores import create as create_semaphores
 from kvserve.table.semaphores import unlink as unlink_semaphores
 from kvserve.table.table import Table
+from support.model import Key, Model
 
 CLIENTS = ("direct", "worker-queue", "worker-fifo", "writer")
 ASYNC_CLIENTS = ("async", "async-uvloop", "async-writer")
