@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
-from kvserve.errors import StoreUnavailable
-from kvserve.store.base import Key, Record, Store
+from kvserve.errors import NotACounter, StoreUnavailable
+from kvserve.protocol import codec
+from kvserve.store.base import Key, Record, SharedStore, Store
 
 
 class MemoryStore(Store):
@@ -51,6 +53,71 @@ class MemoryStore(Store):
 
     async def close(self) -> None:
         self.closed = True
+
+
+class SharedMemory(MemoryStore, SharedStore):
+    """As if other hosts wrote there, too: what depends on what is there is decided here."""
+
+    is_shared = True
+
+    async def _work(self, kind: str, items: int) -> None:
+        await super()._work(kind, items)
+        self.has_news = self.has_news or kind != "load"  # to be named before all is fresh again
+
+    has_news = False
+
+    def _record(self, key: Key) -> Record | None:
+        return self.records.get(name_of(key))
+
+    async def add(self, record: Record) -> bool:
+        await self._work("add", 1)
+        return self.records.setdefault(name_of(record.key), record) is record
+
+    async def replace(self, record: Record) -> bool:
+        await self._work("replace", 1)
+        return self._put_if(self._record(record.key) is not None, record)
+
+    async def compare_and_set(self, seen: Record, record: Record) -> bool:
+        await self._work("compare_and_set", 1)
+        return self._put_if(self._record(record.key) is seen, record)
+
+    def _put_if(self, is_so: bool, record: Record) -> bool:
+        if is_so:
+            self.records[name_of(record.key)] = record
+        return is_so
+
+    async def compare_and_delete(self, seen: Record) -> bool:
+        await self._work("compare_and_delete", 1)
+        is_so = self._record(seen.key) is seen
+        if is_so:
+            del self.records[name_of(seen.key)]
+        return is_so
+
+    async def increment(
+        self, key: Key, delta: int, initial: int | None, expires_at_ms: int
+    ) -> Record | None:
+        await self._work("increment", 1)
+        there = self._record(key)
+        if there is None and initial is None:
+            return None
+        if there is None:
+            total = (initial or 0) + delta
+        elif there.codec != codec.COUNTER:
+            raise NotACounter("another value is there")
+        else:
+            total = codec.decode(there.codec, there.payload) + delta
+            expires_at_ms = there.expires_at_ms
+        record = Record(key, *codec.encode(total), expires_at_ms)
+        self.records[name_of(key)] = record
+        return record
+
+    async def touch(self, key: Key, expires_at_ms: int) -> bool:
+        await self._work("touch", 1)
+        there = self._record(key)
+        return there is not None and self._put_if(True, there._replace(expires_at_ms=expires_at_ms))
+
+    def follow(self, on_invalid: Any, on_fresh: Any) -> None:
+        """The test calls the rig's coherence itself."""
 
 
 def name_of(key: Key) -> bytes:
