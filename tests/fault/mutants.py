@@ -122,7 +122,7 @@ MUTANTS = (
                 "evict.c",
                 "    STORE_RELEASE(*ref->entry, (LOAD(*ref->entry) &",
                 "    uint64_t word = LOAD(*ref->entry);\n"
-                "    *(volatile _Atomic uint64_t *)place->entry = 0;\n"
+                "    *(volatile _Atomic uint64_t *)ref->entry = 0;\n"
                 "    STORE_RELEASE(*ref->entry, (word &",
             ),
         ),

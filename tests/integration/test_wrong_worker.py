@@ -70,9 +70,9 @@ def after_the_next_look(cache: Any, restart: Callable[[], None]) -> None:
     """The server is started anew between a look at its workers and what is sent then."""
     count = cache._workers.count
 
-    def count_then_restart(deadline: float) -> Any:
+    def count_then_restart() -> Any:
         cache._workers.count = count
-        found = count(deadline)
+        found = count()
         if not asyncio.iscoroutine(found):
             restart()
             return found

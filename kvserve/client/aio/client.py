@@ -98,14 +98,14 @@ class AsyncClient(AsyncNamespaces):
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         workers = self._workers
-        deadline = workers.deadline()
-        count = await workers.count(deadline)
+        count = await workers.count()
         batch = Batch(operations, self._reader._shard_of, count, workers.frame_bytes_max)
-        await self._run_calls(batch, deadline)
+        await self._run_calls(batch)
         return batch.results
 
-    async def _run_calls(self, call: Batch | Many, deadline: float) -> None:
+    async def _run_calls(self, call: Batch | Many) -> None:
         """See `blocking.dispatch.Dispatcher._run_calls`."""
+        deadline = self._workers.deadline()
         looks = Looks()
         while calls := call.calls():
             outcomes = await self._workers.ask_each(calls, deadline)
@@ -192,9 +192,8 @@ class AsyncClient(AsyncNamespaces):
         found, rest = self._reader._get_many_here(keys)
         if rest:
             self._reader._follow_table()
-            deadline = self._workers.deadline()
-            gets = GetMany(self._reader._split(rest, await self._workers.count(deadline)))
-            await self._run_calls(gets, deadline)
+            gets = GetMany(self._reader._split(rest, await self._workers.count()))
+            await self._run_calls(gets)
             found |= gets.found
         return found
 
@@ -202,18 +201,16 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.set_many`."""
         workers = self._workers
         items = check_mapping(values)
-        deadline = workers.deadline()
-        by_worker = self._reader._split(items, await workers.count(deadline))
+        by_worker = self._reader._split(items, await workers.count())
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        await self._run_calls(sets, deadline)
+        await self._run_calls(sets)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
         keys = check_keys(keys)
-        deadline = self._workers.deadline()
-        deletes = DeleteMany(self._reader._split(keys, await self._workers.count(deadline)))
-        await self._run_calls(deletes, deadline)
+        deletes = DeleteMany(self._reader._split(keys, await self._workers.count()))
+        await self._run_calls(deletes)
         return deletes.count
 
     def pipeline(self) -> AsyncPipeline:

@@ -65,8 +65,9 @@ class AsyncWorkerPool:
         """See `blocking.workers.WorkerPool.deadline`."""
         return deadline_of(asyncio.get_running_loop().time(), self.timeout)
 
-    async def count(self, deadline: float) -> int:
+    async def count(self) -> int:
         """The number of workers now. See `blocking.workers.WorkerPool.count`."""
+        deadline = self.deadline()
         while True:
             with suppress(WorkerGone):
                 channel = await self._channel(0, deadline)

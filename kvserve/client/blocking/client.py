@@ -221,11 +221,10 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         """
         workers = self._workers
         items = check_mapping(values)
-        deadline = workers.deadline()
-        by_worker = self._split(items, workers.count(deadline))
+        by_worker = self._split(items, workers.count())
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        self._run_calls(sets, deadline)
+        self._run_calls(sets)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """Removes many keys; returns how many were there.
@@ -235,10 +234,9 @@ class Client(Namespaces, MappingMethods, Dispatcher):
             >>> cache.delete_many(["a", "b", "nobody"])
             2
         """
-        deadline = self._workers.deadline()
-        by_worker = self._split(check_keys(keys), self._workers.count(deadline))
+        by_worker = self._split(check_keys(keys), self._workers.count())
         deletes = DeleteMany(by_worker)
-        self._run_calls(deletes, deadline)
+        self._run_calls(deletes)
         return deletes.count
 
     def pipeline(self) -> Pipeline:

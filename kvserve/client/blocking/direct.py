@@ -100,7 +100,7 @@ class DirectClient(TrustedWriter, Client):
             with suppress(LeaseLost):  # meanwhile
                 return self._table.answer(command, arguments)
 
-    def _run_calls(self, call: Batch | Many, deadline: float) -> None:  # noqa: ARG002
+    def _run_calls(self, call: Batch | Many) -> None:
         while calls := call.calls():
             call.take([self._ask(each.command, each.arguments) for each in calls])
 

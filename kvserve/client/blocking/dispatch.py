@@ -55,9 +55,8 @@ class Dispatcher(TableFollower):
 
     def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         self._follow_table()
-        deadline = self._workers.deadline()
-        gets = GetMany(self._split(rest, self._workers.count(deadline)))
-        self._run_calls(gets, deadline)
+        gets = GetMany(self._split(rest, self._workers.count()))
+        self._run_calls(gets)
         return found | gets.found
 
     def _run(self, operation: Operation) -> Any:
@@ -79,14 +78,14 @@ class Dispatcher(TableFollower):
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         """The result of each operation; errors are among them as objects."""
         workers = self._workers
-        deadline = workers.deadline()
-        batch = Batch(operations, self._shard_of, workers.count(deadline), workers.frame_bytes_max)
-        self._run_calls(batch, deadline)
+        batch = Batch(operations, self._shard_of, workers.count(), workers.frame_bytes_max)
+        self._run_calls(batch)
         return batch.results
 
-    def _run_calls(self, call: Batch | Many, deadline: float) -> None:
-        """Asks until nothing is left. Each request has the client's timeout; the first ones, and
-        those that came to a wrong worker, keep the deadline that they have."""
+    def _run_calls(self, call: Batch | Many) -> None:
+        """Asks until nothing is left. Each request has the client's timeout; one that came to a
+        wrong worker keeps the deadline that it has."""
+        deadline = self._workers.deadline()
         looks = Looks()
         while calls := call.calls():
             outcomes = self._workers.ask_each(calls, deadline)

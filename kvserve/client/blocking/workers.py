@@ -84,13 +84,14 @@ class WorkerPool:
         """
         return deadline_of(time.monotonic(), self.timeout)
 
-    def count(self, deadline: float) -> int:
+    def count(self) -> int:
         """The number of workers now. Call this before splitting keys among them: a restarted server
         may have more workers, and each must get only the keys of its shards.
 
         Raises:
             ServerUnavailable, ServerBusy, RequestTimeout: there is no session with any.
         """
+        deadline = self.deadline()
         while True:
             worker, channel = self._borrow(0, deadline)
             try:

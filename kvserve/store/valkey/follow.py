@@ -41,6 +41,7 @@ from kvserve.store.valkey.witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
 _BEATS = 4  # within the bound, so that the next one makes up for a late one
+_PATIENCE = 2  # so many bounds long a replica may be silent before it counts as unreachable
 _SETTLE_ATTEMPTS = 5
 _PAUSE_SECONDS_FIRST = 0.05
 _PAUSE_SECONDS_MAX = 0.25
@@ -162,13 +163,16 @@ class Follower:
         staleness = self.staleness_seconds
         async with asyncio.timeout(staleness):
             await asyncio.gather(*(link.ask("PING") for link in self._links.values()))
-            await asyncio.gather(
+            all_say_so, *_ = await asyncio.gather(
+                self._witnesses.check(
+                    self._replicas, self._marks, staleness / _BEATS, _PATIENCE * staleness
+                ),
                 *(self._confirm(node, link, began) for node, link in self._links.items()),
-                self._witnesses.check(self._replicas, self._marks, staleness / _BEATS),
             )
         if self._nodes.version != version:
             raise Changed("the cluster has changed")
-        self._on_fresh(int((began + staleness) * 1000))
+        if all_say_so:
+            self._on_fresh(int((began + staleness) * 1000))
 
     async def _confirm(self, node: Node, link: Link, began: float) -> None:
         await self._marks.check(node, link)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Set
 
 from kvserve.store.valkey.address import Address, Node
 from kvserve.store.valkey.link import Link, LinkLost
@@ -30,31 +29,53 @@ class Witnesses:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._links: dict[Node, Link] = {}
+        self._silent_since: dict[Node, float] = {}  # replicas that did not answer, or late
         self._called_at: dict[Node, float] = {}
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def call(self, nodes: Iterable[Node]) -> None:
+    async def call(self, nodes: Set[Node]) -> None:
         """Connects to the replicas that are reachable."""
-        now = time.monotonic()
-        calls = []
-        for node in nodes:
-            if node not in self._links and now - self._called_at.get(node, 0) > _CALL_AGAIN_SECONDS:
-                self._called_at[node] = now
-                calls.append(self._call(node))
-        await asyncio.gather(*calls)
+        await asyncio.gather(*map(self._call, nodes - self._links.keys()))
 
-    async def check(self, nodes: frozenset[Node], marks: Marks, seconds: float) -> None:
-        """Asks the replicas; drops the connection to one that does not answer in time.
+    async def check(
+        self, nodes: frozenset[Node], marks: Marks, seconds: float, patience_seconds: float
+    ) -> bool:
+        """Asks the replicas; returns whether all that are reachable say that they still are.
+
+        A replica that does not answer may be slow, or be cut off and have become a primary. So it
+        counts as reachable, and as one that did not say so, until it has been silent for
+        `patience_seconds`. A replica whose address refuses a connection is not reachable.
+
+        Args:
+            nodes: the replicas.
+            marks: what the primaries said.
+            seconds: how long a replica has for its answer.
+            patience_seconds: see above.
 
         Raises:
             Changed: see `Marks.check_replica`.
         """
-        if nodes - self._links.keys():
-            call = asyncio.get_running_loop().create_task(self.call(nodes))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+        now = time.monotonic()
+        for node in self._silent_since.keys() - nodes:
+            del self._silent_since[node]
+        waited_for = self._silent(now, patience_seconds)
+        await self.call(waited_for)
+        self._call_in_background(nodes - self._links.keys() - waited_for, now)
         links = list(self._links.items())
         await asyncio.gather(*(self._check(node, link, marks, seconds) for node, link in links))
+        return not self._silent(now, patience_seconds)
+
+    def _silent(self, now: float, patience_seconds: float) -> set[Node]:
+        since = self._silent_since.items()
+        return {node for node, began in since if now - began < patience_seconds}
+
+    def _call_in_background(self, nodes: Iterable[Node], now: float) -> None:
+        for node in nodes:
+            if now - self._called_at.get(node, 0) > _CALL_AGAIN_SECONDS:
+                self._called_at[node] = now
+                call = asyncio.get_running_loop().create_task(self._call(node))
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
 
     async def _check(self, node: Node, link: Link, marks: Marks, seconds: float) -> None:
         try:
@@ -63,13 +84,19 @@ class Witnesses:
         except (TimeoutError, LinkLost, Refused):
             link.close()
             self._links.pop(node, None)
+            self._silent_since.setdefault(node, time.monotonic())
 
     async def _call(self, node: Node) -> None:
-        with suppress(TimeoutError, LinkLost, Refused):
+        try:
             async with asyncio.timeout(_CALL_SECONDS):
-                self._links[node] = await Link.open(
-                    node, self._address, lambda _: None, lambda: None
-                )
+                link = await Link.open(node, self._address, lambda _: None, lambda: None)
+        except TimeoutError:
+            self._silent_since.setdefault(node, time.monotonic())
+        except (LinkLost, Refused):
+            self._silent_since.pop(node, None)
+        else:
+            self._silent_since.pop(node, None)
+            self._links[node] = link
 
     def hang_up(self) -> None:
         """Ends all connections."""
