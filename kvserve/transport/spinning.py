@@ -24,7 +24,7 @@ _VAIN_MAX = 4  # so many in a row, then the next waits sleep at once
 _REST_WAITS = 64
 _DISTURBED_NS = 30_000  # a look and a yield take 1 us if no other process wants the core
 _REMOTE_SPINS = 8  # a miss over a Valkey on the same host takes 170 us, a round trip 20
-_REMOTE_DISTURBED_NS = 200_000  # the processes that fetch the answer take less for each step
+_REMOTE_DISTURBED_NS = 60_000  # the processes that fetch the answer take some 40 us for a step
 
 
 class Spin:
