@@ -165,7 +165,7 @@ def _verify_directory(path: Path, owners: set[int] | None) -> int:
     if not stat.S_ISDIR(status.st_mode):
         raise ForeignObject(f"{path} is not a directory; remove it")
     if status.st_mode & 0o007:
-        raise ForeignObject(f"{path} is open to everybody; run: chmod o-rwx {path}")
+        raise ForeignObject(f"{path} is open to all users; run: chmod o-rwx {path}")
     if owners is None:
         # If a directory grants our group access, its owner opened it to us on purpose.
         owners = {0, os.geteuid()}

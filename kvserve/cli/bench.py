@@ -150,7 +150,7 @@ def bench_command(trace: str | None, **flags: Any) -> None:
     --trace needs no server and changes nothing: it replays the requests in FILE over tables of
     its own, a get that misses followed by a set, and prints the hit ratio of each size. Each line
     of FILE is a request: KEY [BYTES] [get|set|delete], as in "user:1 512 set"; the file may be
-    compressed (.gz, .xz). docs/bench.md tells how to record one.
+    compressed (.gz, .xz). docs/bench.md says how to record one.
 
     Ctrl-C ends it early and prints what was measured until then.
 

@@ -185,7 +185,7 @@ def verify_command(as_json: bool, name: str | None, timeout: float) -> None:
 
     Without a server it checks the table that the last one left, and keeps servers from starting
     meanwhile. What a killed process left half done is repaired in a copy first, as the next serve
-    does it in the table, and is told as "unrecovered". Only the server's own user can do that.
+    does it in the table, and is reported as "unrecovered". Only the server's own user can do that.
 
     Prints each violation on a line. Exits with 1 if there is any, and with 3 if there is neither
     a server nor a table.

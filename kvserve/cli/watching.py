@@ -38,7 +38,7 @@ def watch_command(prefix: str | bytes, since: Since, as_json: bool, name: str | 
     this command was too slow, or the server was killed or restarted, which does not end it.
 
     With --json, a line is an object with time (Unix time in seconds), kind, key and version. For
-    lost events it has how many in "lost", where 0 means that nobody knows.
+    lost events it has how many in "lost", where 0 means an unknown number.
 
     \b
     Example:

@@ -52,7 +52,7 @@ def _find_feed(names: Names) -> mmap.mmap | None:
         return None
     if names.feed not in manifest.memory_objects:
         raise ServerUnavailable(
-            f"the server {names.name!r} tells of no changes: it was started with feed_size = 0"
+            f"the server {names.name!r} reports no changes: it was started with feed_size = 0"
         )
     try:
         return feed_segment.attach(names, owner_uid)

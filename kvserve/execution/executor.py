@@ -189,7 +189,7 @@ def refusal(code: int, error: Exception) -> tuple[int, str]:
         error = out_of_range(error)
         return error.wire_code, str(error)
     _log.error("command %d failed", code, exc_info=error)
-    return InternalError.wire_code, "the worker has a bug; its log tells more"
+    return InternalError.wire_code, "the worker has a bug; its log says more"
 
 
 def out_of_range(error: Exception) -> InvalidArgument:

@@ -47,7 +47,7 @@ def read(
     codec_ids = bytearray()
     payloads: list[bytes | None] = []
     left_bytes = limits.BATCH_REPLY_BYTES
-    for place, key in enumerate(keys, 1):
+    for index, key in enumerate(keys, 1):
         codec_id, payload, _ = look(key) or _MISS
         codec_ids.append(codec_id)
         payloads.append(payload)
@@ -55,7 +55,7 @@ def read(
             left_bytes -= len(payload)
             if left_bytes <= 0:
                 break
-        if not place % limits.SLICE_OPERATIONS:
+        if not index % limits.SLICE_OPERATIONS:
             yield
     return bytes(codec_ids), payloads
 
@@ -75,17 +75,17 @@ def each(change: Callable[..., Any], *arguments: Any) -> Generator[None, None, i
     """
     count = 0
     first_error: KvserveError | None = None
-    for place, row in enumerate(zip(*arguments, strict=True)):
+    for index, row in enumerate(zip(*arguments, strict=True)):
         try:
             if change(*row):
                 count += 1
         except ServerBusy as busy:
-            if place:  # ServerBusy would promise that nothing was changed
+            if index:  # ServerBusy would promise that nothing was changed
                 raise RequestTimeout(f"not everything was done: {busy}") from None
             raise
         except KvserveError as error:
             first_error = first_error or error
-        if not (place + 1) % limits.SLICE_OPERATIONS:
+        if not (index + 1) % limits.SLICE_OPERATIONS:
             yield
     if first_error is not None:
         raise first_error

@@ -39,8 +39,8 @@ class Told(Protocol):
 
 
 E = TypeVar("E", bound=Told)
-Place = tuple[int, int]
-_NOWHERE: Place = (0, 0)  # before all
+Rank = tuple[int, int]
+_NOWHERE: Rank = (0, 0)  # before all
 
 
 class InOrder(Generic[E]):
@@ -59,15 +59,15 @@ class InOrder(Generic[E]):
         first = self._waiting or self._read()
         if not first:
             return []
-        last: dict[bytes, Place] = {}
+        last: dict[bytes, Rank] = {}
         for event in first:
             if (name := name_of(event)) is not None:
-                last[name] = max(last.get(name, _NOWHERE), place(event))
+                last[name] = max(last.get(name, _NOWHERE), rank(event))
         forerunners: list[E] = []
         self._waiting = []
         for event in self._read():
             name = name_of(event)
-            is_forerunner = name is not None and place(event) < last.get(name, _NOWHERE)
+            is_forerunner = name is not None and rank(event) < last.get(name, _NOWHERE)
             (forerunners if is_forerunner else self._waiting).append(event)
         return keys_in_order(by_time(first, forerunners))
 
@@ -85,7 +85,7 @@ def name_of(event: Told) -> bytes | None:
     return event.key.encode() if isinstance(event.key, str) else event.key
 
 
-def place(event: Told) -> Place:
+def rank(event: Told) -> Rank:
     """The rank of an event among those of its key."""
     return event.version or 0, _RANKS.get(event.kind, _END)
 
@@ -98,7 +98,7 @@ def keys_in_order(events: list[E]) -> list[E]:
             indices.setdefault(name, []).append(index)
     for own in indices.values():
         if len(own) > 1:
-            ordered = sorted((events[index] for index in own), key=place)
+            ordered = sorted((events[index] for index in own), key=rank)
             for index, event in zip(own, ordered, strict=True):
                 events[index] = event
     return events

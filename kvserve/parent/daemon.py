@@ -132,7 +132,7 @@ def launch(body: Callable[[Daemon], int], log_file: Path) -> int:
         return 0
     code, _, text = message.decode(errors="backslashreplace").partition(" ")
     if not code.isdecimal():
-        raise ServerError(f"the server ended before it was ready; its log tells why: {log_file}")
+        raise ServerError(f"the server ended before it was ready; its log says why: {log_file}")
     raise from_wire(int(code), text)
 
 

@@ -83,9 +83,9 @@ def check_served(names: Names, _config: Config) -> Finding:
     check = "server"
     sight = _look(names)
     if sight.hidden_by is not None:
-        return _unseen(check, "whether somebody serves this name", names, sight.hidden_by)
+        return _unseen(check, "whether a server runs under this name", names, sight.hidden_by)
     if not sight.is_served:
-        text = "nobody serves this name"
+        text = "no server runs under this name"
     elif sight.pid is None:
         return _served_elsewhere(check, names)
     elif sight.pid:

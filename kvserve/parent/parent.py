@@ -200,14 +200,14 @@ class Parent:
         # The workers poll, and each logs what it applied: so the parent needs no timer for it.
         attempts.run("looking at the settings", self.follow_settings)
         for key, _ in events:
-            attempts.run("hearing a worker", key.data)
+            attempts.run("reading from a worker", key.data)
         # Signals before deaths: a worker that a signal to the whole process group killed must not
         # look like a failure. Both after the pipes, so that none is closed while its event waits.
         for number in dict.fromkeys(self._inbox.take()):  # several of a kind count once
             if handler := self._handlers.get(number):
                 attempts.run(number.name, handler)
         # Even without SIGCHLD: two deaths close together may make one signal.
-        attempts.run("burying a worker", self._workers.reap)
+        attempts.run("cleaning up after a worker", self._workers.reap)
         self._timers.run_due(attempts.run_timer)
         if not self._log.flush():
             self._timers.set("log", LOG_RETRY_SECONDS, lambda: None)

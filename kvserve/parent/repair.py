@@ -122,5 +122,5 @@ class Repair:
                 self._say(str(self._names.log_file))
 
     def _say(self, what: str, also: str = "") -> None:
-        text = f"{what} was removed by somebody else, and is made again"
+        text = f"{what} was removed by another process, and is made again"
         self._log.warning(f"{text}; {also}" if also else text)

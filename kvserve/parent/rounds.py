@@ -74,7 +74,7 @@ class Rounds:
             if {str(memory_path(names.table)), str(memory_path(names.hints))} & set(lost):
                 self._instance.held.is_kept = False  # half a table is of no use
             self._stop(
-                f"{lost[0]} was removed by somebody else, so new clients cannot see this server; "
+                f"{lost[0]} was removed by another process, so new clients cannot see this server; "
                 "it stops. If a user's logout did it, see systemd's RemoveIPC and kvserve doctor"
             )
             return

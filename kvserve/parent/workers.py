@@ -76,7 +76,7 @@ class Workers:
             if child.ready is not None:
                 self._listen(child.ready, partial(self._hear_ready, child))
         except OSError as error:  # of no use if its pipes are not read; it is reaped later
-            self._log.error(f"{child.title} cannot be listened to: {error.strerror}")
+            self._log.error(f"{child.title} cannot be read from: {error.strerror}")
             os.kill(child.pid, signal.SIGKILL)
 
     def reap(self) -> None:

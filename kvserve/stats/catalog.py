@@ -124,7 +124,7 @@ NODE = {
     "connections": Statistic("gauge", "Open to this server for loads and writes, at most 16."),
     "heard_seconds": Statistic(
         "gauge",
-        "Since when all that changed on this server is sure to have been told; none: it is not "
-        "listened to.",
+        "Since when all changes on this server are sure to have been reported; none: it is not "
+        "followed.",
     ),
 }

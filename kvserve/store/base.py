@@ -84,7 +84,7 @@ class Store(ABC):
 
     async def probe(self, part: Hashable) -> None:
         """Finds out, quickly and without a key, whether a part works; raises StoreUnavailable."""
-        raise StoreUnavailable(f"nothing tells whether the store at {part} works")
+        raise StoreUnavailable(f"nothing says whether the store at {part} works")
 
     def parts(self) -> dict[Hashable, dict[str, Any]]:
         """Statistics of each part for an operator, besides those that its callers count."""

@@ -116,7 +116,7 @@ def attach(name: str, owner_uid: int, *, writable: bool, private: bool = False) 
                 f"shared memory {name} belongs to uid {status.st_uid}, not {owner_uid}"
             )
         if status.st_mode & 0o007:
-            raise ForeignObject(f"shared memory {name} is open to everybody")
+            raise ForeignObject(f"shared memory {name} is open to all users")
         if status.st_size == 0:
             raise ForeignObject(f"shared memory {name} is empty")
         return file.map(status.st_size, writable, private)

@@ -102,7 +102,7 @@ def _open(name: str, owner_uid: int, flags: int) -> Descriptor:
         queue.close()
         raise ForeignObject(
             f"the message queue {name} belongs to uid {status.st_uid}, mode "
-            f"{status.st_mode & 0o777:04o}; expected uid {owner_uid} and nobody else's access"
+            f"{status.st_mode & 0o777:04o}; expected uid {owner_uid} and no other user's access"
         )
     return queue
 

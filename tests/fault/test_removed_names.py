@@ -83,7 +83,7 @@ def test_what_is_in_the_way_is_waited_for(
     eventually(lambda: "watching the names failed, and is tried again" in server.log)
     assert server.alive
     uproot(names.runtime_directory)
-    eventually(lambda: "manifest.json was removed by somebody else" in server.log)
+    eventually(lambda: "manifest.json was removed by another process" in server.log)
     server.wait_ready()
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_made_again_stops_the_server_and_keeps_the_table(
     LOST[what](server.names)
     eventually(lambda: not server.alive)
     assert server.process.returncode == 1
-    assert "was removed by somebody else, so new clients cannot see" in server.log
+    assert "was removed by another process, so new clients cannot see" in server.log
     again = make_server(names=server.names)
     eventually(lambda: "1 items kept from before" in again.log)
 

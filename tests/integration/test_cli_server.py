@@ -150,6 +150,8 @@ def test_another_user_is_told_whose_it_is(server: Server) -> None:
         assert b"belongs to root" in done.stderr
         assert not own.exists()
     rows = as_nobody("doctor").stdout.decode().splitlines()
-    assert [row for row in rows if "nobody serves" in row or "takes it over" in row] == []
-    assert rows[-1].startswith("warn\tserver\twhether somebody serves this name cannot be seen by")
+    assert [row for row in rows if "no server runs" in row or "takes it over" in row] == []
+    assert rows[-1].startswith(
+        "warn\tserver\twhether a server runs under this name cannot be seen by"
+    )
     assert rows[-1].endswith(f"fix: sudo -u root kvserve doctor --name {server.name}")

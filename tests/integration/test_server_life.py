@@ -190,7 +190,7 @@ def test_a_name_that_vanishes_ends_the_server_loudly(
     memory_path(server.names.table).unlink()
     eventually(lambda: not server.alive)
     assert server.process.returncode == 1
-    assert "was removed by somebody else" in server.log
+    assert "was removed by another process" in server.log
     assert "RemoveIPC" in server.log
     assert leftovers(server.names) == []
 

@@ -131,7 +131,7 @@ def test_a_page_that_vanishes_ends_the_server_and_keeps_the_table(
         cache.set("a", 1)
     memory_path(server.names.settings).unlink()
     eventually(lambda: not server.alive)
-    assert f"{memory_path(server.names.settings)} was removed by somebody else" in server.log
+    assert f"{memory_path(server.names.settings)} was removed by another process" in server.log
     with make_server(names=server.names).connect() as cache:
         assert cache.get("a") == 1
 

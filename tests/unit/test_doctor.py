@@ -241,7 +241,7 @@ def test_a_directory_open_to_everybody_is_fatal(names: Names) -> None:
     finding = instance_checks.check_permissions(names, Config())
     assert (finding.ok, finding.fatal) == (False, True)
     assert "chmod o-rwx" in finding.fix
-    with pytest.raises(ForeignObject, match="open to everybody"):
+    with pytest.raises(ForeignObject, match="open to all users"):
         start_checks(names, Config(name=names.name))
 
 

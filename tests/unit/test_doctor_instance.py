@@ -24,7 +24,7 @@ from kvserve.table.geometry import plan
 
 def test_who_serves(names: Names) -> None:
     prepare_directory(names, None)
-    assert instance_checks.check_served(names, Config()).text == "nobody serves this name"
+    assert instance_checks.check_served(names, Config()).text == "no server runs under this name"
     pid_file = PidFile.acquire(names)
     assert instance_checks.check_served(names, Config()).text == f"served by pid {os.getpid()}"
     assert instance_checks.check_leftovers(names, Config()).text == "none: the server runs"
@@ -115,7 +115,7 @@ def test_a_server_of_another_runtime_directory_is_seen(kept: Names) -> None:
         served = instance_checks.check_served(kept, SMALL)
         assert instance_checks.check_leftovers(kept, SMALL).text == "none: the server runs"
     assert "served from another runtime directory than" in served.text
-    assert instance_checks.check_served(kept, SMALL).text == "nobody serves this name"
+    assert instance_checks.check_served(kept, SMALL).text == "no server runs under this name"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

@@ -260,7 +260,7 @@ def test_the_segment_is_the_owners_and_the_group_may_read(names: Names) -> None:
     with pytest.raises(ForeignObject, match="somebody else's"):
         feed_segment.create(names, WORKERS, FEED_SIZE, 0o600, None)
     path.chmod(0o644)
-    with pytest.raises(ForeignObject, match="open to everybody"):
+    with pytest.raises(ForeignObject, match="open to all users"):
         feed_segment.attach(names, os.geteuid())
     path.chmod(0o640)
     with pytest.raises(ForeignObject, match="belongs to uid"):

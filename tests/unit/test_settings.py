@@ -281,7 +281,7 @@ def test_a_stranger_can_neither_read_nor_write(names: Names) -> None:
     with pytest.raises(ForeignObject, match="belongs to uid 0, not 65534"):
         settings.attach(names, STRANGER)
     path.chmod(0o644)
-    with pytest.raises(ForeignObject, match="open to everybody"):
+    with pytest.raises(ForeignObject, match="open to all users"):
         settings.attach(names, 0)
 
 

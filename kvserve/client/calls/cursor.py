@@ -10,7 +10,7 @@ from kvserve.protocol import commands
 
 
 class Cursor:
-    """A place in a table: a shard and a bucket of it. A table's successor is scanned anew.
+    """A position in a table: a shard and a bucket of it. A table's successor is scanned anew.
 
     Args:
         prefix: what the keys must begin with.
@@ -31,11 +31,11 @@ class Cursor:
         return self.shard < manifest.shards
 
     def is_in_another(self, manifest: Manifest) -> bool:
-        """Whether the place is in another table than the manifest's."""
+        """Whether the position is in another table than the manifest's."""
         return manifest.instance_id != self._instance_id
 
     def call(self) -> Call:
-        """What to ask the worker that serves this place."""
+        """What to ask the worker that serves this position."""
         return Call(
             commands.SCAN, (self.shard, self.bucket, self.prefix), self.shard, idempotent=True
         )

@@ -66,10 +66,10 @@ class Many:
         frames = [arguments for waiting in self._waiting.values() for arguments in waiting]
         self._waiting = {}
         for keys, *columns in frames:
-            places: dict[int, list[int]] = {}
-            for place, key in enumerate(keys):
-                places.setdefault(shard_of(key) % workers, []).append(place)
-            for worker, chosen in places.items():
+            indices: dict[int, list[int]] = {}
+            for index, key in enumerate(keys):
+                indices.setdefault(shard_of(key) % workers, []).append(index)
+            for worker, chosen in indices.items():
                 arguments = (
                     [keys[n] for n in chosen],
                     *(_chosen(each, chosen) for each in columns),
@@ -81,11 +81,11 @@ class Many:
         raise NotImplementedError
 
 
-def _chosen(column: Any, places: list[int]) -> Any:
+def _chosen(column: Any, indices: list[int]) -> Any:
     """Some elements of an argument that has one for each key; any other argument itself."""
     if isinstance(column, bytes):
-        return bytes(column[n] for n in places)
-    return [column[n] for n in places] if isinstance(column, list) else column
+        return bytes(column[n] for n in indices)
+    return [column[n] for n in indices] if isinstance(column, list) else column
 
 
 class GetMany(Many):

@@ -93,7 +93,7 @@ async def _begin(driver: Driver, generation_key: Key) -> Any:
 
 
 class NamespacePath:
-    """The place of a namespace.
+    """Where the keys of a namespace are.
 
     Args:
         path: the names of the namespaces around it, and its own.

@@ -206,8 +206,8 @@ def _require_leave(names: Names, config: Config) -> None:
         )
     if not config.writers:
         raise WriteRefused(
-            f"the server {names.name!r} lets nobody else write into its table; start it with as "
-            "many writers as there shall be: kvserve serve --writers N"
+            f"the server {names.name!r} lets no other process write into its table; start it with "
+            "as many writers as there shall be: kvserve serve --writers N"
         )
 
 

@@ -64,7 +64,7 @@ def view_of(node: Node, hello: Any, slots: Any, info: Any) -> View:
     if dict(zip(hello[::2], hello[1::2], strict=True))[b"mode"] != b"cluster":
         return View(node)
     if isinstance(slots, Refused):
-        raise NotSent(f"{node} refused to give away who has which slot: {slots}")
+        raise NotSent(f"{node} refused to say which node has which slot: {slots}")
     return cluster_view(node, slots, info)
 
 

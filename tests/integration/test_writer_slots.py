@@ -55,7 +55,7 @@ def incarnation(server: Server) -> int:
 
 
 def test_who_connects_while_the_last_client_closes_gets_a_place(server: Server) -> None:
-    """The descriptor that is closed late must not take the new seat's record lock along."""
+    """The descriptor that is closed late must not take the new slot's record lock along."""
     first = direct(server)
     with slowly_left() as reached:
         closing_it = threading.Thread(target=first.close)
