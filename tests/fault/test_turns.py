@@ -128,14 +128,23 @@ def test_a_batch_stops_at_its_deadline(server: Server) -> None:
         began = time.monotonic()
         impatient._run_batch(batch("another"))
         impatient._workers.timeout = (time.monotonic() - began) / 2
-        with pytest.raises(OutcomeUnknown):
-            impatient._run_batch(batch("limit"))
+        keys = (f"limit {number}" for number in range(50))
+        for key in keys:  # until a batch is begun in time, and not done
+            try:
+                impatient._run_batch(batch(key))
+            except ServerBusy:
+                impatient._workers.timeout *= 1.2
+            except OutcomeUnknown:
+                break
+            else:
+                impatient._workers.timeout /= 1.2
+        assert next(keys, None)
         cache.set("key", "mine")
-        done = len(cache.get("limit"))
+        done = len(cache.get(key))
         for _ in range(50):
             cache.ping()
             assert cache.get("key") == "mine"
-        assert len(cache.get("limit")) == done
+        assert len(cache.get(key)) == done
 
 
 @pytest.mark.parametrize("size", [limits.FRAME_BYTES_MIN, 300_000], ids=["long", "short"])
