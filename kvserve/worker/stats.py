@@ -17,7 +17,6 @@ from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 _BUCKETS = 4 * 64  # for times of up to 63 bits
 _BATCH = commands.BATCH.code
 _GET_MANY = commands.GET_MANY.code
-_LOOKING = (commands.HELLO, commands.PING, commands.STATS)
 
 
 class RequestStats:
