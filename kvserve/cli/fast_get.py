@@ -30,7 +30,7 @@ def get(words: list[str]) -> bool | None:
     if parsed is None:
         return None
     key, name = parsed
-    with closing(TableFollower(instance(name), "direct", None)) as table:
+    with closing(TableFollower(instance(name))) as table:
         value = table.get(output.parse_key(key), _MISSING)
     if value is ASK_WORKER:
         return None

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvserve import names as naming
-from kvserve.client.follower import Read, Write, check_write
+from kvserve.client.follower import Read
+from kvserve.client.options import Options, Write
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 
 if TYPE_CHECKING:
@@ -52,13 +53,14 @@ def connect(
         'hello'
     """
     names = naming.instance(name)
-    if check_write(write) == "worker":
+    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    if write == "worker":
         from kvserve.client.blocking.client import Client
 
-        return Client(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+        return Client(names, options)
     from kvserve.client.blocking.direct import DirectClient
 
-    return DirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+    return DirectClient(names, options)
 
 
 async def connect_async(
@@ -108,10 +110,11 @@ def async_client(
         'page 7'
     """
     names = naming.instance(name)
-    if check_write(write) == "worker":
+    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    if write == "worker":
         from kvserve.client.aio.client import AsyncClient
 
-        return AsyncClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+        return AsyncClient(names, options)
     from kvserve.client.aio.direct import AsyncDirectClient
 
-    return AsyncDirectClient(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
+    return AsyncDirectClient(names, options)

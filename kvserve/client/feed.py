@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from kvserve import runtime
-from kvserve.client.calls.operations import check_timeout
 from kvserve.client.follower import Ending
+from kvserve.client.options import check_timeout
 from kvserve.errors import ServerUnavailable
 from kvserve.live import feed_segment
 from kvserve.live.feed import Event, Key, Pace, Since, Watcher

@@ -12,21 +12,13 @@ from kvserve import runtime
 from kvserve.client import forks
 from kvserve.client.notes import Notes
 from kvserve.descriptors import LockGuard
-from kvserve.errors import ClientClosed, InvalidArgument, ServerUnavailable
+from kvserve.errors import ClientClosed, ServerUnavailable
 from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.table import segment
 from kvserve.table._core import Reader
 
 Read = Literal["direct", "worker"]
-Write = Literal["worker", "direct"]
-
-
-def check_write(write: Write) -> Write:
-    """`write` itself; raises InvalidArgument if it names no way to write."""
-    if write not in ("worker", "direct"):
-        raise InvalidArgument(f"write = {write!r}: use 'worker' or 'direct'")
-    return write
 
 
 def require_server(names: Names) -> Manifest:
@@ -57,14 +49,9 @@ class TableFollower(Reader):
     Args:
         names: the instance's.
         read: `direct` reads here; `worker` only finds keys' shards here.
-        queue_bytes: checked here for both clients, used by their workers.
     """
 
-    def __init__(self, names: Names, read: Read, queue_bytes: int | None) -> None:
-        if read not in ("direct", "worker"):
-            raise InvalidArgument(f"read = {read!r}: use 'direct' or 'worker'")
-        if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
-            raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
+    def __init__(self, names: Names, read: Read = "direct") -> None:
         self._names = names
         self._reads_direct = read == "direct"
         self._attaching = Lock()

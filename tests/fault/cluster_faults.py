@@ -165,10 +165,17 @@ class Faults(Trial):
 
     def outage(self, dice: random.Random) -> None:
         """All nodes stand still; how long until each client is served again is noted."""
+        self._freeze(dice.uniform(4.0, 6.0) * BOUND_SECONDS)
+
+    def long_outage(self, _dice: random.Random) -> None:
+        """As long as a restart of all nodes takes: every pause is at its longest by then."""
+        self._freeze(25.0)
+
+    def _freeze(self, seconds: float) -> None:
         with self.striking("all nodes stand still", *range(SHARDS)):
             for server in self.cluster.servers:
                 server.signal(signal.SIGSTOP)
-            time.sleep(dice.uniform(4.0, 6.0) * BOUND_SECONDS)
+            time.sleep(seconds)
             ends = self.outage_ends = time.monotonic()
             for server in self.cluster.servers:
                 server.signal(signal.SIGCONT)
@@ -192,4 +199,5 @@ FAULTS = {
     "dead": Faults.lie_dead,
     "hung": Faults.hang,
     "outage": Faults.outage,
+    "long outage": Faults.long_outage,
 }

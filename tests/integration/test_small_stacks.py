@@ -16,7 +16,7 @@ from kvserve.limits import VALUE_DEPTH_MAX
 name, seconds, stack_kib = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 done = []
 
-def nested(wrap, depth=VALUE_DEPTH_MAX):
+def nested(wrap, depth):
     value = wrap(0)
     for _ in range(depth - 1):
         value = wrap(value)
@@ -29,10 +29,13 @@ def innermost(value):
         value = value["k"] if type(value) is dict else value[0]
     return depth
 
+shapes = {"list": lambda v: [v], "tuple": lambda v: (v,), "dict": lambda v: {"k": v}}
+depths = (VALUE_DEPTH_MAX, VALUE_DEPTH_MAX + 1, 50_000)
+values = {kind: [nested(wrap, depth) for depth in depths] for kind, wrap in shapes.items()}
+kept = []  # the main thread frees what was found: CPython 3.13 itself needs a stack for that
+
 def work(cache):
-    shapes = {"list": lambda v: [v], "tuple": lambda v: (v,), "dict": lambda v: {"k": v}}
-    for kind, wrap in shapes.items():
-        value = nested(wrap)
+    for kind, (value, *deeper) in values.items():
         cache.set(kind, value)
         cache.set_many({kind: value})
         with cache.pipeline() as pipe:
@@ -41,10 +44,11 @@ def work(cache):
             cache.get(kind), cache.gets(kind)[0], cache.get_many([kind])[kind], pipe.results[1],
             cache.get_or_set(kind + " made", lambda: value),
         ]
+        kept.append(found)
         assert [innermost(each) for each in found] == [VALUE_DEPTH_MAX] * 5
-        for depth in (VALUE_DEPTH_MAX + 1, 50_000):
+        for value in deeper:
             try:
-                cache.set(kind, nested(wrap, depth))
+                cache.set(kind, value)
             except kvserve.InvalidValue:
                 done.append(kind)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from kvserve import config as configuration
 from kvserve.client.blocking.workers import WorkerPool
 from kvserve.client.follower import require_server
+from kvserve.client.options import Options
 from kvserve.config import Config
 from kvserve.errors import ConfigError, ForeignObject, KvserveError
 from kvserve.live import settings
@@ -96,7 +97,8 @@ def lagging(names: Names, version: int, seconds: float = APPLY_SECONDS) -> list[
     """
     give_up = time.monotonic() + seconds
     with _found(names) as manifest:
-        workers = WorkerPool(names, manifest, _ANSWER_SECONDS, None, on_manifest=lambda _: None)
+        options = Options(timeout=_ANSWER_SECONDS)
+        workers = WorkerPool(names, manifest, options, on_manifest=lambda _: None)
         with closing(workers):
             late = list(range(manifest.workers))
             while late and time.monotonic() < give_up:

@@ -27,12 +27,12 @@ from kvserve.client.calls.operations import (
     Operation,
     Operations,
     check_mapping,
-    check_timeout,
     from_ttl_ms,
     to_ttl_ms,
 )
 from kvserve.client.feed import open_watcher, patience_of
-from kvserve.client.follower import Ending, Read, TableFollower
+from kvserve.client.follower import Ending, TableFollower
+from kvserve.client.options import Options
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.errors import InvalidArgument, KvserveError, WrongWorker
@@ -58,17 +58,14 @@ class AsyncClient(AsyncNamespaces):
         1
     """
 
-    def __init__(
-        self, names: naming.Names, *, timeout: float, read: Read, queue_bytes: int | None
-    ) -> None:
+    def __init__(self, names: naming.Names, options: Options) -> None:
         self._names = names
-        self._reader = TableFollower(names, read, queue_bytes)
+        self._reader = TableFollower(names, options.read)
         self._operations = Operations(self._reader._manifest.value_bytes_max)
         self._workers = AsyncWorkerPool(
             names,
             self._reader._manifest,
-            check_timeout(timeout),
-            queue_bytes,
+            options,
             self._on_manifest,
             self._reader._died_over,
         )

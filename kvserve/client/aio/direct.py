@@ -15,9 +15,9 @@ from kvserve.client.aio.client import AsyncClient
 from kvserve.client.calls.call import raise_combined
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
 from kvserve.client.deadlines import deadline_of
-from kvserve.client.follower import Read
+from kvserve.client.options import Options
 from kvserve.client.writer.executor import DirectTable
-from kvserve.errors import ClientClosed, InvalidArgument, KvserveError, ServerBusy, UnreadableValue
+from kvserve.errors import ClientClosed, KvserveError, ServerBusy, UnreadableValue
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -32,13 +32,9 @@ class AsyncDirectClient(AsyncClient):
     Arguments and errors are those of `blocking.direct.DirectClient`.
     """
 
-    def __init__(
-        self, names: Names, *, timeout: float, read: Read, queue_bytes: int | None
-    ) -> None:
-        if read != "direct":
-            raise InvalidArgument("write = 'direct' goes with read = 'direct' alone")
-        super().__init__(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
-        self._timeout = timeout
+    def __init__(self, names: Names, options: Options) -> None:
+        super().__init__(names, options)
+        self._timeout = options.timeout
         self._closed = False
         self._table = DirectTable(names, wait_seconds=0)
         try:

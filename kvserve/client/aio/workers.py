@@ -17,6 +17,7 @@ from kvserve.client.aio.channel import AsyncChannel
 from kvserve.client.calls.attempt import Attempt
 from kvserve.client.calls.call import LOOK_AGAIN_SECONDS, Call
 from kvserve.client.deadlines import deadline_of
+from kvserve.client.options import Options
 from kvserve.client.session import NOT_TAKEN, Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -39,15 +40,14 @@ class AsyncWorkerPool:
         self,
         names: Names,
         manifest: Manifest,
-        timeout: float,
-        queue_bytes: int | None,
+        options: Options,
         on_manifest: Callable[[Manifest], None],
         died_over: Callable[[int, int], bool] = lambda *_: False,
     ) -> None:
         self._names = names
         self.manifest = manifest
-        self.timeout = timeout
-        self._queue_bytes = queue_bytes
+        self.timeout = options.timeout
+        self._queue_bytes = options.queue_bytes
         self._on_manifest = on_manifest
         self._died_over = died_over
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -26,11 +26,10 @@ from kvserve.client.calls.operations import (
     to_ttl_ms,
 )
 from kvserve.client.deadlines import deadline_of
-from kvserve.client.follower import Read
+from kvserve.client.options import Options
 from kvserve.client.writer.executor import DirectTable
 from kvserve.errors import (
     ClientClosed,
-    InvalidArgument,
     KvserveError,
     RequestTimeout,
     ServerBusy,
@@ -50,22 +49,17 @@ class DirectClient(TrustedWriter, Client):
     `TrustedWriter` is the first base, so its methods that change a key override those of `Client`.
 
     Args:
-        names, timeout, queue_bytes: as for any client.
-        read: `direct`.
+        names, options: as for any client.
 
     Raises:
         WriteRefused: this process may not write into the table.
         ServerBusy: as many processes as may do so already.
     """
 
-    def __init__(
-        self, names: Names, *, timeout: float, read: Read, queue_bytes: int | None
-    ) -> None:
-        if read != "direct":
-            raise InvalidArgument("write = 'direct' goes with read = 'direct' alone")
-        super().__init__(names, timeout=timeout, read=read, queue_bytes=queue_bytes)
-        self._timeout = timeout
-        self._table = DirectTable(names, timeout)
+    def __init__(self, names: Names, options: Options) -> None:
+        super().__init__(names, options)
+        self._timeout = options.timeout
+        self._table = DirectTable(names, options.timeout)
         try:
             self._join_writers()
         except BaseException:

@@ -14,8 +14,9 @@ from kvserve.client.calls.call import (
     raise_combined,
 )
 from kvserve.client.calls.many import GetMany, Many
-from kvserve.client.calls.operations import Key, Operation, Operations, check_timeout, value_of
-from kvserve.client.follower import Read, TableFollower
+from kvserve.client.calls.operations import Key, Operation, Operations, value_of
+from kvserve.client.follower import TableFollower
+from kvserve.client.options import Options
 from kvserve.errors import KvserveError, WrongWorker
 from kvserve.manifest import Manifest
 from kvserve.names import Names
@@ -27,18 +28,15 @@ class Dispatcher(TableFollower):
     """The base of the blocking client's methods.
 
     Args:
-        names, read, queue_bytes: see `TableFollower`.
-        timeout: seconds for each request.
+        names: the instance's.
+        options: the caller's.
     """
 
-    def __init__(
-        self, names: Names, *, timeout: float, read: Read, queue_bytes: int | None
-    ) -> None:
-        timeout = check_timeout(timeout)
-        super().__init__(names, read, queue_bytes)
+    def __init__(self, names: Names, options: Options) -> None:
+        super().__init__(names, options.read)
         self._operations = Operations(self._manifest.value_bytes_max)
         self._workers = WorkerPool(
-            names, self._manifest, timeout, queue_bytes, self._on_manifest, self._died_over
+            names, self._manifest, options, self._on_manifest, self._died_over
         )
 
     @property

@@ -21,6 +21,7 @@ from kvserve.client.blocking.channel import Channel
 from kvserve.client.calls.attempt import Attempt
 from kvserve.client.calls.call import LOOK_AGAIN_SECONDS, Call
 from kvserve.client.deadlines import deadline_of
+from kvserve.client.options import Options
 from kvserve.client.session import Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
@@ -47,8 +48,7 @@ class WorkerPool:
     Args:
         names: the instance's.
         manifest: what it consists of.
-        timeout: seconds for each request.
-        queue_bytes: the longest frame that goes through a queue; None: as long as it takes.
+        options: the client's.
         on_manifest: is called with the manifest that each new session finds.
         died_over: whether a worker died while it executed a request, by its two ids.
     """
@@ -57,15 +57,14 @@ class WorkerPool:
         self,
         names: Names,
         manifest: Manifest,
-        timeout: float,
-        queue_bytes: int | None,
+        options: Options,
         on_manifest: Callable[[Manifest], None],
         died_over: Callable[[int, int], bool] = lambda *_: False,
     ) -> None:
         self._names = names
         self.manifest = manifest
-        self.timeout = timeout
-        self._queue_bytes = queue_bytes
+        self.timeout = options.timeout
+        self._queue_bytes = options.queue_bytes
         self._on_manifest = on_manifest
         self._died_over = died_over
         self._idle: defaultdict[int, list[Channel]] = defaultdict(list)

@@ -181,20 +181,6 @@ def _same(answer: Any) -> Any:
     return answer
 
 
-def check_timeout(timeout: float) -> float:
-    """A request's time limit in seconds; raises InvalidArgument if it makes no sense."""
-    if (
-        isinstance(timeout, bool)
-        or not isinstance(timeout, (int, float))
-        or not 0 < timeout <= limits.TIMEOUT_SECONDS_MAX
-    ):
-        raise InvalidArgument(
-            f"timeout = {timeout!r}: use seconds, more than 0 and at most "
-            f"{limits.TIMEOUT_SECONDS_MAX:.0f}"
-        )
-    return float(timeout)
-
-
 def check_mapping(values: Mapping[Any, Value]) -> Mapping[Key, Value]:
     """The mapping itself; raises InvalidArgument if it is not a mapping."""
     if not isinstance(values, Mapping):
