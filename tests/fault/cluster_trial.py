@@ -24,6 +24,10 @@ TIMEOUT_SECONDS = 2.0  # of the store
 KEYS_A_SHARD = 3
 SHARDS = 3
 _PAUSE_SECONDS = 0.002
+# After a long outage redis-py raises one that is no RedisError.
+FAILURES = (
+    kvserve.ServerError, redis.exceptions.RedisError, redis.exceptions.RedisClusterException
+)  # fmt: skip
 _DROP_ALL = -2  # of DEBUG DROP-CLUSTER-PACKET-FILTER
 
 
@@ -133,7 +137,7 @@ class Trial:
             began = time.monotonic()
             try:
                 found = get(key)
-            except (kvserve.ServerError, redis.exceptions.RedisError) as error:
+            except FAILURES as error:
                 self._count(who, fault, is_hurt, error)
                 continue
             self._count(who, fault, is_hurt, None)
@@ -151,7 +155,7 @@ class Trial:
             fault, is_hurt = self.fault, shard in self.hurt
             try:
                 put(dice.choice(names[shard]), 1)
-            except (kvserve.ServerError, redis.exceptions.RedisError) as error:
+            except FAILURES as error:
                 self._count(f"{who} set", fault, is_hurt, error)
             else:
                 self._count(f"{who} set", fault, is_hurt, None)

@@ -370,6 +370,7 @@ def test_a_file_of_somebody_else_is_refused_at_the_start(
     """Seen by a child process that is nobody, who may not walk down to pytest's directories."""
     program = """
 import os, sys
+import urllib.parse  # for pathlib of 3.13, which imports it when nobody may not read it any more
 from kvserve.errors import ConfigError
 from kvserve.store.sqlite.store import SqliteStore
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
