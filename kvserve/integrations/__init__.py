@@ -1,0 +1,1 @@
+"""Adapters for frameworks that bring an interface for caches; each imports its framework itself."""
