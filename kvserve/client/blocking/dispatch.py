@@ -22,6 +22,7 @@ from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
+from kvserve.table._core import Reader
 
 
 class Dispatcher(TableFollower):
@@ -38,6 +39,10 @@ class Dispatcher(TableFollower):
         self._workers = WorkerPool(
             names, self._manifest, options, self._on_manifest, self._died_over
         )
+
+    @property
+    def _reader(self) -> Reader:
+        return self
 
     @property
     def _timeout_seconds(self) -> float:
