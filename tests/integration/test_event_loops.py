@@ -72,7 +72,7 @@ def test_loops_that_end_and_begin(
         return await cache.incr("turns")
 
     run(new_loop, cache.delete("turns"))
-    run(new_loop, count())
+    run(new_kept_loop, count())
     gc.collect()
     before = descriptors()
     files = len(fifos(served.names))
