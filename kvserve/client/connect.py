@@ -76,7 +76,7 @@ async def connect_async(
     Arguments, errors and behaviour are those of `kvserve.connect`.
 
     Returns:
-        A client for the running event loop, asyncio's or uvloop's; an async context manager.
+        A client for any event loop, asyncio's or uvloop's; an async context manager.
 
     Example:
         >>> async def main():
@@ -99,7 +99,9 @@ def async_client(
 ) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
-    It needs no event loop until it is used, and belongs to the event loop that uses it first.
+    It needs no event loop until it is used. Each event loop that uses it has sessions of its own
+    with the server, so one client serves a loop after another, and loops in several threads at
+    once; the sessions of a loop that was closed are closed at the next use in another.
 
     Example:
         >>> pages = kvserve.async_client()
