@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvserve.client.follower import Read
+from kvserve.client.values import NATIVE, Values
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX
 
@@ -40,6 +41,10 @@ class Options:
         queue_bytes = self.queue_bytes
         if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
             raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
+
+    def values(self) -> Values:
+        """How a client of these options encodes and decodes."""
+        return NATIVE
 
 
 def check_timeout(timeout: float) -> float:

@@ -17,9 +17,17 @@ cdef class TrustedWriter(Reader):
     cdef uint64_t version
     cdef uint64_t default_ttl_ms
     cdef Py_ssize_t value_bytes_max
+    cdef object encode  # to a codec and a payload
+    cdef Py_ssize_t as_is_bytes_max  # of bytes and ASCII text that need no `encode`
 
     def __dealloc__(self):
         PyBuffer_Release(&self.page)
+
+    def _use_values(self, encode, decode, as_is_bytes_max):
+        """As of a Reader; and makes payloads of values by `encode`."""
+        Reader._use_values(self, encode, decode, as_is_bytes_max)
+        self.encode = encode
+        self.as_is_bytes_max = as_is_bytes_max
 
     def _use_writer(self, Writer writer not None, page, Py_ssize_t version_at, uint64_t version,
                    uint64_t default_ttl_ms, Py_ssize_t value_bytes_max):
@@ -78,9 +86,10 @@ cdef class TrustedWriter(Reader):
         cdef Py_ssize_t size
         cdef int overflow = 0
         cdef object holder = value
-        if PyBytes_CheckExact(value):
+        if PyBytes_CheckExact(value) and PyBytes_GET_SIZE(value) <= self.as_is_bytes_max:
             v.codec = KV_CODEC_BYTES
-        elif PyUnicode_CheckExact(value) and PyUnicode_IS_ASCII(value):
+        elif PyUnicode_CheckExact(value) and PyUnicode_IS_ASCII(value) and (
+                PyUnicode_GET_LENGTH(value) <= self.as_is_bytes_max):
             # Any other text would keep a copy in UTF-8 for as long as it lives.
             v.codec = KV_CODEC_TEXT
             v.bytes = <const uint8_t *>PyUnicode_AsUTF8AndSize(value, &size)
@@ -90,7 +99,7 @@ cdef class TrustedWriter(Reader):
                 if not overflow:
                     v.codec, v.length, v.bytes = KV_CODEC_COUNTER, 8, <const uint8_t *>cell
                     return value
-            v.codec, holder = encode(value)
+            v.codec, holder = self.encode(value)
         if v.codec != KV_CODEC_TEXT or holder is not value:
             v.bytes = <const uint8_t *>PyBytes_AS_STRING(holder)
             size = PyBytes_GET_SIZE(holder)

@@ -148,7 +148,7 @@ async def get_or_set(
             raise
         return value
     await flight.complete(value)
-    return as_read(value)
+    return as_read(value, client._operations.values)
 
 
 def memoize(

@@ -254,7 +254,7 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
             raise
         return value
     run_to_end(flight.complete(value))
-    return as_read(value)
+    return as_read(value, client._operations.values)
 
 
 def _require_value(value: Any) -> None:
