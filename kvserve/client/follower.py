@@ -54,7 +54,7 @@ class TableFollower(Reader):
     """
 
     def __init__(self, names: Names, read: Read = "direct", values: Values = NATIVE) -> None:
-        self._use_values(*values)
+        self._use_values(values.encode, values.decode, values.as_is_bytes_max)
         self._names = names
         self._reads_direct = read == "direct"
         self._attaching = Lock()
