@@ -51,11 +51,11 @@ from kvserve.limits import (
     WRITERS_MAX,
 )
 from kvserve.protocol import codec
-from kvserve.protocol.codec import decode, encode
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyUnicode_IS_ASCII(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef extern from *:  # Cython's own; where a Python has no such function it is PyDict_New
     dict new_dict "__Pyx_PyDict_NewPresized" (Py_ssize_t size)

@@ -6,10 +6,16 @@ cdef class Reader(Attached):
     cdef uint32_t policy_mask  # the flags of `kv_read_mode` that this reader obeys
     cdef uint64_t wall_ahead_ns  # of the monotonic clock; see `expired`
     cdef uint64_t boot_ahead_ms
+    cdef object decode  # of payloads, as `is_packed` says
 
     def __cinit__(self):
+        self.decode = codec.decode
         self.policy_mask = KV_READS_HERE | KV_MISSES_ASK_WORKER | KV_HITS_NEED_FRESHNESS
         self.wall_ahead_ns = 0  # the epoch began before any boot
+
+    def _use_values(self, encode, decode, as_is_bytes_max):
+        """Makes values of payloads by `decode` from now on; see kvserve/client/values.py."""
+        self.decode = decode
 
     cdef inline uint32_t reading(self) noexcept:
         """How to read now, as `kv_read_mode` says; 0: not here."""
@@ -152,7 +158,7 @@ cdef class Reader(Attached):
         if value is _ask_worker:
             return _ask_worker
         self._count_hit(&view)
-        return decode(view.codec, value, key) if is_packed(&view) else value
+        return self.decode(view.codec, value, key) if is_packed(&view) else value
 
     def _get_from_worker(self, key, default):
         """What `get` returns for a key that cannot be read here. Subclasses ask a worker."""
@@ -241,7 +247,7 @@ cdef class Reader(Attached):
                 self._count_hit(&view[n])
                 if is_packed(&view[n]):
                     try:
-                        value = decode(view[n].codec, value)
+                        value = self.decode(view[n].codec, value, key)
                     except UnreadableValue:
                         continue
                 found[names[first + n]] = value
@@ -270,7 +276,7 @@ cdef class Reader(Attached):
         if value is _ask_worker or view.codec == KV_CODEC_COUNTER:
             return _ask_worker
         self._count_hit(&view)
-        return decode(view.codec, value, key) if is_packed(&view) else value, view.cas
+        return self.decode(view.codec, value, key) if is_packed(&view) else value, view.cas
 
     def _ttl_ms(self, key):
         """Milliseconds until a key expires, 0 if it never does, None on a miss, or ASK_WORKER."""
