@@ -8,7 +8,8 @@ cdef class TrustedWriter(Reader):
 
     Common cases go straight through here. Rare ones, and what does not concern the table, are left
     to methods of the client (kvserve/client/blocking/direct.py): `_join_writers` gets a Writer,
-    `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
+    `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none,
+    `_check_kept` a ttl beside `keep_ttl`.
     """
 
     cdef Writer writer
@@ -101,19 +102,22 @@ cdef class TrustedWriter(Reader):
         v.length = <uint32_t>size
         return holder
 
-    cdef uint64_t store(self, key, value, ttl, kv_condition condition,
-                        uint64_t expected) except? 0:
+    cdef uint64_t store(self, key, value, ttl, kv_condition condition, uint64_t expected,
+                        bint keep_ttl=False) except? 0:
         cdef kv_key k
         cdef kv_value v
         cdef int64_t cell
         cdef Writer writer = self.ready()
         cdef object holder = self.as_value(value, &v, &cell)
         cdef uint64_t ttl_ms = self.life_ms(ttl)
+        if keep_ttl:
+            self._check_kept(ttl)
+            ttl_ms = LIFE_MS_KEPT
         as_key(&writer.t, key, &k)
         try:
             return writer.put(&k, &v, ttl_ms, condition, expected)
         except LeaseLost:  # `ready` gets another one, or raises why there is none
-            return self.store(key, value, ttl, condition, expected)
+            return self.store(key, value, ttl, condition, expected, keep_ttl)
 
     def set(self, key, value, ttl=None):
         """See `Client.set`."""
@@ -123,13 +127,13 @@ cdef class TrustedWriter(Reader):
         """See `Client.add`."""
         return self.store(key, value, ttl, KV_ADD, 0) != 0
 
-    def replace(self, key, value, ttl=None):
+    def replace(self, key, value, ttl=None, *, keep_ttl=False):
         """See `Client.replace`."""
-        return self.store(key, value, ttl, KV_REPLACE, 0) != 0
+        return self.store(key, value, ttl, KV_REPLACE, 0, keep_ttl) != 0
 
-    def cas(self, key, value, version, ttl=None):
+    def cas(self, key, value, version, ttl=None, *, keep_ttl=False):
         """See `Client.cas`."""
-        return self.store(key, value, ttl, KV_CAS, self._check_version(version)) != 0
+        return self.store(key, value, ttl, KV_CAS, self._check_version(version), keep_ttl) != 0
 
     def delete(self, key, version=None):
         """See `Client.delete`."""
