@@ -5,11 +5,13 @@ Each kind of client is imported when it is asked for: few programs need two of t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvserve import names as naming
+from kvserve.client.absent.patience import made, made_async
 from kvserve.client.follower import Read
-from kvserve.client.options import Options, Write
+from kvserve.client.options import OnError, Options, Start, Write
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ def connect(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    lazy: bool = False,
+    wait: float = 0.0,
+    start: Start = False,
+    on_error: OnError = "raise",
 ) -> Client:
     """A client of a running server.
 
@@ -35,6 +41,15 @@ def connect(
             server was started with `--writers` and is this user's, or this user is root.
         queue_bytes: the longest request that goes through a message queue, longer ones through a
             FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
+        lazy: look for the server at the first use only, and at each use until it is there; so a
+            program can be imported, and fork, before it. docs/availability.md has more on this and
+            the next three.
+        wait: seconds to wait for the server to be there: here, or with `lazy` from the first use.
+        start: let the first write start the server if there is none: True for one with the
+            settings that `kvserve serve` would find, or a dict of settings, or the path of a
+            configuration file. Reads miss until then. Implies `lazy`.
+        on_error: `raise` raises what the server causes; `miss` makes such errors misses and lost
+            writes, see `Client.lost`. What the caller did wrong is raised in any case.
 
     Returns:
         A client, for any number of threads, usable after a fork, and as a context manager.
@@ -53,14 +68,18 @@ def connect(
         'hello'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
-    if write == "worker":
-        from kvserve.client.blocking.client import Client
-
-        return Client(names, options)
-    from kvserve.client.blocking.direct import DirectClient
-
-    return DirectClient(names, options)
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        lazy=lazy,
+        wait=wait,
+        start=start,
+        on_error=on_error,
+    )
+    make = partial(_client_class(options), names, options)
+    return make() if options.is_lazy or not options.wait else made(make, options.wait)
 
 
 async def connect_async(
@@ -70,6 +89,10 @@ async def connect_async(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    lazy: bool = False,
+    wait: float = 0.0,
+    start: Start = False,
+    on_error: OnError = "raise",
 ) -> AsyncClient:
     """An asyncio client of a running server.
 
@@ -86,7 +109,21 @@ async def connect_async(
         >>> asyncio.run(main())
         'hello'
     """
-    return async_client(name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    names = naming.instance(name)
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        lazy=lazy,
+        wait=wait,
+        start=start,
+        on_error=on_error,
+    )
+    make = partial(_async_client_class(options), names, options)
+    if options.is_lazy or not options.wait:
+        return make()
+    return await made_async(make, options.wait)
 
 
 def async_client(
@@ -96,12 +133,17 @@ def async_client(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    lazy: bool = False,
+    wait: float = 0.0,
+    start: Start = False,
+    on_error: OnError = "raise",
 ) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
     It needs no event loop until it is used. Each event loop that uses it has sessions of its own
     with the server, so one client serves a loop after another, and loops in several threads at
-    once; the sessions of a loop that was closed are closed at the next use in another.
+    once; the sessions of a loop that was closed are closed at the next use in another. With
+    `lazy=True` it needs no server either. `wait` without `lazy` blocks here, as `connect` does.
 
     Example:
         >>> pages = kvserve.async_client()
@@ -112,11 +154,51 @@ def async_client(
         'page 7'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
-    if write == "worker":
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        lazy=lazy,
+        wait=wait,
+        start=start,
+        on_error=on_error,
+    )
+    make = partial(_async_client_class(options), names, options)
+    return make() if options.is_lazy or not options.wait else made(make, options.wait)
+
+
+def _client_class(options: Options) -> type[Client]:
+    if options.is_plain and options.write == "worker":
+        from kvserve.client.blocking.client import Client
+
+        return Client
+    if options.is_plain:
+        from kvserve.client.blocking.direct import DirectClient
+
+        return DirectClient
+    if options.write == "direct":
+        from kvserve.client.blocking.attended import AttendedDirectClient
+
+        return AttendedDirectClient
+    from kvserve.client.blocking.attended import AttendedClient
+
+    return AttendedClient
+
+
+def _async_client_class(options: Options) -> type[AsyncClient]:
+    if options.is_plain and options.write == "worker":
         from kvserve.client.aio.client import AsyncClient
 
-        return AsyncClient(names, options)
-    from kvserve.client.aio.direct import AsyncDirectClient
+        return AsyncClient
+    if options.is_plain:
+        from kvserve.client.aio.direct import AsyncDirectClient
 
-    return AsyncDirectClient(names, options)
+        return AsyncDirectClient
+    if options.write == "direct":
+        from kvserve.client.aio.attended import AttendedAsyncDirectClient
+
+        return AttendedAsyncDirectClient
+    from kvserve.client.aio.attended import AttendedAsyncClient
+
+    return AttendedAsyncClient

@@ -60,7 +60,7 @@ class AsyncClient(AsyncNamespaces):
 
     def __init__(self, names: naming.Names, options: Options) -> None:
         self._names = names
-        self._reader = TableFollower(names, options.read)
+        self._reader = self._made_reader(names, options)
         self._operations = Operations(self._reader._manifest.value_bytes_max)
         self._workers = AsyncWorkerPool(
             names,
@@ -69,6 +69,13 @@ class AsyncClient(AsyncNamespaces):
             self._on_manifest,
             self._reader._died_over,
         )
+
+    def _made_reader(self, names: naming.Names, options: Options) -> TableFollower:
+        return TableFollower(names, options.read, is_lazy=options.is_lazy)
+
+    async def _follow_table(self) -> None:
+        """Attaches the table that is served now, where the reader could not read."""
+        self._reader._follow_table()
 
     @property
     def _timeout_seconds(self) -> float:
@@ -121,7 +128,7 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.get`."""
         value = self._reader.get(key, default)
         if isinstance(value, AskWorker):
-            self._reader._follow_table()
+            await self._follow_table()
             return await self._run(self._operations.get(key, default))
         return value
 
@@ -131,7 +138,7 @@ class AsyncClient(AsyncNamespaces):
         if found is None:
             return default, None
         if isinstance(found, AskWorker):
-            self._reader._follow_table()
+            await self._follow_table()
             pair: tuple[Any, int | None] = await self._run(self._operations.gets(key, default))
             return pair
         return found
@@ -165,7 +172,7 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.ttl`."""
         ttl_ms = self._reader._ttl_ms(key)
         if isinstance(ttl_ms, AskWorker):
-            self._reader._follow_table()
+            await self._follow_table()
             seconds: float | None = await self._run(self._operations.ttl(key))
             return seconds
         return from_ttl_ms(ttl_ms)
@@ -187,12 +194,13 @@ class AsyncClient(AsyncNamespaces):
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
         found, rest = self._reader._get_many_here(keys)
-        if rest:
-            self._reader._follow_table()
-            gets = GetMany(self._reader._split(rest, await self._workers.count()))
-            await self._run_calls(gets)
-            found |= gets.found
-        return found
+        return await self._get_many_from_worker(found, rest) if rest else found
+
+    async def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
+        await self._follow_table()
+        gets = GetMany(self._reader._split(rest, await self._workers.count()))
+        await self._run_calls(gets)
+        return found | gets.found
 
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
@@ -222,7 +230,7 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.scan`; for `async for`."""
         cursor = Cursor(prefix)
         while True:
-            self._reader._follow_table()
+            await self._follow_table()
             if not cursor.enter(self._reader._manifest):
                 return
             try:
@@ -281,6 +289,7 @@ class AsyncClient(AsyncNamespaces):
 
     async def verify(self) -> list[str]:
         """See `Client.verify`."""
+        await self._follow_table()
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
             call = Call(commands.VERIFY, (shard,), shard, idempotent=True)
@@ -288,7 +297,7 @@ class AsyncClient(AsyncNamespaces):
         return violations
 
     async def _ask_all_workers(self, command: commands.Command) -> list[Any]:
-        self._reader._follow_table()
+        await self._follow_table()
         deadline = self._workers.deadline()
         while True:
             workers = self._workers.manifest.workers

@@ -377,6 +377,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
             >>> cache.verify()
             []
         """
+        self._follow_table()
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
             violations += self._workers.ask(

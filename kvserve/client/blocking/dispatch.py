@@ -33,7 +33,7 @@ class Dispatcher(TableFollower):
     """
 
     def __init__(self, names: Names, options: Options) -> None:
-        super().__init__(names, options.read)
+        super().__init__(names, options.read, is_lazy=options.is_lazy)
         self._operations = Operations(self._manifest.value_bytes_max)
         self._workers = WorkerPool(
             names, self._manifest, options, self._on_manifest, self._died_over
