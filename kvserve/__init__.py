@@ -47,6 +47,7 @@ from kvserve.errors import (
 )
 
 if TYPE_CHECKING:
+    from kvserve.client.absent.lost import Lost
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
     from kvserve.client.connect import async_client, connect, connect_async
@@ -71,6 +72,7 @@ __all__ = [
     "LimitError",
     "LockLost",
     "LockTimeout",
+    "Lost",
     "MisuseError",
     "NotACounter",
     "OutcomeUnknown",
@@ -98,6 +100,7 @@ _LATE = {
     "AsyncClient": "kvserve.client.aio.client",
     "Client": "kvserve.client.blocking.client",
     "Event": "kvserve.live.feed",
+    "Lost": "kvserve.client.absent.lost",
     "async_client": "kvserve.client.connect",
     "connect": "kvserve.client.connect",
     "connect_async": "kvserve.client.connect",

@@ -181,6 +181,10 @@ def _client_class(options: Options) -> type[Client]:
         from kvserve.client.blocking.attended import AttendedDirectClient
 
         return AttendedDirectClient
+    if options.on_error == "miss":
+        from kvserve.client.blocking.forgiving import ForgivingClient
+
+        return ForgivingClient
     from kvserve.client.blocking.attended import AttendedClient
 
     return AttendedClient
@@ -199,6 +203,10 @@ def _async_client_class(options: Options) -> type[AsyncClient]:
         from kvserve.client.aio.attended import AttendedAsyncDirectClient
 
         return AttendedAsyncDirectClient
+    if options.on_error == "miss":
+        from kvserve.client.aio.forgiving import ForgivingAsyncClient
+
+        return ForgivingAsyncClient
     from kvserve.client.aio.attended import AttendedAsyncClient
 
     return AttendedAsyncClient

@@ -6,9 +6,10 @@ So they import no client, and a client can be built from them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Operations
+from kvserve.errors import ServerError
 from kvserve.names import Names
 from kvserve.protocol.codec import Value
 from kvserve.table._core import AskWorker
@@ -36,6 +37,9 @@ class Cache(Keyed, Batches, Protocol):
 
     _names: Names
 
+    @property
+    def _strict(self) -> Self: ...
+    def _missed(self, error: ServerError, keys: list[Key] | None = None) -> None: ...
     @property
     def _timeout_seconds(self) -> float: ...
     def _ttl_ms(self, key: Key) -> int | AskWorker | None: ...
@@ -71,6 +75,9 @@ class AsyncCache(AsyncBatches, Protocol):
 
     _names: Names
 
+    @property
+    def _strict(self) -> Self: ...
+    def _missed(self, error: ServerError, keys: list[Key] | None = None) -> None: ...
     @property
     def _timeout_seconds(self) -> float: ...
     def _ttl_ms(self, key: Key) -> int | AskWorker | None: ...

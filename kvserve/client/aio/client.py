@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
 from kvserve import names as naming
+from kvserve.client.absent.lost import Lost
 from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.namespaces import AsyncNamespaces
 from kvserve.client.aio.workers import AsyncWorkerPool
@@ -35,7 +36,7 @@ from kvserve.client.follower import Ending, TableFollower
 from kvserve.client.options import Options
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes.generations import are_in_namespaces, living
-from kvserve.errors import InvalidArgument, KvserveError, WrongWorker
+from kvserve.errors import InvalidArgument, KvserveError, ServerError, WrongWorker
 from kvserve.live.feed import Event, Pace, Since, Watcher
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -76,6 +77,20 @@ class AsyncClient(AsyncNamespaces):
     async def _follow_table(self) -> None:
         """Attaches the table that is served now, where the reader could not read."""
         self._reader._follow_table()
+
+    @property
+    def _strict(self) -> Self:
+        return self
+
+    def _missed(self, error: ServerError, keys: list[Key] | None = None) -> None:
+        """See `blocking.dispatch.Dispatcher._missed`."""
+        del keys
+        raise error
+
+    @property
+    def lost(self) -> Lost:
+        """See `Client.lost`."""
+        return Lost()
 
     @property
     def _timeout_seconds(self) -> float:

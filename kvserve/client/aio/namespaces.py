@@ -13,6 +13,7 @@ from kvserve.client.contract import AsyncCache
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
+from kvserve.errors import ServerError
 from kvserve.protocol.codec import Value
 from kvserve.table._core import check_key, check_keys
 
@@ -47,7 +48,11 @@ class AsyncNamespace(AsyncNamespaces):
         for key in self._namespace.generation_keys:
             generation = await self._client.get(key)
             if generation is None:
-                generation = await begin(driver_of(self._client), key)
+                try:
+                    generation = await begin(driver_of(self._client), key)
+                except ServerError as error:
+                    self._client._missed(error)
+                    generation = new_generation()  # nothing is there
             generations.append(generation)
         return self._namespace.prefix(generations)
 

@@ -24,7 +24,7 @@ from kvserve.client.recipes.single_flight import (
     seek,
     with_flight,
 )
-from kvserve.errors import InvalidArgument, UnreadableValue
+from kvserve.errors import InvalidArgument, ServerError, UnreadableValue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,7 +135,11 @@ async def get_or_set(
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(await client.ttl(key))):
         return value
     flight = Flight(driver_of(client), client._names, key, terms)
-    value = await seek(flight, value)
+    try:
+        value = await seek(flight, value)
+    except ServerError as error:
+        client._missed(error)
+        return value if value is not MISSING else as_read(await _computed(factory))
     if value is not MISSING:
         return value
     try:
@@ -147,8 +151,16 @@ async def get_or_set(
         if value is MISSING:
             raise
         return value
-    await flight.complete(value)
+    try:
+        await flight.complete(value)
+    except ServerError as error:
+        client._missed(error, [key])
     return as_read(value)
+
+
+async def _computed(factory: Callable[[], Awaitable[Any] | Any]) -> Any:
+    value = factory()
+    return await value if inspect.isawaitable(value) else value
 
 
 def memoize(

@@ -14,6 +14,7 @@ from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
+from kvserve.errors import ServerError
 from kvserve.protocol.codec import Value
 from kvserve.table._core import check_key, check_keys
 
@@ -66,7 +67,11 @@ class Namespace(Namespaces, MappingMethods):
         for key in self._namespace.generation_keys:
             generation = self._client.get(key)
             if generation is None:
-                generation = run_to_end(begin(Driver.of(self._client), key))
+                try:
+                    generation = run_to_end(begin(Driver.of(self._client), key))
+                except ServerError as error:
+                    self._client._missed(error)
+                    generation = new_generation()  # nothing is there
             generations.append(generation)
         return self._namespace.prefix(generations)
 
