@@ -2,7 +2,7 @@
 
 What is stored is msgpack as of codec 3, in which each tuple is a pair: what a thing is, and what it
 holds. So nothing that is plain can be taken for a model. A model is named, and only the types that
-this client was given are looked for: a payload imports nothing, and calls no `__init__`.
+this client was given are looked for: a payload imports nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import typing
 from typing import Any
 
 from kvserve.codecs.leaves import LEAVES, NAMES
-from kvserve.codecs.model_kinds import ModelKind, kind_of
+from kvserve.codecs.model_kinds import ModelKind, annotations_of, kind_of
 from kvserve.errors import InvalidArgument
 from kvserve.protocol.codec import MSGPACK, decode, encode_exactly
 
@@ -27,7 +27,7 @@ def models(*kinds: Any) -> Models:
     It carries dataclasses, named tuples, enums, and pydantic's and msgspec's models, inside of each
     other and of lists, tuples, dicts and sets; with them date, time, datetime of any zone,
     timedelta, Decimal, UUID, complex and bytearray. An object comes back without running its
-    `__init__` or its validators. No code of a payload is executed, and a payload can make objects
+    `__init__` or its validators; only the `__post_init__` of a msgspec.Struct runs. No code of a payload is executed, and a payload can make objects
     of these types only, though with any content.
 
     Args:
@@ -118,13 +118,8 @@ class Models:
         return True
 
     def _learn_fields(self, kind: type) -> None:
-        try:
-            hints = typing.get_type_hints(kind)
-        except Exception:  # names that are there for type checkers alone: see `_stored`
-            hints = getattr(kind, "__annotations__", {})
-        for hint in hints.values():
-            if hint is not kind:
-                self.learn(hint)
+        for hint in annotations_of(kind):
+            self.learn(hint)
 
     def _stored(self, value: Any) -> Any:
         kind = type(value)
