@@ -1,8 +1,8 @@
 """What a model is made of: the fields of a dataclass, a named tuple, a pydantic or msgspec model.
 
 An object is taken apart into its fields and made of them again without its `__init__`, so that it
-comes back as it was, whatever that does. Only msgspec's `__post_init__` runs. pydantic and msgspec are not imported: who has a model of
-theirs has imported them.
+comes back as it was, whatever that does. Only msgspec's `__post_init__` runs. pydantic and msgspec
+are not imported: who has a model of theirs has imported them.
 """
 
 from __future__ import annotations

@@ -27,8 +27,9 @@ def models(*kinds: Any) -> Models:
     It carries dataclasses, named tuples, enums, and pydantic's and msgspec's models, inside of each
     other and of lists, tuples, dicts and sets; with them date, time, datetime of any zone,
     timedelta, Decimal, UUID, complex and bytearray. An object comes back without running its
-    `__init__` or its validators; only the `__post_init__` of a msgspec.Struct runs. No code of a payload is executed, and a payload can make objects
-    of these types only, though with any content.
+    `__init__` or its validators; only the `__post_init__` of a msgspec.Struct runs. No code of a
+    payload is executed, and a payload can make objects of these types only, though with any
+    content.
 
     Args:
         kinds: the types, or annotations such as `list[User]`. The types that their fields name
@@ -168,10 +169,10 @@ class Models:
         content = self._restored(held)
         if model is not None:
             return model.restore(content)
-        if name == "dict":
-            return dict(content)
-        if name in _CONTAINERS:
-            return _CONTAINERS[name](content)
+        if name == "dict" or name in _CONTAINERS:
+            if type(content) is not list:
+                raise ValueError(f"a {name} that is no list of items")
+            return dict(content) if name == "dict" else _CONTAINERS[name](content)
         if name in LEAVES:
             return LEAVES[name].restore(content)
         raise ValueError(f"a newer kvserve wrote it: {name!r:.80}")

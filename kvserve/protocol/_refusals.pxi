@@ -13,7 +13,7 @@ cdef str _not_carried(object item):
             )
     return (
         f"is a {name}, which kvserve does not carry: it carries str, bytes, int, float, bool, "
-        "None, datetime, list, tuple and dict"
+        "None, datetime, list, tuple and dict, and arrays alone; connect(codec=...) carries more"
     )
 
 

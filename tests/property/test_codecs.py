@@ -121,7 +121,8 @@ def test_a_payload_makes_only_what_was_registered() -> None:
         ("=os.system", "true"), ("=kvserve.codecs.pickled.Pickle", {}), ("=builtins.object", {}),
         ("=support.codecs.Point", {"x": 1}), ("=support.codecs.Point", {"x": 1, "y": 2, "z": 3}),
         ("=support.codecs.Point", [1, 2]), ("Point", {}), ("", []), ("uuid", 7), ("date", "x"),
-        (1, 2), ([], []), (), ("int", "os"), ("dict", 7), ("decimal", "x"), ("=", {}),
+        (1, 2), ([], []), (), ("int", "os"), ("dict", 7), ("decimal", "x"),
+        ("=", {}), ("bytearray", 2**40), ("set", "ab"), ("tuple", {"a": 1}), ("dict", {"a": 1}),
         ("set", [[]]),
         ("datetime", ("2026-01-01T00:00:00", 0, "../../etc/passwd")),
     ):  # fmt: skip

@@ -81,7 +81,7 @@ def test_msgspec() -> None:
     class Item(msgspec.Struct, frozen=True):  # type: ignore[name-defined, misc, call-arg]
         id: uuid.UUID
 
-    class Order(msgspec.Struct, kw_only=True, tag="order"):  # type: ignore[name-defined, misc, call-arg]
+    class Order(msgspec.Struct, kw_only=True):  # type: ignore[name-defined, misc, call-arg]
         items: list[Item]
         color: Color = Color.RED
         made: int = 0
