@@ -49,11 +49,10 @@ from kvserve.errors import (
 if TYPE_CHECKING:
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
+    from kvserve.client.calls.markers import ASK_WORKER, UNCHANGED
     from kvserve.client.calls.operations import Record
     from kvserve.client.connect import async_client, connect, connect_async
-    from kvserve.client.recipes.updates import UNCHANGED
     from kvserve.live.feed import Event
-    from kvserve.table._core import ASK_WORKER
 
 __all__ = [
     "ASK_WORKER",
@@ -101,12 +100,12 @@ __all__ = [
 # Imported at first use: no program needs all of it, and `kvserve get`, which reads the table
 # itself, and `kvserve serve` need none of it.
 _LATE = {
-    "ASK_WORKER": "kvserve.table._core",
+    "ASK_WORKER": "kvserve.client.calls.markers",
     "AsyncClient": "kvserve.client.aio.client",
     "Client": "kvserve.client.blocking.client",
     "Event": "kvserve.live.feed",
     "Record": "kvserve.client.calls.operations",
-    "UNCHANGED": "kvserve.client.recipes.updates",
+    "UNCHANGED": "kvserve.client.calls.markers",
     "async_client": "kvserve.client.connect",
     "connect": "kvserve.client.connect",
     "connect_async": "kvserve.client.connect",
