@@ -51,11 +51,13 @@ if TYPE_CHECKING:
     from kvserve.client.blocking.client import Client
     from kvserve.client.calls.markers import ASK_WORKER, UNCHANGED
     from kvserve.client.calls.operations import Record
+    from kvserve.client.calls.rules import DO_NOT_KEEP, lifetime
     from kvserve.client.connect import async_client, connect, connect_async
     from kvserve.live.feed import Event
 
 __all__ = [
     "ASK_WORKER",
+    "DO_NOT_KEEP",
     "UNCHANGED",
     "AlreadyServed",
     "AsyncClient",
@@ -94,6 +96,7 @@ __all__ = [
     "async_client",
     "connect",
     "connect_async",
+    "lifetime",
 ]
 
 
@@ -103,12 +106,14 @@ _LATE = {
     "ASK_WORKER": "kvserve.client.calls.markers",
     "AsyncClient": "kvserve.client.aio.client",
     "Client": "kvserve.client.blocking.client",
+    "DO_NOT_KEEP": "kvserve.client.calls.rules",
     "Event": "kvserve.live.feed",
     "Record": "kvserve.client.calls.operations",
     "UNCHANGED": "kvserve.client.calls.markers",
     "async_client": "kvserve.client.connect",
     "connect": "kvserve.client.connect",
     "connect_async": "kvserve.client.connect",
+    "lifetime": "kvserve.client.calls.rules",
 }
 
 

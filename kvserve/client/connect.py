@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvserve import names as naming
+from kvserve.client.calls.rules import Lifetimes, LongKeys, TooLarge
 from kvserve.client.follower import Read
 from kvserve.client.options import Options, Write
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
@@ -24,6 +25,9 @@ def connect(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    long_keys: LongKeys = "refuse",
+    too_large: TooLarge = "keep",
+    lifetimes: Lifetimes = "strict",
 ) -> Client:
     """A client of a running server.
 
@@ -35,6 +39,12 @@ def connect(
             server was started with `--writers` and is this user's, or this user is root.
         queue_bytes: the longest request that goes through a message queue, longer ones through a
             FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
+        long_keys: `hash` replaces a key of more than 1,024 bytes, or with letters that no UTF-8
+            has, by its beginning and a hash; `refuse` raises InvalidKey.
+        too_large: `remove`: a `set` whose value is too large removes the old one before it raises
+            ValueTooLarge; `keep` leaves the old one.
+        lifetimes: `lenient` takes any ttl: one of 0 or less removes the key, or does not store it,
+            and one beyond a century is for ever; `strict` raises InvalidTTL for these.
 
     Returns:
         A client, for any number of threads, usable after a fork, and as a context manager.
@@ -53,7 +63,15 @@ def connect(
         'hello'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        long_keys=long_keys,
+        too_large=too_large,
+        lifetimes=lifetimes,
+    )
     if write == "worker":
         from kvserve.client.blocking.client import Client
 
@@ -70,6 +88,9 @@ async def connect_async(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    long_keys: LongKeys = "refuse",
+    too_large: TooLarge = "keep",
+    lifetimes: Lifetimes = "strict",
 ) -> AsyncClient:
     """An asyncio client of a running server.
 
@@ -86,7 +107,16 @@ async def connect_async(
         >>> asyncio.run(main())
         'hello'
     """
-    return async_client(name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    return async_client(
+        name,
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        long_keys=long_keys,
+        too_large=too_large,
+        lifetimes=lifetimes,
+    )
 
 
 def async_client(
@@ -96,6 +126,9 @@ def async_client(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    long_keys: LongKeys = "refuse",
+    too_large: TooLarge = "keep",
+    lifetimes: Lifetimes = "strict",
 ) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
@@ -110,7 +143,15 @@ def async_client(
         'page 7'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        long_keys=long_keys,
+        too_large=too_large,
+        lifetimes=lifetimes,
+    )
     if write == "worker":
         from kvserve.client.aio.client import AsyncClient
 

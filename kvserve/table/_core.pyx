@@ -33,6 +33,8 @@ from kvserve.errors import (
     InternalError,
     InvalidArgument,
     InvalidKey,
+    InvalidTTL,
+    MisuseError,
     NotACounter,
     ServerBusy,
     ServerUnavailable,
@@ -57,6 +59,7 @@ from kvserve.protocol.codec import decode, encode
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyUnicode_IS_ASCII(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef extern from *:  # Cython's own; where a Python has no such function it is PyDict_New
     dict new_dict "__Pyx_PyDict_NewPresized" (Py_ssize_t size)
@@ -173,6 +176,15 @@ cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
     out.length = <uint32_t>size
     kv_locate(t, out)
     return 0
+
+
+cdef inline bint may_not_fit(key):
+    """Whether a key is perhaps too long, or looks like what replaces such a key."""
+    if PyUnicode_CheckExact(key) and PyUnicode_IS_ASCII(key):
+        return PyUnicode_GET_LENGTH(key) >= KV_KEY_BYTES_MAX
+    if PyBytes_CheckExact(key):
+        return PyBytes_GET_SIZE(key) >= KV_KEY_BYTES_MAX
+    return True
 
 
 cdef inline bint is_packed(const kv_view *view) noexcept nogil:

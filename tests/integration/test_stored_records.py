@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from subprocess import Popen
 from typing import Any
 

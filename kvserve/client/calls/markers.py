@@ -1,7 +1,7 @@
 """Objects that stand for what is no value: public, each compared with `is`.
 
-    ASK_WORKER   what `get_here` returns where only a worker knows
-    UNCHANGED    what the function of `update` returns to leave a key as it is
+ASK_WORKER   what `get_here` returns where only a worker knows
+UNCHANGED    what the function of `update` returns to leave a key as it is
 """
 
 from __future__ import annotations
