@@ -45,6 +45,7 @@ class Driver:
         self.add = as_coroutine(client.add)
         self.cas = as_coroutine(client.cas)
         self.delete = as_coroutine(client.delete)
+        self.run = as_coroutine(client._run)
         self.sleep = sleep
         self.within = within
         self._client = client
