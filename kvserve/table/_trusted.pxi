@@ -132,6 +132,7 @@ cdef class TrustedWriter(Reader):
         if keep_ttl:
             self._check_kept(ttl)
             ttl_ms = LIFE_MS_KEPT
+        key = self.fitted(key)
         as_key(&writer.t, key, &k)
         try:
             return writer.put(&k, &v, ttl_ms, condition, expected)

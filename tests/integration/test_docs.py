@@ -88,22 +88,24 @@ def test_every_page_is_tried() -> None:
         if commands(page.name) or any(blocks(page.name, kind) for kind in ("python", "sh", "sql"))
     }
     assert pages == {
-        "bench.md", "dump-format.md", "recipes.md", "stores.md", "values.md", "webshop.md",
+        "bench.md", "dump-format.md", "operations.md", "recipes.md", "stores.md", "values.md",
+        "webshop.md",
     }  # fmt: skip
 
 
-def test_recipes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["recipes.md", "operations.md"])
+def test_python_pages(page: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVSERVE_NAME", server.name)
     found: dict[str, Any] = {"__name__": "example"}
     runner = doctest.DocTestRunner()
     parser = doctest.DocTestParser()
-    for line, source in blocks("recipes.md", "python"):
+    for line, source in blocks(page, "python"):
         if ">>>" in source:
-            example = parser.get_doctest(source, found, "recipes.md", "recipes.md", line)
+            example = parser.get_doctest(source, found, page, page, line)
             runner.run(example, clear_globs=False)
             found = example.globs
         else:
-            exec(compile("\n" * line + source, "recipes.md", "exec"), found)
+            exec(compile("\n" * line + source, page, "exec"), found)
     found["cache"].close()
     assert runner.tries > 10
     assert runner.failures == 0

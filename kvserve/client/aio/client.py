@@ -254,6 +254,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
                 raise
             keys, next_bucket = cursor.keep(found[0]), found[1]
             cursor.move(next_bucket)
+            keys = self._operations.rules.found(keys)
             if are_in_namespaces(keys):
                 keys = await living(driver_of(self), keys)
             for key in keys:

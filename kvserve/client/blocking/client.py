@@ -266,6 +266,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
                 raise
             keys, next_bucket = cursor.keep(found[0]), found[1]
             cursor.move(next_bucket)
+            keys = self._operations.rules.found(keys)
             if are_in_namespaces(keys):
                 keys = run_to_end(living(Driver.of(self), keys))
             yield from keys

@@ -242,8 +242,10 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         Keys of a namespace within this one are not returned.
         """
         before = self._prefix()
+        raw_before = before.encode()
         for key in self._client.scan(*full_terms(before, prefix, match)):
-            yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+            own = key[len(raw_before if isinstance(key, bytes) else before) :]
+            yield self._rules.found([own], len(raw_before))[0]
 
     def __iter__(self) -> Iterator[Key]:
         """All keys in it, see `scan`."""
