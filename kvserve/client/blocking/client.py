@@ -28,7 +28,7 @@ from kvserve.live.feed import Event, Since
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import AskWorker, check_keys
+from kvserve.table._core import AskWorker, check_key, check_keys
 
 
 class Client(Namespaces, MappingMethods, Dispatcher):
@@ -63,6 +63,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         if found is None:
             return default, None
         if isinstance(found, AskWorker):
+            check_key(key)
             self._follow_table()
             pair: tuple[Any, int | None] = self._run(self._operations.gets(key, default))
             return pair
@@ -171,6 +172,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         """
         ttl_ms = self._ttl_ms(key)
         if isinstance(ttl_ms, AskWorker):
+            check_key(key)
             self._follow_table()
             seconds: float | None = self._run(self._operations.ttl(key))
             return seconds
