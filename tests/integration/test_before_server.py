@@ -249,3 +249,10 @@ def test_a_trusted_writers_first_read_of_a_new_table(make_server: StartServer) -
         with server.connect() as other:
             other.set_many({"key": 2, "text": "new"})
         assert cache.get_many(["key", "text", "nobody"]) == {"key": 2, "text": "new"}
+
+
+def test_errors_as_misses_are_not_for_trusted_writers(names: Names) -> None:
+    with pytest.raises(kvserve.InvalidArgument, match="goes with write"):
+        kvserve.connect(names.name, lazy=True, on_error="miss", write="direct")
+    with pytest.raises(kvserve.InvalidArgument, match="'raise' or 'miss'"):
+        kvserve.connect(names.name, lazy=True, on_error="ignore")  # type: ignore[arg-type]
