@@ -164,7 +164,7 @@ def test_it_waits_for_its_server(
     found: list[Any] = []
 
     def use() -> None:
-        cache = kvserve.connect(names.name, wait=60, timeout=20, **options)
+        cache = kvserve.connect(names.name, wait=3600, timeout=20, **options)
         found.append(cache.set("key", 1))
         found.append(cache)
 
