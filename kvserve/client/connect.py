@@ -213,7 +213,7 @@ def _client_class(options: Options) -> type[Client]:
 
         return DirectClient
     if options.write == "direct":
-        from kvserve.client.blocking.attended import AttendedDirectClient
+        from kvserve.client.blocking.attended_direct import AttendedDirectClient
 
         return AttendedDirectClient
     if options.on_error == "miss":
@@ -235,7 +235,7 @@ def _async_client_class(options: Options) -> type[AsyncClient]:
 
         return AsyncDirectClient
     if options.write == "direct":
-        from kvserve.client.aio.attended import AttendedAsyncDirectClient
+        from kvserve.client.aio.attended_direct import AttendedAsyncDirectClient
 
         return AttendedAsyncDirectClient
     if options.on_error == "miss":

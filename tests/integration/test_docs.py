@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,12 @@ from typing import Any
 
 import msgpack
 import pytest
-from support.servers import Server
+from conftest import NewNames
+from support.leftovers import processes
+from support.servers import Server, clean_up
 from support.valkeys import Valkey
+
+import kvserve
 
 DOCS = Path(__file__).parents[2] / "docs"
 Shell = Callable[[str], str]
@@ -88,9 +93,36 @@ def test_every_page_is_tried() -> None:
         if commands(page.name) or any(blocks(page.name, kind) for kind in ("python", "sh", "sql"))
     }
     assert pages == {
-        "bench.md", "dump-format.md", "operations.md", "recipes.md", "stores.md", "values.md",
-        "webshop.md",
+        "availability.md", "bench.md", "dump-format.md", "operations.md", "recipes.md", "stores.md",
+        "values.md", "webshop.md",
     }  # fmt: skip
+
+
+def test_availability(new_names: NewNames, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its examples, one after another, on an instance that the second one starts. What its tables
+    say is tried by test_before_server.py, test_started_server.py and test_outages.py."""
+    names = new_names()
+    small = {"NAME": names.name, "MEMORY": "16MiB", "MAX_VALUE": "64KiB", "QUEUE_DEPTH": "4"}
+    for name, value in small.items():
+        monkeypatch.setenv(f"KVSERVE_{name}", value)
+    before, starting, missing, counting = (text for _, text in blocks("availability.md", "python"))
+    found: dict[str, Any] = {}
+    exec(before, found)
+    with pytest.raises(kvserve.ServerUnavailable):
+        found["cache"].get("greeting")
+    exec(starting, found)
+    assert found["cache"].get("greeting") == "hello"
+    exec(missing, found)
+    runner = doctest.DocTestRunner()
+    runner.run(doctest.DocTestParser().get_doctest(counting, found, "availability.md", "", 0))
+    assert (runner.tries, runner.failures) == (1, 0)
+    os.kill(found["cache"].stats()["pid"], signal.SIGTERM)
+    while processes(names):
+        time.sleep(0.01)
+    assert found["cache"].get("greeting") == "hello"  # from the kept table
+    assert found["cache"].set("greeting", "goodbye") == 0
+    found["cache"].close()
+    clean_up(names)
 
 
 @pytest.mark.parametrize("page", ["recipes.md", "operations.md"])
