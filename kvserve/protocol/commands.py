@@ -23,6 +23,14 @@ class Priority(IntEnum):
     CONTROL = 2
 
 
+class Window(IntEnum):
+    """What a limiter's window is; see kvserve/execution/limiting.py."""
+
+    FIXED = 0
+    LOG = 1
+    COUNTER = 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Command:
     """What both ends must know of a command.
@@ -90,8 +98,12 @@ LIMIT = Command(
     20,
     Priority.SINGLE,
     False,
-    (_KEY, ("rate", (int,)), ("per_ms", (int,)), ("cost", (int,)), ("sliding", (bool,))),
+    (_KEY, ("rate", (int,)), ("per_ms", (int,)), ("cost", (int,)), ("window", (int,))),
 )
+LIMIT_PEEK = Command(
+    "limit_peek", 21, Priority.SINGLE, True, (_KEY, ("per_ms", (int,)), ("window", (int,)))
+)
+LIMIT_RESET = Command("limit_reset", 22, Priority.SINGLE, True, (_KEY,))
 BATCH = Command("batch", 30, Priority.BULK, False, (("operations", (list,)),))
 SCAN = Command(
     "scan",
@@ -116,7 +128,7 @@ DELETE_MANY = Command("delete_many", 36, Priority.BULK, True, (_KEYS,))
 
 ALL = (
     HELLO, PING, STATS, GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR,
-    DELETE_VERSION, LIMIT, BATCH, SCAN, FLUSH,
+    DELETE_VERSION, LIMIT, LIMIT_PEEK, LIMIT_RESET, BATCH, SCAN, FLUSH,
     VERIFY, GET_MANY, SET_MANY, DELETE_MANY,
 )  # fmt: skip
 BY_CODE = {command.code: command for command in ALL}
@@ -124,6 +136,8 @@ BY_NAME = {command.name: command for command in ALL}
 BATCHABLE = frozenset(
     {GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, DELETE_VERSION, LIMIT}
 )
+# Of a limiter, whose keys only the worker writes: a trusted writer sends these as well.
+LIMITING = frozenset({LIMIT, LIMIT_PEEK, LIMIT_RESET})
 SINGLE_OF = {GET_MANY.code: GET, SET_MANY.code: SET, DELETE_MANY.code: DELETE}
 
 assert len(BY_CODE) == len(BY_NAME) == len(ALL)

@@ -87,7 +87,7 @@ class DirectClient(TrustedWriter, Client):
     _check_version = staticmethod(checks.check_version)
 
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
-        if command is commands.LIMIT:
+        if command in commands.LIMITING:
             return super()._ask(command, arguments)
         while True:
             self._require_slot()

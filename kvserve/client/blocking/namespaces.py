@@ -44,7 +44,8 @@ class Namespaces(Recipes):
 class Namespace(Namespaces, MappingMethods):
     """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
 
-    Locks and limiters have the namespace in their names; `clear` does not touch them.
+    Locks have the namespace in their names; `clear` does not release them. It forgets the hits of
+    limiters.
     """
 
     def __init__(self, client: Cache, path: tuple[str, ...]) -> None:
