@@ -42,6 +42,7 @@ class Lock(LockState, Holder):
     ) -> None:
         super().__init__(Driver.of(client), path, name, ttl, timeout, renew, max_hold)
         self._thread_bound = thread_bound
+        self._waits_for_itself = not thread_bound
 
     def _keep(self, claim: Claim, until_ms: float) -> None:
         keep_in_thread(claim, self._driver, until_ms, bound=self._thread_bound)

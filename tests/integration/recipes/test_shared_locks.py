@@ -227,6 +227,28 @@ def test_its_holder_is_told_without_waiting(cache: kvserve.Client) -> None:
         lock.release()
 
 
+def test_its_holder_waits_for_another_thread_that_is_to_release_it(
+    cache: kvserve.Client,
+) -> None:
+    """As dogpile.cache does it: a thread begins to create a value, and another one ends it."""
+    lock = cache.lock("job", ttl=60, thread_bound=False)
+    assert lock.acquire(False)
+    assert lock.acquire(True, 0.01) is False
+    with pytest.raises(MisuseError, match="reentrant"):
+        lock.acquire(timeout=0.01)
+    first = lock.fencing
+    ended = threading.Timer(0.05, lock.release)
+    ended.start()
+    assert lock.acquire(True, TIMEOUT) is True
+    ended.join()
+    assert lock.held
+    assert lock.fencing > first
+    in_threads(1, lambda _: lock.release())
+    assert not lock.locked()
+    with pytest.raises(MisuseError):
+        lock.release()
+
+
 def test_of_all_that_try_at_once_one_has_it(served: Server) -> None:
     with served.connect(timeout=TIMEOUT) as cache:
         lock = cache.lock("job", ttl=60, thread_bound=False)
