@@ -67,7 +67,9 @@ class Executor:
             commands.DELETE_VERSION.code: table.delete_version,
             commands.TOUCH.code: self._touch,
             commands.INCR.code: self._incr,
-            commands.LIMIT.code: self._limit,
+            commands.LIMIT.code: partial(limiting.hit, table),
+            commands.LIMIT_PEEK.code: partial(limiting.peek, table),
+            commands.LIMIT_RESET.code: table.delete,
             commands.SCAN.code: self._scan,
             commands.VERIFY.code: self._verify,
         }
@@ -130,11 +132,6 @@ class Executor:
 
     def _incr(self, key: bytes | str, delta: int, initial: int | None, ttl_ms: int) -> int | None:
         return self._table.incr(key, delta, initial, self.life_ms(ttl_ms))
-
-    def _limit(
-        self, key: bytes | str, rate: int, per_ms: int, cost: int, sliding: bool
-    ) -> limiting.Verdict:
-        return limiting.hit(self._table, key, rate, per_ms, cost, sliding=sliding)
 
     def _batch(self, operations: list[list[Any]]) -> Generator[None, None, list[tuple[int, Any]]]:
         """One [status, answer] an operation. Stops early when the reply would grow too long: the

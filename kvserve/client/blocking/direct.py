@@ -94,7 +94,7 @@ class DirectClient(TrustedWriter, Client):
     _check_kept = staticmethod(checks.check_kept)
 
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
-        if command is commands.LIMIT:
+        if command in commands.LIMITING:
             return super()._ask(command, arguments)
         while True:
             self._require_slot()

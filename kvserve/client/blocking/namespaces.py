@@ -70,8 +70,8 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
     """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
 
     `get(key, default=None)` is inherited from the NamespaceReader in table/_namespaces.pxi, so that
-    a hit runs no Python code. Locks and limiters have the namespace in their names; `clear` does
-    not touch them.
+    a hit runs no Python code. Locks have the namespace in their names; `clear` does not release
+    them. It forgets the hits of limiters.
     """
 
     def __init__(self, client: Cache, path: tuple[str, ...], rules: Rules) -> None:

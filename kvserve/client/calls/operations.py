@@ -326,8 +326,14 @@ class Operations:
         check_counter("delta", delta)
         return self.incr(key, -delta, initial, ttl)
 
-    def limit(self, key: Key, rate: int, per_ms: int, cost: int, sliding: bool) -> Operation:
-        return Operation(commands.LIMIT, (key, rate, per_ms, cost, sliding), tuple)
+    def limit(self, key: Key, rate: int, per_ms: int, cost: int, window: int) -> Operation:
+        return Operation(commands.LIMIT, (key, rate, per_ms, cost, window), tuple)
+
+    def limit_peek(self, key: Key, per_ms: int, window: int) -> Operation:
+        return Operation(commands.LIMIT_PEEK, (key, per_ms, window), tuple)
+
+    def limit_reset(self, key: Key) -> Operation:
+        return Operation(commands.LIMIT_RESET, (key,), bool)
 
 
 def check_counter(name: str, number: int) -> None:
