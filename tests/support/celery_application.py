@@ -1,13 +1,13 @@
-"""The application of `application.py` as a Celery task, with queues in a directory; its caller.
+"""The application of `application.py` as a Celery task, and a program that has it executed.
 
 The worker runs `app`. Run as a program, this module is the caller: it has the worker answer what
-comes from standard input.
+comes from standard input. The variable VALKEY_SOCKET leads both to a Valkey server.
 """
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from celery import Celery
 
@@ -15,21 +15,9 @@ from support.application import answer
 from support.services import ASK_SECONDS, Answer, answer_lines
 
 CALLERS = 6
-POLL_SECONDS = 0.01
+VALKEY = f"redis+socket://{os.environ['VALKEY_SOCKET']}"
 
-directory = Path("broker").resolve()
-for folder in ("queue", "control", "results"):
-    (directory / folder).mkdir(parents=True, exist_ok=True)
-app = Celery("service", broker="filesystem://", backend=f"file://{directory / 'results'}")
-app.conf.update(
-    broker_transport_options={
-        "data_folder_in": str(directory / "queue"),
-        "data_folder_out": str(directory / "queue"),
-        "control_folder": str(directory / "control"),
-        "polling_interval": POLL_SECONDS,
-    },
-    worker_prefetch_multiplier=1,
-)
+app = Celery("service", broker=VALKEY, backend=VALKEY)
 
 
 @app.task(name="work")
@@ -40,7 +28,7 @@ def work(path: str) -> Answer:
 
 def ask(path: str) -> Answer:
     """Has a worker answer."""
-    status, text = work.delay(path).get(timeout=ASK_SECONDS, interval=POLL_SECONDS)
+    status, text = work.delay(path).get(timeout=ASK_SECONDS)
     return status, text
 
 

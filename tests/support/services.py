@@ -17,6 +17,11 @@ from pathlib import Path
 
 ASK_SECONDS = 60.0  # far beyond any answer; only a hang lasts as long
 STOP_SECONDS = 60.0
+# PR_SET_PDEATHSIG, so that a service ends with the tests even where these are killed.
+_DIE_WITH_US = """import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, {number})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 Answer = tuple[int, str]  # a status as in HTTP, and a text
 
 
@@ -30,6 +35,8 @@ class Service:
         stop_signal: what its operator sends to end it.
     """
 
+    expected_complaint = "\0"  # what it prints at its start and is not about us
+
     def __init__(
         self,
         directory: Path,
@@ -40,9 +47,10 @@ class Service:
     ) -> None:
         self._log_file = directory / "log"
         self._stop_signal = stop_signal
+        die_with_us = _DIE_WITH_US.format(number=int(stop_signal))
         with self._log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-I", "-S", "-c", die_with_us, *command],
                 cwd=directory,
                 env=os.environ | {"HOME": str(directory), "PYTHONUNBUFFERED": "1"} | environment,
                 start_new_session=True,  # so that `end` reaches all of its processes
@@ -71,8 +79,9 @@ class Service:
         """Ends it as its operator does; it must end well, and without complaints."""
         self._tell_to_stop()
         assert self.process.wait(STOP_SECONDS) == 0, self.log
+        printed = self.log.replace(self.expected_complaint, "")
         complaints = ("Traceback", "Exception", "Error", "Warning")
-        assert not any(complaint in self.log for complaint in complaints), self.log
+        assert not any(complaint in printed for complaint in complaints), self.log
 
     def _tell_to_stop(self) -> None:
         if self.process.poll() is None:
@@ -197,7 +206,10 @@ def answer_lines(submit: Callable[[str], Future[Answer]]) -> None:
     writing = threading.Lock()
 
     def report(number: str, future: Future[Answer]) -> None:
-        status, text = future.result()
+        try:
+            status, text = future.result()
+        except Exception as error:
+            status, text = 500, repr(error)
         with writing:
             sys.stdout.write(f"{number} {status} {text}\n")
             sys.stdout.flush()

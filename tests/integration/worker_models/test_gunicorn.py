@@ -108,6 +108,23 @@ def test_every_request_counts_once_whatever_becomes_of_the_workers(
         assert cache.verify() == []
 
 
+def test_preloaded_worker_begins_without_server(
+    server: Server, tmp_path: Path, eventually: Eventually
+) -> None:
+    service = Gunicorn(tmp_path, server, "--preload")
+    try:
+        eventually(lambda: service.is_ready)
+        page = service.ask("/read")
+        server.stop()
+        for pid in service.worker_pids:
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda pid=pid: pid not in service.worker_pids and service.is_ready)
+            assert service.ask("/read") == page
+            assert service.ask("/count") == (503, "ServerUnavailable")
+    finally:
+        service.end()
+
+
 def test_stopped_service_leaves_no_session(
     server: Server, gunicorn: Gunicorn, eventually: Eventually
 ) -> None:
