@@ -1,7 +1,7 @@
 """An application as users write it, for the tests of worker models: it connects when imported.
 
 It counts, writes what only it may read back, and reads a memoized value. `answer` does the work;
-`wsgi` offers it to WSGI servers. The variable KVSERVE_TEST_OPTIONS holds further arguments of
+`wsgi` offers it to WSGI servers. The variable CONNECT_OPTIONS holds further arguments of
 `kvserve.connect`, as JSON.
 """
 
@@ -12,13 +12,15 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import kvserve
 
-OPTIONS = {"timeout": 20, **json.loads(os.environ.get("KVSERVE_TEST_OPTIONS", "{}"))}
+OPTIONS = {"timeout": 20, **json.loads(os.environ.get("CONNECT_OPTIONS", "{}"))}
 cache = kvserve.connect(**OPTIONS)
-cache.incr("imported")  # so that a fork inherits a session that was used
+with suppress(kvserve.ServerUnavailable):  # if it may be absent: see the options
+    cache.incr("imported")  # so that a fork inherits a session that was used
 
 
 @cache.memoize(ttl=3600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -12,16 +13,20 @@ from typing import Any, Self
 from support.servers import Server, StartServer
 from support.services import Answer, Service
 
+TRUSTING = ("--writers", "8")  # what a server of trusted writers is started with
 REQUESTS = 90
 THREADS = 6
-AS_MANY_MORE = 20  # answers that show that a phase is what it is
+AS_MANY_MORE = 12  # answers that show that a phase is what it is
 PAUSE_SECONDS = 0.004  # between two requests of a thread of the crew: two cores do all the work
 
 
-def variables(server: Server) -> dict[str, str]:
-    """What leads an application to the server."""
-    directory = str(server.names.runtime_directory.parent)
-    return {"KVSERVE_NAME": server.name, "KVSERVE_RUNTIME_DIR": directory}
+def variables(server: Server, **options: Any) -> dict[str, str]:
+    """What leads an application to the server; `options` are further ones of its `connect`."""
+    return {
+        "KVSERVE_NAME": server.name,
+        "KVSERVE_RUNTIME_DIR": str(server.names.runtime_directory.parent),
+        "CONNECT_OPTIONS": json.dumps(options),
+    }
 
 
 class Crew:
@@ -92,9 +97,21 @@ def count_exactly(service: Service, expected: int = 0) -> int:
 
 
 def outlive_servers(
-    service: Service, server: Server, make_server: StartServer, eventually: Callable[..., None]
+    service: Service,
+    server: Server,
+    make_server: StartServer,
+    eventually: Callable[..., None],
+    *,
+    trusted: bool = False,
 ) -> Server:
     """Requests go on while the server is stopped and started, and killed and started.
+
+    Args:
+        trusted: the application writes into the table itself, and so also after a server's death.
+
+    Returns:
+        The last server.
+
 
     What finds its answer in the table is answered, all the time. What does not fails with an error
     of kvserve while there is no server, and not afterwards.
@@ -112,9 +129,10 @@ def outlive_servers(
         for end in (stop, kill):
             go_on(lambda: len(crew.counted))
             end(server)
-            go_on(crew.failed.total)
+            if not (trusted and end is kill):
+                go_on(crew.failed.total)
             go_on(lambda: crew.reads)
-            server = make_server(names=server.names)
+            server = make_server(*(TRUSTING if trusted else ()), names=server.names)
             go_on(lambda: len(crew.counted))
     assert not crew.wrong, (crew.wrong[:3], service.log)
     with server.connect() as cache:
@@ -137,20 +155,27 @@ def kill(server: Server) -> None:
     server.process.wait()
 
 
-def leave_nothing(service: Service, server: Server, eventually: Callable[..., None]) -> None:
+def leave_nothing(
+    service: Service, server: Server, eventually: Callable[..., None], *, trusted: bool = False
+) -> None:
     """The application stops, without complaints; none of its FIFOs is left."""
-    assert any(server.names.clients_directory.iterdir())
+    assert trusted or any(server.names.clients_directory.iterdir())  # trusted writers have none
     service.stop()
     eventually(lambda: not any(server.names.clients_directory.iterdir()))
 
 
 def try_everything(
-    service: Service, server: Server, make_server: StartServer, eventually: Callable[..., Any]
+    service: Service,
+    server: Server,
+    make_server: StartServer,
+    eventually: Callable[..., Any],
+    *,
+    trusted: bool = False,
 ) -> None:
-    """The whole of it, for an application that was just started."""
+    """The whole of it, for an application that was just started; see `outlive_servers`."""
     try:
         eventually(lambda: service.is_ready)
-        server = outlive_servers(service, server, make_server, eventually)
-        leave_nothing(service, server, eventually)
+        server = outlive_servers(service, server, make_server, eventually, trusted=trusted)
+        leave_nothing(service, server, eventually, trusted=trusted)
     finally:
         service.end()

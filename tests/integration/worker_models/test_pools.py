@@ -9,7 +9,7 @@ import pytest
 from conftest import Eventually
 from support.servers import Server, StartServer
 from support.services import PipedService
-from support.worker_models import try_everything, variables
+from support.worker_models import TRUSTING, try_everything, variables
 
 
 @pytest.mark.parametrize("kind", ["threads", "fork", "forkserver", "spawn"])
@@ -19,3 +19,13 @@ def test_pool(
     command = [sys.executable, "-m", "support.pool_application", kind]
     service = PipedService(tmp_path, command, variables(server))
     try_everything(service, server, make_server, eventually)
+
+
+@pytest.mark.parametrize("kind", ["threads", "fork", "spawn"])
+def test_pool_of_trusted_writers(
+    kind: str, make_server: StartServer, tmp_path: Path, eventually: Eventually
+) -> None:
+    server = make_server(*TRUSTING)
+    command = [sys.executable, "-m", "support.pool_application", kind]
+    service = PipedService(tmp_path, command, variables(server, write="direct"))
+    try_everything(service, server, make_server, eventually, trusted=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from support.servers import Server, StartServer
+from support.servers import StartServer
 from support.services import WebService
-from support.worker_models import try_everything, variables
+from support.worker_models import TRUSTING, try_everything, variables
 
 BESIDE_PYTHON = Path(sys.executable).parent / "uwsgi"
 KINDS = {
@@ -22,13 +22,17 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "write"), [*((kind, "worker") for kind in KINDS), ("defaults", "direct")]
+)
 def test_uwsgi(
-    kind: str, server: Server, make_server: StartServer, tmp_path: Path, eventually: Eventually
+    kind: str, write: str, make_server: StartServer, tmp_path: Path, eventually: Eventually
 ) -> None:
     if not BESIDE_PYTHON.exists() and shutil.which("cc") is None:
         pytest.skip("uWSGI is built when it is installed, and there is no C compiler")
     command = [str(BESIDE_PYTHON), "--http-socket={address}", "--master", "--processes=3"]
     command += [f"--home={sys.prefix}", "--module=support.application:wsgi", *KINDS[kind]]
-    service = WebService(tmp_path, command, variables(server), signal.SIGINT)
-    try_everything(service, server, make_server, eventually)
+    trusted = write == "direct"
+    server = make_server(*(TRUSTING if trusted else ()))
+    service = WebService(tmp_path, command, variables(server, write=write), signal.SIGINT)
+    try_everything(service, server, make_server, eventually, trusted=trusted)
