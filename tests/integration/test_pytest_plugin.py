@@ -259,11 +259,23 @@ def test_nothing_is_left_of_a_killed_run(
 
 def test_nothing_is_left_after_ctrl_c(project: Project, eventually: Eventually) -> None:
     project.write("test_program.py", ENDLESS.format(fork="pass"))
-    running = project.pytest()
+    project.write(
+        "conftest.py",
+        """
+import pytest
+
+@pytest.fixture(autouse=True)
+def used_at_the_end(kvserve_cache):
+    yield
+    print("visits", kvserve_cache.incr("visits"))
+""",
+    )
+    running = project.pytest("-s")
     eventually(lambda: project.servers or running.poll() is not None)
     os.killpg(running.pid, signal.SIGINT)
     output, _ = running.communicate()
     assert running.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert "visits 1" in output
     (names,) = project.servers
     assert leftovers(names) == []
     assert not names.runtime_directory.parent.exists()
