@@ -178,8 +178,7 @@ def test_autostart_is_before_any_import(project: Project, flags: list[str]) -> N
         "kvserve_settings =\n    default_ttl = 7.5\n    max-value = 64KiB\n",
     )
     project.write("shop.py", "import kvserve\ncache = kvserve.connect()\n")
-    # The process that only distributes the tests loads it as well, and has no server.
-    project.write("conftest.py", "import sys\nif '-n' not in sys.argv: import shop\n")
+    project.write("conftest.py", "import shop\n")
     project.write(
         "test_shop.py",
         """
@@ -197,7 +196,9 @@ def test_shop(turn, kvserve_cache):
     )
     if flags:
         pytest.importorskip("xdist")
-        project.write("conftest.py", "")
+        # The process that distributes the tests imports it, too, and has no server.
+        note_it = "import note, os\nif 'KVSERVE_NAME' in os.environ: note.note()\n"
+        project.write("conftest.py", note_it)
     assert "4 passed" in project.run(*flags)
     assert len(project.servers) == (2 if flags else 1)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import kvserve
 
-OPTIONS = {"timeout": 20, **json.loads(os.environ.get("CONNECT_OPTIONS", "{}"))}
+OPTIONS = {"timeout": 10, **json.loads(os.environ.get("CONNECT_OPTIONS", "{}"))}
 cache = kvserve.connect(**OPTIONS)
 with suppress(kvserve.ServerUnavailable):  # if it may be absent: see the options
     cache.incr("imported")  # so that a fork inherits a session that was used

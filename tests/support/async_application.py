@@ -11,7 +11,7 @@ from typing import Any
 
 import kvserve
 
-OPTIONS = {"timeout": 20, **json.loads(os.environ.get("CONNECT_OPTIONS", "{}"))}
+OPTIONS = {"timeout": 10, **json.loads(os.environ.get("CONNECT_OPTIONS", "{}"))}
 cache = kvserve.async_client(**OPTIONS)
 
 
