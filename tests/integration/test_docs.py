@@ -26,6 +26,7 @@ import pytest
 from conftest import NewNames
 from support.leftovers import processes
 from support.servers import Server, clean_up
+from support.testing_plugin import LOAD_PLUGIN
 from support.valkeys import Valkey
 
 import kvserve
@@ -93,8 +94,8 @@ def test_every_page_is_tried() -> None:
         if commands(page.name) or any(blocks(page.name, kind) for kind in ("python", "sh", "sql"))
     }
     assert pages == {
-        "availability.md", "bench.md", "dump-format.md", "operations.md", "recipes.md", "stores.md",
-        "values.md", "webshop.md",
+        "availability.md", "bench.md", "deployment.md", "dump-format.md", "operations.md",
+        "recipes.md", "stores.md", "testing.md", "values.md", "webshop.md",
     }  # fmt: skip
 
 
@@ -157,6 +158,40 @@ def test_values(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
             found |= parsed.globs
     assert runner.tries > 20
     assert runner.failures == 0
+
+
+def test_deployment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker models are tried by tests/integration/worker_models; here its examples."""
+    monkeypatch.setenv("KVSERVE_NAME", server.name)
+    found: dict[str, Any] = {}
+    for _, source in blocks("deployment.md", "python"):
+        exec(source, found)
+    assert [found["count_visit"](), found["count_visit"]()] == [1, 2]
+    server.stop()
+    assert found["count_visit"]() is None
+    found["cache"].close()
+
+
+def test_testing(tmp_path: Path) -> None:
+    """Each block is a file of the name in its first line."""
+    for _, source in (*blocks("testing.md", "python"), *blocks("testing.md", "toml")):
+        name = re.match(r"# (\S+)\n", source)
+        assert name, source
+        (tmp_path / name[1]).write_text(source)
+    settings = [source for _, source in blocks("testing.md", "toml")]
+    runs = [settings[1], settings[0] + settings[1].split("\n", 2)[2]]
+    for run, toml in enumerate(runs):
+        (tmp_path / "pyproject.toml").write_text(toml)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-W", "error", *LOAD_PLUGIN],
+            env=os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{tmp_path}"},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert "5 passed" in done.stdout, done.stdout
+        if run == 0:  # the other way to give settings, which does not go with autostart
+            (tmp_path / "conftest.py").unlink()
 
 
 def test_bench(shell: Shell, tmp_path: Path) -> None:

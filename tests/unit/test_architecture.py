@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "worker": {"protocol", "transport", "table", "live", "execution"},
     "parent": {"protocol", "transport", "table", "live", "store", "worker"},
     "bench": {"protocol", "table", "parent", ""},
+    "testing": {"client", "parent"},
     "cli": {"protocol", "table", "live", "client", "stats", "parent", "bench", ""},
     "integrations": {"client", ""},
 }
