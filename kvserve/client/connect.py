@@ -24,6 +24,7 @@ def connect(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    compress: int | None = None,
 ) -> Client:
     """A client of a running server.
 
@@ -35,6 +36,8 @@ def connect(
             server was started with `--writers` and is this user's, or this user is root.
         queue_bytes: the longest request that goes through a message queue, longer ones through a
             FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
+        compress: bytes from which this client compresses what it stores, with zstd, if the result
+            is shorter by a tenth; 4096 is a good choice. Every client reads it. None: never.
 
     Returns:
         A client, for any number of threads, usable after a fork, and as a context manager.
@@ -53,7 +56,9 @@ def connect(
         'hello'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    options = Options(
+        timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, compress=compress
+    )
     if write == "worker":
         from kvserve.client.blocking.client import Client
 
@@ -70,6 +75,7 @@ async def connect_async(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    compress: int | None = None,
 ) -> AsyncClient:
     """An asyncio client of a running server.
 
@@ -86,7 +92,9 @@ async def connect_async(
         >>> asyncio.run(main())
         'hello'
     """
-    return async_client(name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    return async_client(
+        name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, compress=compress
+    )
 
 
 def async_client(
@@ -96,6 +104,7 @@ def async_client(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    compress: int | None = None,
 ) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
@@ -110,7 +119,9 @@ def async_client(
         'page 7'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    options = Options(
+        timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, compress=compress
+    )
     if write == "worker":
         from kvserve.client.aio.client import AsyncClient
 

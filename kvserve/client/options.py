@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvserve.client.follower import Read
-from kvserve.client.values import NATIVE, Values
+from kvserve.client.values import NATIVE, Values, compressing
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX
 
@@ -29,6 +29,7 @@ class Options:
     read: Read = "direct"
     write: Write = "worker"
     queue_bytes: int | None = None
+    compress: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", check_timeout(self.timeout))
@@ -42,9 +43,15 @@ class Options:
         if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
             raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
 
+        if self.compress is not None and (type(self.compress) is not int or self.compress < 1):
+            raise InvalidArgument(
+                f"compress = {self.compress!r}: use the bytes from which values are compressed, or "
+                "None for never"
+            )
+
     def values(self) -> Values:
         """How a client of these options encodes and decodes."""
-        return NATIVE
+        return NATIVE if self.compress is None else compressing(NATIVE, self.compress)
 
 
 def check_timeout(timeout: float) -> float:

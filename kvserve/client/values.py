@@ -42,3 +42,24 @@ class Values(NamedTuple):
 
 
 NATIVE = Values()
+
+
+def compressing(values: Values, from_bytes: int) -> Values:
+    """The same values; payloads of so many bytes and more are compressed where that gains.
+
+    Example:
+        >>> values = compressing(NATIVE, 1000)
+        >>> codec, payload = values.encode("tea " * 1000)
+        >>> len(payload) < 40, values.decode(codec, payload) == "tea " * 1000
+        (True, True)
+    """
+    plainly = values.encode
+
+    def encode(value: Value) -> tuple[int, bytes]:
+        codec_id, payload = plainly(value)
+        if len(payload) < from_bytes:
+            return codec_id, payload
+        return codec.compressed(codec_id, payload)
+
+    as_is_bytes_max = min(values.as_is_bytes_max, from_bytes - 1)
+    return values._replace(encode=encode, as_is_bytes_max=as_is_bytes_max)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from kvserve import native
 from kvserve.errors import InvalidValue, UnreadableValue
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
+from kvserve.protocol import compression
 
 native.load("kvserve.protocol._values")
 
@@ -21,6 +22,9 @@ BYTES: Final = 0
 TEXT: Final = 1  # UTF-8
 COUNTER: Final = 2  # int: a signed 64-bit little-endian cell that incr changes in place
 MSGPACK: Final = 3  # None, bool, float, list, tuple, dict, datetime, int beyond a counter's range
+
+# Beside the number of a codec: its payload is compressed, see kvserve/protocol/compression.py.
+COMPRESSED: Final = 0x80
 
 Value = Any  # what the codecs carry; narrower types would reject valid dicts (dict is invariant)
 
@@ -81,6 +85,8 @@ def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
         {'name': 'Ada', 'at': (1, 2)}
     """
     try:
+        if codec >= COMPRESSED:
+            codec, payload = plain(codec, payload)
         if codec == MSGPACK:
             return _values.unpack(payload)
         if codec == BYTES:
@@ -94,13 +100,56 @@ def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
     raise UnreadableValue(_unreadable(codec, payload, key))
 
 
+def compressed(codec: int, payload: bytes) -> tuple[int, bytes]:
+    """The codec and payload as they are stored with compression, if that gains a tenth.
+
+    Example:
+        >>> codec, payload = compressed(*encode("tea " * 1000))
+        >>> codec == TEXT | COMPRESSED, len(payload) < 40, compressed(*encode("tea"))
+        (True, True, (1, b'tea'))
+    """
+    frame = compression.compress(payload)
+    return (codec, payload) if frame is None else (codec | COMPRESSED, frame)
+
+
+def plain(codec: int, payload: bytes) -> tuple[int, bytes]:
+    """The codec and payload without compression. Raises ValueError for a damaged one.
+
+    Example:
+        >>> plain(*compressed(*encode("tea " * 1000))) == encode("tea " * 1000)
+        True
+    """
+    if codec < COMPRESSED:
+        return codec, payload
+    return codec & ~COMPRESSED, compression.expand(payload)
+
+
+def plain_bytes(codec: int, payload: bytes) -> int:
+    """How long the payload is without compression, which is what limits are about.
+
+    Raises:
+        ValueError: it is damaged.
+
+    Example:
+        >>> plain_bytes(*compressed(*encode("tea " * 1000)))
+        4000
+    """
+    return len(payload) if codec < COMPRESSED else compression.plain_bytes(payload)
+
+
 def is_readable(codec: int, payload: bytes) -> bool:
-    """Whether `decode` returns a value for these; makes none, so that it takes no memory.
+    """Whether `decode` returns a value for these; makes none, so that it takes no memory but for a
+    compressed payload.
 
     Example:
         >>> is_readable(MSGPACK, b"\\x91\\x01"), is_readable(MSGPACK, b"no"), is_readable(9, b"")
         (True, False, False)
     """
+    if codec >= COMPRESSED:
+        try:
+            codec, payload = plain(codec, payload)
+        except ValueError:
+            return False
     if codec == MSGPACK:
         return _values.is_value(payload)
     if codec == TEXT:

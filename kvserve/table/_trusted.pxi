@@ -1,5 +1,6 @@
 # The class TrustedWriter: from a Python value to a record in one call; part of _core.pyx.
 
+cdef uint32_t COMPRESSED = codec.COMPRESSED
 cdef double TTL_SECONDS_MAX = TTL_MS_MAX / 1000.0
 
 
@@ -103,11 +104,13 @@ cdef class TrustedWriter(Reader):
         if v.codec != KV_CODEC_TEXT or holder is not value:
             v.bytes = <const uint8_t *>PyBytes_AS_STRING(holder)
             size = PyBytes_GET_SIZE(holder)
+        v.length = <uint32_t>size
+        if v.codec >= COMPRESSED:
+            size = codec.plain_bytes(v.codec, holder)
         if size > self.value_bytes_max:
             raise ValueTooLarge(
                 f"a value of {size} bytes; at most {self.value_bytes_max} are allowed now"
             )
-        v.length = <uint32_t>size
         return holder
 
     cdef uint64_t store(self, key, value, ttl, kv_condition condition,

@@ -22,7 +22,7 @@ from kvserve.errors import (
     from_wire,
 )
 from kvserve.protocol import commands
-from kvserve.protocol.codec import Value
+from kvserve.protocol.codec import COMPRESSED, Value, plain_bytes
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import STATUS_DONE
 
@@ -118,22 +118,18 @@ class Operations:
 
     def stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
         """The arguments of a command that stores a value."""
-        codec_id, payload = self._encode(value)
-        if len(payload) > self.value_bytes_max:
-            raise self._too_large(payload)
+        codec_id, payload = self.encode(value)
         return key, codec_id, payload, 0 if ttl is None else to_ttl_ms(ttl)
 
     def encode(self, value: Value) -> tuple[int, bytes]:
         """The codec and the payload of a value that may be stored."""
         codec_id, payload = self._encode(value)
-        if len(payload) > self.value_bytes_max:
-            raise self._too_large(payload)
+        size = len(payload) if codec_id < COMPRESSED else plain_bytes(codec_id, payload)
+        if size > self.value_bytes_max:
+            raise ValueTooLarge(
+                f"a value of {size} bytes; at most {self.value_bytes_max} are allowed here"
+            )
         return codec_id, payload
-
-    def _too_large(self, payload: bytes) -> ValueTooLarge:
-        return ValueTooLarge(
-            f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
-        )
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
         return Operation(commands.ADD, self.stored(key, value, ttl), bool)
