@@ -29,6 +29,7 @@ def connect(
     write: Write = "worker",
     queue_bytes: int | None = None,
     codec: Codec | None = None,
+    compress: int | None = None,
     lazy: bool = False,
     wait: float = 0.0,
     start: Start = False,
@@ -50,6 +51,8 @@ def connect(
         codec: for values that kvserve does not carry exactly: an object with `name`, `number` (64
             to 127), `encode(value) -> bytes` and `decode(bytes)`, see docs/values.md; of
             `kvserve.codecs`, `json`, `models`, or `pickle`, which has dangers.
+        compress: bytes from which this client compresses what it stores, with zstd, if the result
+            is shorter by a tenth; 4096 is a good choice. Every client reads it. None: never.
         lazy: look for the server at the first use only, and at each use until it is there; so a
             program can be imported, and fork, before it. docs/availability.md has more on this and
             the next three.
@@ -89,6 +92,7 @@ def connect(
         write=write,
         queue_bytes=queue_bytes,
         codec=codec,
+        compress=compress,
         lazy=lazy,
         wait=wait,
         start=start,
@@ -109,6 +113,7 @@ async def connect_async(
     write: Write = "worker",
     queue_bytes: int | None = None,
     codec: Codec | None = None,
+    compress: int | None = None,
     lazy: bool = False,
     wait: float = 0.0,
     start: Start = False,
@@ -139,6 +144,7 @@ async def connect_async(
         write=write,
         queue_bytes=queue_bytes,
         codec=codec,
+        compress=compress,
         lazy=lazy,
         wait=wait,
         start=start,
@@ -161,6 +167,7 @@ def async_client(
     write: Write = "worker",
     queue_bytes: int | None = None,
     codec: Codec | None = None,
+    compress: int | None = None,
     lazy: bool = False,
     wait: float = 0.0,
     start: Start = False,
@@ -191,6 +198,7 @@ def async_client(
         write=write,
         queue_bytes=queue_bytes,
         codec=codec,
+        compress=compress,
         lazy=lazy,
         wait=wait,
         start=start,

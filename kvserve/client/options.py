@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.follower import Read
-from kvserve.client.values import NATIVE, Values, with_own
+from kvserve.client.values import NATIVE, Values, compressing, with_own
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX
 from kvserve.protocol.own import Codec
@@ -38,6 +38,7 @@ class Options:
     write: Write = "worker"
     queue_bytes: int | None = None
     codec: Codec | None = None
+    compress: int | None = None
     lazy: bool = False
     wait: float = 0.0
     start: Start = False
@@ -63,6 +64,11 @@ class Options:
         queue_bytes = self.queue_bytes
         if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
             raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
+        if self.compress is not None and (type(self.compress) is not int or self.compress < 1):
+            raise InvalidArgument(
+                f"compress = {self.compress!r}: use the bytes from which values are compressed, or "
+                "None for never"
+            )
         object.__setattr__(self, "wait", check_wait(self.wait))
         object.__setattr__(self, "start", settings_of(self.start))
         if self.on_error not in ("raise", "miss"):
@@ -85,7 +91,8 @@ class Options:
 
     def values(self) -> Values:
         """How a client of these options encodes and decodes."""
-        return NATIVE if self.codec is None else with_own(self.codec)
+        values = NATIVE if self.codec is None else with_own(self.codec)
+        return values if self.compress is None else compressing(values, self.compress)
 
 
 def check_timeout(timeout: float) -> float:
