@@ -77,7 +77,11 @@ class ForgivingClient(ReaderOfTheRest, AttendedClient):
 
     def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`; an error is a miss."""
-        return self._read(default, super().get, key, default)
+        try:  # as `_read` does, but in half the time
+            return super().get(key, default)
+        except ServerError as error:
+            self._outage.lose_read(error)
+            return default
 
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`; an error is a miss."""
