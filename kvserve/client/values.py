@@ -116,6 +116,8 @@ def _foreign(
         except UnreadableValue as error:
             return error
     return UnreadableValue(own.foreign(codec.subject(key), number, name or "", mine))
+
+
 def compressing(values: Values, from_bytes: int) -> Values:
     """The same values; payloads of so many bytes and more are compressed where that gains.
 

@@ -21,14 +21,12 @@ cdef class Reader(Attached):
         """Makes values of payloads by `decode` from now on; see kvserve/client/values.py."""
         self.decode = decode
     def _set_fitting(self, fit):
-        """Replaces keys that may not fit by what this returns for them."""
+        """Sets what replaces keys that may not fit."""
         self.fit = fit
 
     cdef inline object fitted(self, key):
         """The key, or what replaces it. It must live as long as its bytes are borrowed."""
-        if self.fit is not None and may_not_fit(key):
-            return self.fit(key)
-        return key
+        return self.fit(key) if self.fit is not None and may_not_fit(key) else key
 
     cdef inline uint32_t reading(self) noexcept:
         """How to read now, as `kv_read_mode` says; 0: not here."""
@@ -218,7 +216,9 @@ cdef class Reader(Attached):
         """
         check_keys(keys)
         cdef tuple wanted = tuple(keys)  # ours: the caller's may change while a value is decoded
-        cdef tuple held = wanted if self.fit is None else tuple([self.fitted(key) for key in wanted])
+        cdef tuple held = wanted
+        if self.fit is not None:
+            held = tuple([self.fitted(key) for key in wanted])
         cdef Py_ssize_t n = 0, count = len(wanted)
         cdef uint32_t reading
         # A dict that grows while it is filled takes a fifth more time.

@@ -155,8 +155,8 @@ def fitting(key: Key, before_bytes: int = 0) -> Key:
         before_bytes: how long the prefix of a namespace is, which will come before it.
 
     Example:
-        >>> fitting("user:1"), len(fitting("x" * 5000)), fitting(b"x" * 5000)[-70:-60]
-        ('user:1', 1024, b'x#####9ccc')
+        >>> fitting("user:1"), len(fitting("x" * 5000)), fitting("x" * 5000)[957:962]
+        ('user:1', 1024, 'xx#a9')
     """
     if isinstance(key, (ReplacedText, ReplacedBytes)) or not isinstance(key, (str, bytes)):
         return key  # the latter to be refused
