@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.follower import Read
@@ -19,6 +19,24 @@ Write = Literal["worker", "direct"]
 OnError = Literal["raise", "miss"]
 # Whether to start a server, and with which settings; or the path of a configuration file.
 Start = bool | Mapping[str, Any] | str | os.PathLike[str]
+
+
+class Arguments(TypedDict, total=False):
+    """The arguments of `kvserve.connect`, for type checkers."""
+
+    timeout: float
+    read: Read
+    write: Write
+    queue_bytes: int | None
+    codec: Codec | None
+    compress: int | None
+    lazy: bool
+    wait: float
+    start: Start
+    on_error: OnError
+    long_keys: LongKeys
+    too_large: TooLarge
+    lifetimes: Lifetimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +69,14 @@ class Options:
     def rules(self) -> Rules:
         """What is done with what does not fit."""
         return Rules(long_keys=self.long_keys, too_large=self.too_large, lifetimes=self.lifetimes)
+
+    @staticmethod
+    def of(arguments: Arguments) -> Options:
+        """The options of these arguments. Raises TypeError for one that there is not."""
+        for name in arguments:
+            if name not in Arguments.__annotations__:
+                raise TypeError(f"connect() got an unexpected keyword argument {name!r}")
+        return Options(**arguments)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", check_timeout(self.timeout))
