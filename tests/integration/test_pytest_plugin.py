@@ -153,7 +153,6 @@ def test_that_needs_it_again(kvserve_cache):
 
 
 def test_every_worker_of_xdist_has_its_own(project: Project) -> None:
-    pytest.importorskip("xdist")
     project.write(
         "test_program.py",
         """
@@ -195,7 +194,6 @@ def test_shop(turn, kvserve_cache):
 """,
     )
     if flags:
-        pytest.importorskip("xdist")
         # The process that distributes the tests imports it, too, and has no server.
         note_it = "import note, os\nif 'KVSERVE_NAME' in os.environ: note.note()\n"
         project.write("conftest.py", note_it)
@@ -238,6 +236,15 @@ def test_wrong_settings_are_named(project: Project, wrong: str) -> None:
     project.write("pytest.ini", f"[pytest]\nkvserve_settings =\n    {wrong}\n")
     project.write("test_program.py", "def test_it(kvserve_cache): pass\n")
     assert re.search(rf"{wrong.split()[0]}\b", project.run(status=1).partition("Error")[2])
+
+
+def test_autostart_that_fails_says_why(project: Project) -> None:
+    project.write(
+        "pytest.ini", "[pytest]\nkvserve_autostart = true\nkvserve_settings = workers=900\n"
+    )
+    output = project.run(status=pytest.ExitCode.USAGE_ERROR)
+    assert "ERROR: kvserve_autostart: workers" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("fork", ["pass", FORKING], ids=["alone", "with a forked child"])
