@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvserve.errors import KvserveError
+
 if TYPE_CHECKING:
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
@@ -50,7 +52,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
     stack = ExitStack()
     early_config.add_cleanup(stack.close)
-    early_config.stash[_EARLY] = stack.enter_context(server(**_from_ini(early_config)))
+    try:
+        early_config.stash[_EARLY] = stack.enter_context(server(**_from_ini(early_config)))
+    except KvserveError as error:
+        raise pytest.UsageError(f"kvserve_autostart: {error}") from None
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Eventually
-from support.leftovers import children, leftovers, processes
+from support.leftovers import children, leftovers
 from support.testing_plugin import LOAD_PLUGIN
 
-import kvserve
-import kvserve.testing
 from kvserve.names import Names
 
 # Those of our own test run that take long to import.
@@ -153,7 +151,6 @@ def test_that_needs_it_again(kvserve_cache):
 
 
 def test_every_worker_of_xdist_has_its_own(project: Project) -> None:
-    pytest.importorskip("xdist")
     project.write(
         "test_program.py",
         """
@@ -195,7 +192,6 @@ def test_shop(turn, kvserve_cache):
 """,
     )
     if flags:
-        pytest.importorskip("xdist")
         # The process that distributes the tests imports it, too, and has no server.
         note_it = "import note, os\nif 'KVSERVE_NAME' in os.environ: note.note()\n"
         project.write("conftest.py", note_it)
@@ -238,6 +234,15 @@ def test_wrong_settings_are_named(project: Project, wrong: str) -> None:
     project.write("pytest.ini", f"[pytest]\nkvserve_settings =\n    {wrong}\n")
     project.write("test_program.py", "def test_it(kvserve_cache): pass\n")
     assert re.search(rf"{wrong.split()[0]}\b", project.run(status=1).partition("Error")[2])
+
+
+def test_autostart_that_fails_says_why(project: Project) -> None:
+    project.write(
+        "pytest.ini", "[pytest]\nkvserve_autostart = true\nkvserve_settings = workers=900\n"
+    )
+    output = project.run(status=pytest.ExitCode.USAGE_ERROR)
+    assert "ERROR: kvserve_autostart: workers" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("fork", ["pass", FORKING], ids=["alone", "with a forked child"])
@@ -347,53 +352,3 @@ class Visits(unittest.TestCase):
     assert running.returncode == 0, output
     assert "ResourceWarning" not in output
     assert len(project.servers) == 1
-
-
-def _names(server: kvserve.testing.Server) -> Names:
-    return Names(server.name, server.runtime_directory / server.name)
-
-
-def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KVSERVE_NAME", "mine")
-    before = dict(os.environ)
-    with kvserve.testing.server() as outer, kvserve.testing.server() as inner:
-        with outer.connect() as cache:
-            cache.set("whose", "outer")
-        with kvserve.connect() as cache:
-            assert cache.get("whose") is None
-        assert os.environ["KVSERVE_NAME"] == inner.name
-    assert dict(os.environ) == before
-
-
-def test_killed_server_is_replaced_by_start(eventually: Eventually) -> None:
-    with kvserve.testing.server() as server, server.connect() as cache:
-        cache.set("key", "value")
-        pid = server.pid
-        assert pid
-        os.kill(pid, signal.SIGKILL)
-        eventually(lambda: server.pid is None)
-        server.start()
-        assert server.pid != pid
-        assert cache["key"] == "value"
-    assert leftovers(_names(server)) == []
-
-
-def test_server_outlives_no_killed_supervisor(eventually: Eventually) -> None:
-    with kvserve.testing.server() as server:
-        (supervisor,) = (
-            pid for pid, line in children().items() if server.name in line and "main(" in line
-        )
-        os.kill(supervisor, signal.SIGKILL)
-        eventually(lambda: leftovers(_names(server)) == [])
-        eventually(lambda: not server.runtime_directory.exists())
-        with pytest.raises(kvserve.ServerError, match="has ended"):
-            server.start()
-
-
-def test_failed_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    made = kvserve.testing.Server(store=f"sqlite://{tmp_path}/missing/shop.db")
-    with pytest.raises(kvserve.KvserveError, match="missing"):
-        made.start()
-    made.close()
-    assert processes(_names(made)) == {}
-    assert not made.runtime_directory.exists()

@@ -7,12 +7,15 @@ import json
 import os
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import kvserve
 
 OPTIONS = {"timeout": 10, **json.loads(os.environ.get("CONNECT_OPTIONS", "{}"))}
 cache = kvserve.async_client(**OPTIONS)
+with suppress(kvserve.ServerUnavailable), kvserve.connect() as blocking:
+    blocking.incr("imported")
 
 
 @cache.memoize(ttl=3600)

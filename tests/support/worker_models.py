@@ -182,10 +182,15 @@ def try_everything(
     eventually: Callable[..., Any],
     *,
     trusted: bool = False,
+    importing: int = 1,
 ) -> None:
-    """The whole of it, for an application that was just started; see `outlive_servers`."""
+    """The whole of it, for an application that was just started; see `outlive_servers`.
+
+    It begins when `importing` processes have imported the application, which needs the server.
+    """
     try:
-        eventually(lambda: service.is_ready)
+        with server.connect() as cache:
+            eventually(lambda: service.is_ready and cache.get("imported", 0) >= importing)
         server = outlive_servers(service, server, make_server, eventually, trusted=trusted)
         leave_nothing(service, server, eventually, trusted=trusted)
     finally:

@@ -28,7 +28,7 @@ def test_service(
     service = WebService(
         tmp_path, SERVICES[kind], variables(server), over_unix_socket="uvicorn" in kind
     )
-    try_everything(service, server, make_server, eventually)
+    try_everything(service, server, make_server, eventually, importing=2)
 
 
 def test_uvicorn_reloads(server: Server, tmp_path: Path, eventually: Eventually) -> None:

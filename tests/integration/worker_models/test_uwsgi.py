@@ -35,4 +35,5 @@ def test_uwsgi(
     trusted = write == "direct"
     server = make_server(*(TRUSTING if trusted else ()))
     service = WebService(tmp_path, command, variables(server, write=write), signal.SIGINT)
-    try_everything(service, server, make_server, eventually, trusted=trusted)
+    importing = 3 if kind == "lazy" else 1
+    try_everything(service, server, make_server, eventually, trusted=trusted, importing=importing)
