@@ -1,6 +1,7 @@
 """Goal 1: what does a hit cost, read from shared memory, beside `dict.get` and py-lmdb's get?
 
 A 12-byte key, a 100-byte value, 10,000 items, the same loop for all; the loop is in the figures.
+A hit in a namespace is compared with a plain one: one key, and 10,000 in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from benchmarks import report
 from benchmarks.caches import SHARED_MEMORY
 from benchmarks.effort import Effort
 from benchmarks.instance import running
-from benchmarks.measuring import alternate, loop_turn
+from benchmarks.measuring import Turn, alternate, loop_turn
 from benchmarks.peers import enter, package
 from benchmarks.report import Goal, Report, Table
 
@@ -32,6 +33,11 @@ VALUES: dict[str, Any] = {
     "list (msgpack)": [VALUE, 1, None],
 }
 
+IN_NAMESPACES: dict[str, Any] = {
+    "str": VALUE.decode(),
+    "dict": {"id": 1, "name": "Ada", "share": 0.5, "active": True},
+}
+
 Get = Callable[[bytes], Any]
 
 
@@ -43,6 +49,45 @@ def loop(get: Get, key: bytes) -> Callable[[int], None]:
             get(key)
 
     return run
+
+
+def loop_over(get: Get, keys: list[bytes]) -> Callable[[int], None]:
+    """The same loop over many keys, again and again."""
+
+    def run(count: int) -> None:
+        for key in itertools.islice(itertools.cycle(keys), count):
+            get(key)
+
+    return run
+
+
+def namespace_turns(cache: kvserve.Client, seconds: float) -> dict[str, Turn]:
+    """Hits in a namespace, in one within it, and plain ones, of the same values."""
+    outer = cache.namespace("eu")
+    places = {"plain": cache, "namespace": outer, "nested": outer.namespace("inner")}
+    turns = {}
+    for kind, value in IN_NAMESPACES.items():
+        keys = [b"%4s%08d" % (kind.encode(), number) for number in range(ITEMS)]
+        for place, where in places.items():
+            where.set_many(dict.fromkeys(keys, value))
+            assert where.get(keys[0]) == where.get(keys[-1]) == value
+            turns[f"{place}: {kind}, 1 key"] = loop_turn(loop(where.get, keys[0]), seconds)
+            turns[f"{place}: {kind}, {ITEMS} keys"] = loop_turn(loop_over(where.get, keys), seconds)
+    return turns
+
+
+def add_namespaces(answer: Report, cache: kvserve.Client, effort: Effort) -> None:
+    """What a hit in a namespace costs beside a plain one."""
+    turns = namespace_turns(cache, effort.round_seconds)
+    rounds = alternate(turns, effort.rounds, "hit in a namespace")
+    rows: list[list[Any]] = []
+    for turn in turns:
+        place, _, what = turn.partition(": ")
+        ratio = rounds.ratio(turn, f"plain: {what}", "ns")
+        rows.append([turn, rounds.median(turn, "ns"), ratio.median])
+        if place == "namespace":
+            answer.goals.append(Goal(1, f"get of a hit in a namespace, {what} / plain", ratio, 1.3))
+    answer.tables.append(Table("one get in a namespace", ["", "ns", "/ plain"], rows))
 
 
 def items() -> dict[bytes, bytes]:
@@ -85,6 +130,7 @@ def measure(effort: Effort) -> Report:
             assert get(KEY) == VALUE
             turns["py-lmdb, its own read transaction"] = loop_turn(loop(get, KEY), seconds)
         rounds = alternate(turns, effort.rounds, "hit")
+        add_namespaces(answer, cache, effort)
     for kind in ("bytes", "bytes with a ttl"):
         ours = f"cache.get: {kind}"
         to_dict = rounds.ratio(ours, "dict.get", "ns")

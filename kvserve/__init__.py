@@ -47,6 +47,7 @@ from kvserve.errors import (
 )
 
 if TYPE_CHECKING:
+    from kvserve import codecs
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
     from kvserve.client.connect import async_client, connect, connect_async
@@ -87,6 +88,7 @@ __all__ = [
     "WriteRefused",
     "WrongWorker",
     "async_client",
+    "codecs",
     "connect",
     "connect_async",
 ]
@@ -115,6 +117,10 @@ def __getattr__(name: str) -> Any:
         import importlib.metadata
 
         value: Any = importlib.metadata.version("kvserve")
+    elif name == "codecs":
+        import importlib
+
+        value = importlib.import_module("kvserve.codecs")
     elif name in _LATE:
         import importlib
 

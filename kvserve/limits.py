@@ -8,6 +8,7 @@ MIB = 1024 * KIB
 # Keys and values.
 KEY_BYTES_MAX = 1024  # memcached allows 250, Redis 512 MiB; a hashed key never needs more
 VALUE_BYTES_DEFAULT = MIB  # memcached's default, which users know
+ARRAY_DIMENSIONS_MAX = 32  # as many as every numpy has
 VALUE_BYTES_MAX = 64 * MIB  # a frame is buffered whole, on both sides
 VALUE_DEPTH_MAX = 1024  # containers in containers; as deep as msgpack itself goes
 KEY_TUPLES_MAX = 16  # tuples in tuples of a dict's key: hashing takes stack for each level

@@ -37,7 +37,9 @@ def get_command(
     Text and bytes are printed as they were stored, with a newline added only on a terminal. Any
     other value is printed as JSON: a datetime as ISO 8601 text, bytes inside as
     {"$base64": "..."}, a float that is no number of JSON's as {"$float": "NaN"}, "Infinity" or
-    "-Infinity". On a terminal control characters are printed as escapes such as \\x1b.
+    "-Infinity", an array as {"$array": {"dtype": ..., "shape": [...], "base64": ...}}. What an
+    application's own codec has encoded cannot be read here. On a terminal control characters are
+    printed as escapes such as \\x1b.
 
     Of several keys, those found are printed as "key<TAB>value" lines, in which control characters
     are printed as escapes, so that each takes one line. With --json, one key

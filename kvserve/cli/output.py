@@ -18,6 +18,7 @@ import sys
 from typing import Any, NamedTuple
 
 from kvserve.escaping import decoded, escaped, json_escaped, visible
+from kvserve.protocol import arrays
 
 # As JavaScript spells them, which is what most readers of JSON know.
 _NAMES_OF_FLOATS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -124,8 +125,9 @@ def json_text(value: Any) -> str:
     """A stored value as JSON.
 
     Types that JSON lacks are rewritten: a datetime as ISO 8601 text, bytes as an object with their
-    base64, NaN and the infinities as an object with their name, tuples as arrays, and keys that
-    are no str as text. All control characters are escaped, including those beyond ASCII.
+    base64, NaN and the infinities as an object with their name, arrays of numbers as an object with
+    their dtype, shape and base64, tuples as JSON's arrays, and keys that are no str as text. All
+    control characters are escaped, including those beyond ASCII.
 
     Example:
         >>> json_text({1: (b"\\x00", "é", float("inf"))})
@@ -168,6 +170,9 @@ def _scalar(value: Any) -> str:
         value = value.isoformat()
     elif isinstance(value, float) and not math.isfinite(value):
         value = {"$float": _NAMES_OF_FLOATS[str(value)]}
+    elif (array := arrays.described(value)) is not None:
+        items = base64.b64encode(array.items).decode()
+        value = {"$array": {"dtype": array.dtype, "shape": array.shape, "base64": items}}
     return json_escaped(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 

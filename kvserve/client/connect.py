@@ -15,6 +15,7 @@ from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 if TYPE_CHECKING:
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
+    from kvserve.protocol.own import Codec
 
 
 def connect(
@@ -24,6 +25,7 @@ def connect(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    codec: Codec | None = None,
 ) -> Client:
     """A client of a running server.
 
@@ -35,6 +37,9 @@ def connect(
             server was started with `--writers` and is this user's, or this user is root.
         queue_bytes: the longest request that goes through a message queue, longer ones through a
             FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
+        codec: for values that kvserve does not carry exactly: an object with `name`, `number` (64
+            to 127), `encode(value) -> bytes` and `decode(bytes)`, see docs/values.md; of
+            `kvserve.codecs`, `json`, `models`, or `pickle`, which has dangers.
 
     Returns:
         A client, for any number of threads, usable after a fork, and as a context manager.
@@ -53,7 +58,7 @@ def connect(
         'hello'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, codec=codec)
     if write == "worker":
         from kvserve.client.blocking.client import Client
 
@@ -70,13 +75,14 @@ async def connect_async(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    codec: Codec | None = None,
 ) -> AsyncClient:
     """An asyncio client of a running server.
 
     Arguments, errors and behaviour are those of `kvserve.connect`.
 
     Returns:
-        A client for the running event loop, asyncio's or uvloop's; an async context manager.
+        A client for any event loop, asyncio's or uvloop's; an async context manager.
 
     Example:
         >>> async def main():
@@ -86,7 +92,9 @@ async def connect_async(
         >>> asyncio.run(main())
         'hello'
     """
-    return async_client(name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    return async_client(
+        name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, codec=codec
+    )
 
 
 def async_client(
@@ -96,10 +104,13 @@ def async_client(
     read: Read = "direct",
     write: Write = "worker",
     queue_bytes: int | None = None,
+    codec: Codec | None = None,
 ) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
-    It needs no event loop until it is used, and belongs to the event loop that uses it first.
+    It needs no event loop until it is used. Each event loop that uses it has sessions of its own
+    with the server, so one client serves a loop after another, and loops in several threads at
+    once; the sessions of a loop that was closed are closed at the next use in another.
 
     Example:
         >>> pages = kvserve.async_client()
@@ -110,7 +121,7 @@ def async_client(
         'page 7'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes)
+    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, codec=codec)
     if write == "worker":
         from kvserve.client.aio.client import AsyncClient
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Operations
 from kvserve.names import Names
 from kvserve.protocol.codec import Value
-from kvserve.table._core import AskWorker
+from kvserve.table._core import AskWorker, Reader
 
 
 class Keyed(Protocol):
@@ -36,6 +36,8 @@ class Cache(Keyed, Batches, Protocol):
 
     _names: Names
 
+    @property
+    def _reader(self) -> Reader: ...
     @property
     def _timeout_seconds(self) -> float: ...
     def _ttl_ms(self, key: Key) -> int | AskWorker | None: ...
@@ -71,6 +73,8 @@ class AsyncCache(AsyncBatches, Protocol):
 
     _names: Names
 
+    @property
+    def _reader(self) -> Reader: ...
     @property
     def _timeout_seconds(self) -> float: ...
     def _ttl_ms(self, key: Key) -> int | AskWorker | None: ...

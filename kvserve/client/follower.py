@@ -11,6 +11,7 @@ from typing import Literal
 from kvserve import runtime
 from kvserve.client import forks
 from kvserve.client.notes import Notes
+from kvserve.client.values import NATIVE, Values
 from kvserve.descriptors import LockGuard
 from kvserve.errors import ClientClosed, ServerUnavailable
 from kvserve.manifest import Manifest
@@ -49,9 +50,11 @@ class TableFollower(Reader):
     Args:
         names: the instance's.
         read: `direct` reads here; `worker` only finds keys' shards here.
+        values: how what is read becomes values.
     """
 
-    def __init__(self, names: Names, read: Read = "direct") -> None:
+    def __init__(self, names: Names, read: Read = "direct", values: Values = NATIVE) -> None:
+        self._use_values(values.encode, values.decode, values.as_is_bytes_max)
         self._names = names
         self._reads_direct = read == "direct"
         self._attaching = Lock()

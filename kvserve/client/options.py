@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvserve.client.follower import Read
+from kvserve.client.values import NATIVE, Values, with_own
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX
+from kvserve.protocol.own import Codec
 
 Write = Literal["worker", "direct"]
 
@@ -28,6 +30,7 @@ class Options:
     read: Read = "direct"
     write: Write = "worker"
     queue_bytes: int | None = None
+    codec: Codec | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", check_timeout(self.timeout))
@@ -40,6 +43,10 @@ class Options:
         queue_bytes = self.queue_bytes
         if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
             raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
+
+    def values(self) -> Values:
+        """How a client of these options encodes and decodes."""
+        return NATIVE if self.codec is None else with_own(self.codec)
 
 
 def check_timeout(timeout: float) -> float:

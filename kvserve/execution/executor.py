@@ -214,7 +214,7 @@ def _check_codec(codec_id: int, payload: bytes) -> None:
     elif codec_id == codec.COUNTER:
         if len(payload) != codec.COUNTER_BYTES:
             raise InvalidValue(f"a counter of {len(payload)} bytes")
-    elif codec_id != codec.MSGPACK:
+    elif not codec.is_number(codec_id):
         raise InvalidValue(
             f"no codec has number {codec_id}; the client may be newer than its server"
         )

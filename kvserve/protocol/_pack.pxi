@@ -10,14 +10,19 @@ cdef struct Level:
     int key_depth  # how many tuples deep in a key; 0: in no key
 
 
-def pack(value):
+def pack(value, bint exact=False):
     """A value as msgpack.
+
+    Args:
+        exact: refuse what would come back as something that is only like it: a bytearray, a
+            memoryview, and a datetime that is not in UTC.
 
     Raises:
         InvalidValue: it is, or holds, what is not carried; the message says where, and which type.
         ValueTooLarge: it is longer than any instance takes.
     """
     cdef Packer packer = Packer()
+    packer.exact = exact
     return packer.run(value)
 
 
@@ -31,6 +36,7 @@ cdef class Packer:
     cdef Level *levels
     cdef int depth
     cdef int levels_room
+    cdef bint exact
     cdef list items  # of each level
     cdef dict moments  # of a level: its keys that may be one instant though they differ
 
@@ -100,9 +106,18 @@ cdef class Packer:
         elif type(item) is DATETIME:
             self.put_moment(item)
         elif type(item) is bytearray or (type(item) is memoryview and not self.key_depth()):
+            if self.exact:
+                raise self.refused(_not_exact(item))
             try:
+                if type(item) is memoryview and not is_plain(item):
+                    raise self.refused(
+                        f"is a memoryview of format {item.format!r} and shape {item.shape}, which "
+                        "is carried only alone: store its bytes"
+                    )
                 item = bytes(item)
             except (ValueError, BufferError) as error:  # a memoryview that was released
+                if isinstance(error, InvalidValue):
+                    raise
                 raise self.refused(f"cannot be read: {error}") from None
             self.put(item)
         else:
@@ -190,6 +205,8 @@ cdef class Packer:
         try:
             if moment.utcoffset() is None:
                 raise self.refused("has no time zone; give it one, such as datetime.UTC")
+            if self.exact and (moment.tzinfo is not UTC or moment.fold):
+                raise self.refused(_not_exact(moment))
             since = moment.astimezone(UTC) - EPOCH
         except InvalidValue:
             raise
@@ -373,6 +390,11 @@ cdef str _not_carried(object item):
         f"is a {name}, which kvserve does not carry: it carries str, bytes, int, float, bool, "
         "None, datetime, list, tuple and dict"
     )
+
+
+cdef str _not_exact(object item):
+    name = type(item).__name__
+    return f"is a {name}, which would come back as {'UTC' if name == 'datetime' else 'bytes'}"
 
 
 cdef str _shown(object key):

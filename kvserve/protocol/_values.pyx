@@ -41,6 +41,7 @@ import datetime
 
 from kvserve.errors import InvalidValue, ValueTooLarge
 from kvserve.limits import KEY_TUPLES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
+from kvserve.protocol.arrays import is_plain
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL

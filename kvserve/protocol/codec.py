@@ -1,16 +1,19 @@
 """Values to bytes and back. Every record carries its codec, so a str comes back as a str.
 
 Nothing here executes what it reads: there is no pickle. A value comes back exactly as it was, or is
-refused; docs/values.md has the table.
+refused; docs/values.md has the table. Numbers 64 to 127 belong to applications' own codecs, see
+own.py: only kvserve/client/values.py decodes those.
 """
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Final
 
 from kvserve import native
 from kvserve.errors import InvalidValue, UnreadableValue
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
+from kvserve.protocol import arrays, own
 
 native.load("kvserve.protocol._values")
 
@@ -21,10 +24,12 @@ BYTES: Final = 0
 TEXT: Final = 1  # UTF-8
 COUNTER: Final = 2  # int: a signed 64-bit little-endian cell that incr changes in place
 MSGPACK: Final = 3  # None, bool, float, list, tuple, dict, datetime, int beyond a counter's range
+ARRAY: Final = 4  # arrays.py draws it
 
 Value = Any  # what the codecs carry; narrower types would reject valid dicts (dict is invariant)
 
 COUNTER_BYTES = 8
+_PACKED = frozenset((list, tuple, dict, float, bool, type(None), datetime.datetime, int))
 
 
 def encode(value: Value) -> tuple[int, bytes]:
@@ -32,8 +37,9 @@ def encode(value: Value) -> tuple[int, bytes]:
 
     Args:
         value: bytes, str, int (from -2**63 to 2**64 - 1), None, bool, float, datetime with a time
-            zone, or a list, tuple or dict of these. Subclasses are refused, except bool. A
-            bytearray and a memoryview are stored as bytes.
+            zone, or a list, tuple or dict of these; or, alone, a numpy array, an array.array, or a
+            memoryview with a format. Subclasses are refused, except bool. A bytearray and a
+            memoryview of plain bytes are stored as bytes.
 
     Returns:
         The number of the codec, and the payload in bytes.
@@ -58,12 +64,43 @@ def encode(value: Value) -> tuple[int, bytes]:
             ) from None
     if kind is int and COUNTER_MIN <= value <= COUNTER_MAX:
         return COUNTER, value.to_bytes(COUNTER_BYTES, "little", signed=True)
-    if kind is bytearray or kind is memoryview:
-        try:
-            return BYTES, bytes(value)
-        except (ValueError, BufferError) as error:
-            raise InvalidValue(f"this {kind.__name__} cannot be read: {error}") from None
+    if kind not in _PACKED:
+        if arrays.is_array(kind):
+            return ARRAY, arrays.pack(value)
+        if kind is bytearray or kind is memoryview:
+            return _encode_buffer(value)
     return MSGPACK, _values.pack(value)
+
+
+def encode_exactly(value: Value) -> tuple[int, bytes]:
+    """As `encode`, but also refuses what would come back as something else that is like it.
+
+    Raises:
+        InvalidValue: as `encode`, or it is, or holds, a bytearray, a memoryview of plain bytes, or
+            a datetime that is not in UTC.
+
+    Example:
+        >>> encode_exactly(["tea", 7])
+        (3, b'\\x92\\xa3tea\\x07')
+    """
+    kind = type(value)
+    if kind is list or kind is dict or kind is tuple or kind is datetime.datetime:
+        return MSGPACK, _values.pack(value, exact=True)
+    found = encode(value)
+    if found[0] == BYTES and kind is not bytes:
+        raise InvalidValue(f"this value is a {kind.__name__}, which would come back as bytes")
+    return found
+
+
+def _encode_buffer(value: bytearray | memoryview) -> tuple[int, bytes]:
+    try:
+        if type(value) is memoryview and not arrays.is_plain(value):
+            return ARRAY, arrays.pack(value)
+        return BYTES, bytes(value)
+    except InvalidValue:
+        raise
+    except (ValueError, BufferError) as error:
+        raise InvalidValue(f"this {type(value).__name__} cannot be read: {error}") from None
 
 
 def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
@@ -89,13 +126,21 @@ def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
             return payload.decode()
         if codec == COUNTER and len(payload) == COUNTER_BYTES:
             return int.from_bytes(payload, "little", signed=True)
+        if codec == ARRAY:
+            return arrays.unpack(payload)
+    except ImportError as error:
+        raise UnreadableValue(
+            f"{subject(key)} is a numpy array, and numpy cannot be imported here ({error}): "
+            "install it, or set or delete the key"
+        ) from error
     except ValueError as error:
         raise UnreadableValue(_unreadable(codec, payload, key)) from error
     raise UnreadableValue(_unreadable(codec, payload, key))
 
 
 def is_readable(codec: int, payload: bytes) -> bool:
-    """Whether `decode` returns a value for these; makes none, so that it takes no memory.
+    """Whether `decode` returns a value for these, in a client that has the codec, or numpy, that it
+    needs. Makes none, so that it takes no memory.
 
     Example:
         >>> is_readable(MSGPACK, b"\\x91\\x01"), is_readable(MSGPACK, b"no"), is_readable(9, b"")
@@ -109,17 +154,38 @@ def is_readable(codec: int, payload: bytes) -> bool:
         except UnicodeDecodeError:
             return False
         return True
+    if codec == ARRAY:
+        return arrays.is_readable(payload)
+    if own.is_own(codec):  # by a client that has the codec; here it is only carried
+        return own.name_in(payload) is not None
     return codec == BYTES or (codec == COUNTER and len(payload) == COUNTER_BYTES)
 
 
+def is_number(codec: int) -> bool:
+    """Whether a codec has this number, kvserve's or an application's.
+
+    Example:
+        >>> is_number(MSGPACK), is_number(64), is_number(9)
+        (True, True, False)
+    """
+    return BYTES <= codec <= ARRAY or own.is_own(codec)
+
+
+def subject(key: str | bytes | None) -> str:
+    """How errors call the value of a key."""
+    return "this payload" if key is None else f"the value of {key!r:.80}"
+
+
 def _unreadable(codec: int, payload: bytes, key: str | bytes | None) -> str:
-    subject = "this payload" if key is None else f"the value of {key!r:.80}"
-    if not BYTES <= codec <= MSGPACK:
+    name = own.name_in(payload) if own.is_own(codec) else None
+    if name is not None:
+        return own.foreign(subject(key), codec, name, None)
+    if not is_number(codec):
         return (
-            f"{subject} has codec {codec}, which this kvserve does not know; a newer one may have "
-            "written it: read it with that, or set or delete the key"
+            f"{subject(key)} has codec {codec}, which this kvserve does not know; a newer one "
+            "may have written it: read it with that, or set or delete the key"
         )
     return (
-        f"{subject} cannot be read: its {len(payload)} bytes do not follow codec {codec}; it was "
-        "damaged before it came here: set or delete the key"
+        f"{subject(key)} cannot be read: its {len(payload)} bytes do not follow codec {codec}; "
+        "it was damaged before it came here: set or delete the key"
     )

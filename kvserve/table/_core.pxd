@@ -25,7 +25,7 @@ cdef extern from "core/layout.h" nogil:
         KV_GHOST_TAGS
         KV_READER_STRIPES
         KV_KEY_BYTES_MAX
-        KV_FLAG_TEXT_KEY
+        KV_FLAG_TEXT_KEY, KV_FLAG_EXPIRY
         KV_CODEC_BYTES, KV_CODEC_TEXT, KV_CODEC_COUNTER
         KV_STATISTICS
         KV_SETS, KV_DELETES, KV_TOUCHES, KV_INCREMENTS, KV_EVICTIONS, KV_EXPIRATIONS
@@ -98,6 +98,10 @@ cdef extern from "core/table.h" nogil:
         uint32_t length, flags
         uint64_t hash
         uint32_t shard
+    struct kv_prefix_hash:
+        pass
+    struct kv_place:
+        pass
     struct kv_value:
         const uint8_t *bytes
         uint32_t length, codec
@@ -145,6 +149,9 @@ cdef extern from "core/table.h" nogil:
     bint kv_read_notes(const kv_table *, const uint8_t *, uint64_t, kv_noted *)
     void kv_heed_notes(kv_table *, const uint8_t *, const kv_noted *, const kv_noted *)
     void kv_locate(const kv_table *, kv_key *)
+    void kv_hash_prefix(const kv_table *, const uint8_t *, uint32_t, kv_prefix_hash *)
+    void kv_locate_behind(const kv_table *, const kv_prefix_hash *, kv_key *)
+    bint kv_note_place(const kv_table *, const kv_key *, const kv_view *, kv_place *)
     kv_status kv_find(const kv_table *, const kv_key *, kv_view *)
     void kv_prefetch_bucket(const kv_table *, const kv_key *, kv_view *)
     void kv_prefetch_record(const kv_table *, const kv_key *, kv_view *)
@@ -174,5 +181,7 @@ cdef extern from "core/view.h" nogil:
     bint kv_view_intact(const kv_view *)
     bint kv_view_flushed(const kv_table *, uint32_t, const kv_view *)
     bint kv_view_touch(const kv_table *, const kv_view *)
+    bint kv_place_holds(const kv_place *)
+    bint kv_touch_place(const kv_table *, const kv_place *)
     void kv_count_read(const kv_table *, bint)
     int64_t kv_view_counter(const kv_view *)

@@ -51,11 +51,11 @@ from kvserve.limits import (
     WRITERS_MAX,
 )
 from kvserve.protocol import codec
-from kvserve.protocol.codec import decode, encode
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyUnicode_IS_ASCII(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef extern from *:  # Cython's own; where a Python has no such function it is PyDict_New
     dict new_dict "__Pyx_PyDict_NewPresized" (Py_ssize_t size)
@@ -134,7 +134,7 @@ cdef inline uint64_t expiry_after(uint64_t ttl_ms) noexcept nogil:
     return now_ms() + ttl_ms if ttl_ms else 0
 
 
-cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
+cdef inline int borrow_key(object key, kv_key *out) except -1:
     """Borrows the key's bytes, which live as long as the object."""
     cdef Py_ssize_t size
     if isinstance(key, bytes):
@@ -154,6 +154,12 @@ cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
     if size > KV_KEY_BYTES_MAX:
         raise InvalidKey(f"a key of {size} bytes; at most {KEY_BYTES_MAX} are allowed")
     out.length = <uint32_t>size
+    return 0
+
+
+cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
+    """Borrows the key's bytes, as `borrow_key` does, and finds its shard."""
+    borrow_key(key, out)
     kv_locate(t, out)
     return 0
 
@@ -167,10 +173,8 @@ cdef inline bint is_packed(const kv_view *view) noexcept nogil:
 
 def check_key(key):
     """Raises InvalidKey unless `key` is a str or bytes of 1 to 1024 bytes."""
-    cdef kv_table nowhere
     cdef kv_key unused
-    memset(&nowhere, 0, sizeof(nowhere))
-    as_key(&nowhere, key, &unused)
+    borrow_key(key, &unused)
 
 
 cpdef check_keys(keys):
@@ -239,6 +243,7 @@ def retire_segment(table):
 # inlined.
 include "_attached.pxi"
 include "_reader.pxi"
+include "_namespaces.pxi"
 include "_owner.pxi"
 include "_writer.pxi"
 include "_trusted.pxi"

@@ -6,10 +6,16 @@ cdef class Reader(Attached):
     cdef uint32_t policy_mask  # the flags of `kv_read_mode` that this reader obeys
     cdef uint64_t wall_ahead_ns  # of the monotonic clock; see `expired`
     cdef uint64_t boot_ahead_ms
+    cdef object decode  # of payloads, as `is_packed` says
 
     def __cinit__(self):
+        self.decode = codec.decode
         self.policy_mask = KV_READS_HERE | KV_MISSES_ASK_WORKER | KV_HITS_NEED_FRESHNESS
         self.wall_ahead_ns = 0  # the epoch began before any boot
+
+    def _use_values(self, encode, decode, as_is_bytes_max):
+        """Makes values of payloads by `decode` from now on; see kvserve/client/values.py."""
+        self.decode = decode
 
     cdef inline uint32_t reading(self) noexcept:
         """How to read now, as `kv_read_mode` says; 0: not here."""
@@ -129,24 +135,30 @@ cdef class Reader(Attached):
             '-'
         """
         cdef kv_key k
-        cdef kv_view view
         cdef object value
         cdef uint32_t reading = self.reading()
         if reading == 0:
             return self._get_from_worker(key, default)
         as_key(&self.t, key, &k)
+        value = self.get_located(reading, &k, key, default)
+        return self._get_from_worker(key, default) if value is _ask_worker else value
+
+    cdef inline object get_located(self, uint32_t reading, const kv_key *k, key, default):
+        """What a `get` of this key returns, or `_ask_worker`."""
+        cdef kv_view view
+        cdef object value
         if self.lapsed(reading, k.shard):
-            return self._get_from_worker(key, default)
-        value = self._copy(&k, &view)
+            return _ask_worker
+        value = self._copy(k, &view)
         if value is _miss:
             if reading & KV_MISSES_ASK_WORKER:
-                return self._get_from_worker(key, default)
+                return _ask_worker
             kv_count_read(&self.t, False)
             return default
         if value is _ask_worker:
-            return self._get_from_worker(key, default)
+            return _ask_worker
         self._count_hit(&view)
-        return decode(view.codec, value, key) if is_packed(&view) else value
+        return self.decode(view.codec, value, key) if is_packed(&view) else value
 
     def _get_from_worker(self, key, default):
         """What `get` returns for a key that cannot be read here. Subclasses ask a worker."""
@@ -184,8 +196,12 @@ cdef class Reader(Attached):
         cdef list rest = []
         return self._get_some_here(keys, rest), rest
 
-    cdef dict _get_some_here(self, keys, list rest):
-        """The hits among many keys; appends those to ask a worker for to `rest`."""
+    cdef dict _get_some_here(self, keys, list rest, tuple names=None):
+        """The hits among many keys; appends those to ask a worker for to `rest`.
+
+        Args:
+            names: what each hit is called in the dict; None: as its key.
+        """
         check_keys(keys)
         cdef tuple wanted = tuple(keys)  # ours: the caller's may change while a value is decoded
         cdef Py_ssize_t n = 0, count = len(wanted)
@@ -193,14 +209,14 @@ cdef class Reader(Attached):
         # A dict that grows while it is filled takes a fifth more time.
         cdef dict found = new_dict(min(count, PRESIZED_MAX))
         while n < count and (reading := self.reading()) != 0:
-            n = self._get_group(reading, wanted, n, found, rest)
+            n = self._get_group(reading, wanted, names or wanted, n, found, rest)
         for n in range(n, count):
             check_key(wanted[n])
             rest.append(wanted[n])
         return found
 
-    cdef Py_ssize_t _get_group(self, uint32_t reading, tuple wanted, Py_ssize_t first,
-                               dict found, list rest) except -1:
+    cdef Py_ssize_t _get_group(self, uint32_t reading, tuple wanted, tuple names,
+                               Py_ssize_t first, dict found, list rest) except -1:
         """Reads the next keys of many, in steps (see `kv_prefetch_bucket`); returns where to go on.
 
         In a table of a million items, a key takes 170 ns so, and 420 one after the other.
@@ -231,10 +247,10 @@ cdef class Reader(Attached):
                 self._count_hit(&view[n])
                 if is_packed(&view[n]):
                     try:
-                        value = decode(view[n].codec, value)
+                        value = self.decode(view[n].codec, value, key)
                     except UnreadableValue:
                         continue
-                found[key] = value
+                found[names[first + n]] = value
         return first + count
 
     def _gets_here(self, key):
@@ -260,7 +276,7 @@ cdef class Reader(Attached):
         if value is _ask_worker or view.codec == KV_CODEC_COUNTER:
             return _ask_worker
         self._count_hit(&view)
-        return decode(view.codec, value, key) if is_packed(&view) else value, view.cas
+        return self.decode(view.codec, value, key) if is_packed(&view) else value, view.cas
 
     def _ttl_ms(self, key):
         """Milliseconds until a key expires, 0 if it never does, None on a miss, or ASK_WORKER."""

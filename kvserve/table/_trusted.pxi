@@ -17,9 +17,17 @@ cdef class TrustedWriter(Reader):
     cdef uint64_t version
     cdef uint64_t default_ttl_ms
     cdef Py_ssize_t value_bytes_max
+    cdef object encode  # to a codec and a payload
+    cdef Py_ssize_t as_is_bytes_max  # of bytes and ASCII text that need no `encode`
 
     def __dealloc__(self):
         PyBuffer_Release(&self.page)
+
+    def _use_values(self, encode, decode, as_is_bytes_max):
+        """As of a Reader; and makes payloads of values by `encode`."""
+        Reader._use_values(self, encode, decode, as_is_bytes_max)
+        self.encode = encode
+        self.as_is_bytes_max = as_is_bytes_max
 
     def _use_writer(self, Writer writer not None, page, Py_ssize_t version_at, uint64_t version,
                    uint64_t default_ttl_ms, Py_ssize_t value_bytes_max):
@@ -72,15 +80,18 @@ cdef class TrustedWriter(Reader):
     cdef object as_value(self, value, kv_value *v, int64_t *cell):
         """Borrows the payload of a value, from the object that this returns, or from the cell.
 
+        It is not compared with the largest value that is allowed now, see `too_large`.
+
         Raises:
             InvalidValue, ValueTooLarge.
         """
         cdef Py_ssize_t size
         cdef int overflow = 0
         cdef object holder = value
-        if PyBytes_CheckExact(value):
+        if PyBytes_CheckExact(value) and PyBytes_GET_SIZE(value) <= self.as_is_bytes_max:
             v.codec = KV_CODEC_BYTES
-        elif PyUnicode_CheckExact(value) and PyUnicode_IS_ASCII(value):
+        elif PyUnicode_CheckExact(value) and PyUnicode_IS_ASCII(value) and (
+                PyUnicode_GET_LENGTH(value) <= self.as_is_bytes_max):
             # Any other text would keep a copy in UTF-8 for as long as it lives.
             v.codec = KV_CODEC_TEXT
             v.bytes = <const uint8_t *>PyUnicode_AsUTF8AndSize(value, &size)
@@ -90,25 +101,32 @@ cdef class TrustedWriter(Reader):
                 if not overflow:
                     v.codec, v.length, v.bytes = KV_CODEC_COUNTER, 8, <const uint8_t *>cell
                     return value
-            v.codec, holder = encode(value)
+            v.codec, holder = self.encode(value)
         if v.codec != KV_CODEC_TEXT or holder is not value:
             v.bytes = <const uint8_t *>PyBytes_AS_STRING(holder)
             size = PyBytes_GET_SIZE(holder)
-        if size > self.value_bytes_max:
-            raise ValueTooLarge(
-                f"a value of {size} bytes; at most {self.value_bytes_max} are allowed now"
-            )
+        if size > 0xFFFFFFFF:
+            raise self.too_large(size)
         v.length = <uint32_t>size
         return holder
+
+    cdef object too_large(self, size):
+        return ValueTooLarge(
+            f"a value of {size} bytes; at most {self.value_bytes_max} are allowed now"
+        )
 
     cdef uint64_t store(self, key, value, ttl, kv_condition condition,
                         uint64_t expected) except? 0:
         cdef kv_key k
         cdef kv_value v
         cdef int64_t cell
-        cdef Writer writer = self.ready()
+        # First: an application's codec runs in it, which may do anything, even close this client.
         cdef object holder = self.as_value(value, &v, &cell)
-        cdef uint64_t ttl_ms = self.life_ms(ttl)
+        cdef Writer writer = self.ready()
+        cdef uint64_t ttl_ms
+        if v.length > self.value_bytes_max:
+            raise self.too_large(v.length)
+        ttl_ms = self.life_ms(ttl)
         as_key(&writer.t, key, &k)
         try:
             return writer.put(&k, &v, ttl_ms, condition, expected)
@@ -189,15 +207,21 @@ cdef class TrustedWriter(Reader):
         cdef kv_key k
         cdef kv_value v
         cdef int64_t cell
-        cdef Writer writer = self.ready()
-        cdef uint64_t ttl_ms = self.life_ms(ttl)
+        cdef Writer writer
+        cdef uint64_t ttl_ms
         cdef list holders = []
         cdef list codecs = []
+        cdef uint32_t longest = 0
         cdef Py_ssize_t done = 0
         refused = None
         for value in values.values():
             holders.append(self.as_value(value, &v, &cell))
             codecs.append(v.codec)
+            longest = max(longest, v.length)
+        writer = self.ready()  # behind what may do anything, as in `store`
+        if longest > self.value_bytes_max:
+            raise self.too_large(longest)
+        ttl_ms = self.life_ms(ttl)
         for key in values:
             as_key(&writer.t, key, &k)
         for key in values:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kvserve.client.calls.many import DeleteMany, GetMany, SetMany
+from kvserve.client.values import NATIVE
 from kvserve.errors import (
     InternalError,
     InvalidValue,
@@ -35,7 +36,7 @@ Key = str | bytes
 
 def test_each_worker_is_asked_for_its_keys_until_it_has_answered_all() -> None:
     """A worker may leave out the end, never the beginning."""
-    gets = GetMany([["a", "b", "c"], [], ["d"]])
+    gets = GetMany([["a", "b", "c"], [], ["d"]], NATIVE.decode)
     asked = [(each.shard, each.arguments) for each in gets.calls()]
     assert asked == [(0, (["a", "b", "c"],)), (2, (["d"],))]
     gets.take([(b"\x00\x01", [None, b"two"]), (b"\x02", [codec.encode(4)[1]])])
@@ -47,7 +48,7 @@ def test_each_worker_is_asked_for_its_keys_until_it_has_answered_all() -> None:
 
 @pytest.mark.parametrize("answer", [(b"", []), (bytes(2), [b"", b""]), (b"", [b""])], ids=repr)
 def test_an_answer_of_another_length_is_our_bug(answer: Any) -> None:
-    gets = GetMany([["a"]])
+    gets = GetMany([["a"]], NATIVE.decode)
     gets.calls()
     with pytest.raises(InternalError):
         gets.take([answer])

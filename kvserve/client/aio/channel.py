@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 from kvserve.client.session import (
@@ -31,10 +32,17 @@ class AsyncChannel:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._loop = asyncio.get_running_loop()
+        self._loop_reference = weakref.ref(asyncio.get_running_loop())
         self._awaited: dict[int, asyncio.Future[Reply]] = {}
         self._room: dict[int, asyncio.Future[None]] = {}  # by descriptor: waits for room to write
         self._is_greeted = False
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it belongs to, and that knows it. It is not kept alive from here."""
+        loop = self._loop_reference()
+        assert loop is not None, "a request on a loop that is gone"
+        return loop
 
     @property
     def gone(self) -> bool:
@@ -71,6 +79,7 @@ class AsyncChannel:
             waited = future if is_sent else self._room_at(sender)
             if await self._await(waited, min(left, LOOK_SECONDS)) and is_sent:
                 future.result().result()
+                del self._awaited[request_id]  # it refers to the loop
                 return
             if self.gone:
                 raise NotBegun
@@ -186,16 +195,22 @@ class AsyncChannel:
     def close(self, error: KvserveError | None = None) -> None:
         """Ends the session; what is awaited fails, with WorkerGone if there is no other error.
 
-        Twice does no harm.
+        Twice does no harm. Where the loop was closed, nobody awaits anything any more.
         """
         if self.gone:
             return
+        loop = self._loop_reference()
+        if loop is None or loop.is_closed():
+            self._room.clear()
+            self._awaited.clear()
+            self._session.close()
+            return
         is_ours = self._session.is_ours  # else the loop may know the numbers as another's
         if is_ours:
-            self._loop.remove_reader(self._session.reply_descriptor)
+            loop.remove_reader(self._session.reply_descriptor)
         for descriptor, room in self._room.items():
             if is_ours:
-                self._loop.remove_writer(descriptor)
+                loop.remove_writer(descriptor)
             if not room.done():
                 room.set_result(None)
         self._room.clear()

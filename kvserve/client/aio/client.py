@@ -60,8 +60,9 @@ class AsyncClient(AsyncNamespaces):
 
     def __init__(self, names: naming.Names, options: Options) -> None:
         self._names = names
-        self._reader = TableFollower(names, options.read)
-        self._operations = Operations(self._reader._manifest.value_bytes_max)
+        values = options.values()
+        self._reader = TableFollower(names, options.read, values)
+        self._operations = Operations(self._reader._manifest.value_bytes_max, values)
         self._workers = AsyncWorkerPool(
             names,
             self._reader._manifest,
@@ -189,7 +190,8 @@ class AsyncClient(AsyncNamespaces):
         found, rest = self._reader._get_many_here(keys)
         if rest:
             self._reader._follow_table()
-            gets = GetMany(self._reader._split(rest, await self._workers.count()))
+            by_worker = self._reader._split(rest, await self._workers.count())
+            gets = GetMany(by_worker, self._operations.values.decode)
             await self._run_calls(gets)
             found |= gets.found
         return found

@@ -40,13 +40,19 @@ def keep_in_task(claim: Claim, driver: Driver, until_ms: float) -> asyncio.Task[
 
 
 def _waker(loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> Callable[[object], None]:
+    # A claim that outlives its loop does not keep it: the task does, as long as it waits.
+    loop_reference, over_reference = weakref.ref(loop), weakref.ref(over)
+
     def end() -> None:
-        if not over.done():
+        over = over_reference()
+        if over is not None and not over.done():
             over.set_result(None)
 
     def wake(_: object) -> None:  # in whatever thread drops the claim
-        with suppress(RuntimeError):  # the loop was closed, and the task with it
-            loop.call_soon_threadsafe(end)
+        loop = loop_reference()
+        if loop is not None:
+            with suppress(RuntimeError):  # it was closed, and the task with it
+                loop.call_soon_threadsafe(end)
 
     return wake
 

@@ -14,7 +14,7 @@ from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
 from kvserve.protocol.codec import Value
-from kvserve.table._core import check_key, check_keys
+from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
 
 
 class AsyncNamespaces(AsyncRecipes):
@@ -32,6 +32,10 @@ class AsyncNamespace(AsyncNamespaces):
         self._client = client
         self._operations = client._operations
         self._namespace = NamespacePath(path)
+        self._here = NamespaceReader()
+        self._here._read_through(
+            client._reader, self._namespace.names, self._namespace.generation_keys
+        )
 
     @property
     def _root(self) -> AsyncCache:
@@ -42,7 +46,10 @@ class AsyncNamespace(AsyncNamespaces):
         return self._namespace.path
 
     async def _prefix(self) -> str:
-        """The prefix of the keys now. Read anew each time: another process may change it."""
+        """The prefix of the keys now. Looked at each time: another process may change it."""
+        known = self._here._prefix_here()
+        if known is not None:
+            return known
         generations = []
         for key in self._namespace.generation_keys:
             generation = await self._client.get(key)
@@ -52,6 +59,9 @@ class AsyncNamespace(AsyncNamespaces):
         return self._namespace.prefix(generations)
 
     async def _full_key(self, key: Key) -> Key:
+        full = self._here._full_key_here(key)
+        if full is not None:
+            return full
         check_key(key)
         return key_layout.joined(await self._prefix(), key)
 
@@ -64,7 +74,10 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
-        return await self._client.get(await self._full_key(key), default)
+        value = self._here.get(key, default)
+        if isinstance(value, AskWorker):
+            return await self._client.get(await self._full_key(key), default)
+        return value
 
     async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
@@ -112,9 +125,16 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
-        prefix = await self._prefix()
-        own = {key_layout.joined(prefix, key): key for key in key_layout.checked(check_keys(keys))}
-        return {own[key]: value for key, value in (await self._client.get_many(own)).items()}
+        keys = list(check_keys(keys))
+        found, own = self._here._get_many_here(keys) or (None, {})
+        if found is None:
+            prefix = await self._prefix()
+            found = {}
+            own = {key_layout.joined(prefix, key): key for key in key_layout.checked(keys)}
+        if own:
+            rest = await self._client.get_many(own)
+            found |= {own[key]: value for key, value in rest.items()}
+        return found
 
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""

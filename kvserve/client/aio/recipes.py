@@ -13,7 +13,13 @@ from kvserve.client.calls.operations import TTL, Key
 from kvserve.client.contract import AsyncCache
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
-from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, with_attributes
+from kvserve.client.recipes.memoize import (
+    CallKeys,
+    Memoized,
+    is_function,
+    tell_codec,
+    with_attributes,
+)
 from kvserve.client.recipes.single_flight import (
     CLAIM_SECONDS_DEFAULT,
     MISSING,
@@ -95,7 +101,9 @@ class AsyncRecipes:
         terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Memoized[P, Awaitable[R]]:
-            return memoize(self, function, CallKeys(function, key, typed=typed), terms)
+            keys = CallKeys(function, key, typed=typed)
+            tell_codec(self._root._operations.values, function)
+            return memoize(self, function, keys, terms)
 
         return decorate if function is None else decorate(function)
 
@@ -148,7 +156,7 @@ async def get_or_set(
             raise
         return value
     await flight.complete(value)
-    return as_read(value)
+    return as_read(value, client._operations.values)
 
 
 def memoize(

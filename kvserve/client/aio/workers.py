@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from kvserve import limits
 from kvserve.client import forks
@@ -21,7 +22,6 @@ from kvserve.client.options import Options
 from kvserve.client.session import NOT_TAKEN, Session, WorkerGone
 from kvserve.errors import (
     ClientClosed,
-    InvalidArgument,
     KvserveError,
     RequestTimeout,
     ServerBusy,
@@ -33,8 +33,28 @@ from kvserve.runtime import named_errors
 _GRACE_SECONDS = 0.05
 
 
+class _Sessions:
+    """The sessions of one event loop, by worker."""
+
+    def __init__(self) -> None:
+        self.channels: dict[int, AsyncChannel] = {}
+        self.opening: dict[int, asyncio.Lock] = {}
+
+    def close(self) -> None:
+        """Ends them; requests under way fail. In the loop's own thread, or when it is closed."""
+        for channel in list(self.channels.values()):
+            channel.close()
+        self.channels.clear()
+
+
 class AsyncWorkerPool:
-    """The workers of an instance, for one event loop. Arguments as for `WorkerPool`."""
+    """The workers of an instance, with sessions of its own for each event loop that uses it.
+
+    Loops come and go: each `asyncio.run` makes one, and threads have theirs. They are referred to
+    weakly, and the sessions of one that was closed are closed at the next use in any other.
+
+    Arguments as for `WorkerPool`.
+    """
 
     def __init__(
         self,
@@ -50,9 +70,8 @@ class AsyncWorkerPool:
         self._queue_bytes = options.queue_bytes
         self._on_manifest = on_manifest
         self._died_over = died_over
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._channels: dict[int, AsyncChannel] = {}
-        self._opening: dict[int, asyncio.Lock] = {}
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Sessions]
+        self._by_loop = WeakKeyDictionary()
         self._closed = False
         _all_workers.add(self)
 
@@ -110,17 +129,17 @@ class AsyncWorkerPool:
         return outcomes
 
     async def _channel(self, shard: int, deadline: float) -> AsyncChannel:
-        self._check_loop()
+        sessions = self._sessions()
         worker = shard % self.manifest.workers
-        channel = self._channels.get(worker)
-        opening = self._opening.setdefault(worker, asyncio.Lock())
+        channel = sessions.channels.get(worker)
+        opening = sessions.opening.setdefault(worker, asyncio.Lock())
         if channel is not None and channel.is_open and not opening.locked():
             return channel
         # Another request's greeting may take longer than this request may; its own ends by itself.
         patience = asyncio.timeout_at(deadline + _GRACE_SECONDS)
         try:
             async with patience, opening:
-                channel = self._channels.get(worker)
+                channel = sessions.channels.get(worker)
                 if channel is not None and channel.is_open:
                     return channel
                 if channel is not None:
@@ -129,7 +148,7 @@ class AsyncWorkerPool:
                     self.manifest = Manifest.read(self._names)
                     self._on_manifest(self.manifest)
                     if shard % self.manifest.workers == worker:
-                        return await self._open(worker, deadline)
+                        return await self._open(sessions, worker, deadline)
         except TimeoutError:
             if not patience.expired():  # it is an error of ours, or of a signal's handler
                 raise
@@ -137,41 +156,62 @@ class AsyncWorkerPool:
         # The server was restarted with another number of workers.
         return await self._channel(shard, deadline)
 
-    async def _open(self, worker: int, deadline: float) -> AsyncChannel:
+    async def _open(self, sessions: _Sessions, worker: int, deadline: float) -> AsyncChannel:
         queue_bytes = self.manifest.queue_message_bytes
         if self._queue_bytes is not None:
             queue_bytes = min(self._queue_bytes, queue_bytes)
         session = Session(self._names, self.manifest, worker, queue_bytes)
         # Stored before the event loop knows it, so that `close` finds it whatever comes between.
-        channel = self._channels[worker] = AsyncChannel(session)
+        channel = sessions.channels[worker] = AsyncChannel(session)
         await channel.greet(self._names, deadline)
         if self._closed:
             channel.close()
             raise ClientClosed("this client was closed")
         return channel
 
-    def _check_loop(self) -> None:
+    def _sessions(self) -> _Sessions:
+        """Those of the running loop."""
         if self._closed:
             raise ClientClosed("this client was closed")
         forks.notice()
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise InvalidArgument("an async client belongs to the event loop that used it first")
+        sessions = self._by_loop.get(loop)
+        if sessions is None:
+            sessions = self._by_loop[loop] = _Sessions()
+        if len(self._by_loop) > 1:
+            self._close_ended()
+        return sessions
+
+    def _close_ended(self) -> None:
+        """Closes the sessions of loops that were closed."""
+        for reference in self._by_loop.keyrefs():
+            loop = reference()
+            if loop is not None and loop.is_closed():
+                ended = self._by_loop.pop(loop, None)  # another thread may do the same
+                if ended is not None:
+                    ended.close()
 
     def close(self) -> None:
-        """Ends all sessions; requests under way fail."""
+        """Ends all sessions; requests under way fail. Those of a loop that runs in another thread
+        end in its next turn."""
         self._closed = True
-        for channel in self._channels.values():
-            channel.close()
-        self._channels.clear()
+        here = asyncio._get_running_loop()
+        for reference in self._by_loop.keyrefs():
+            loop = reference()
+            sessions = None if loop is None else self._by_loop.pop(loop, None)
+            if loop is None or sessions is None:
+                continue
+            if loop is here or not loop.is_running():
+                sessions.close()
+                continue
+            try:
+                loop.call_soon_threadsafe(sessions.close)
+            except RuntimeError:  # it was closed meanwhile
+                sessions.close()
 
     def forget(self) -> None:
-        """In a forked child: lets go of the parent's sessions and of its loop."""
-        self._channels = {}
-        self._opening = {}
-        self._loop = None
+        """In a forked child: lets go of the parent's sessions and of its loops."""
+        self._by_loop = WeakKeyDictionary()
 
 
 # A process-wide fact in process-wide state, see forks.py.

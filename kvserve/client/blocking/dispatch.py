@@ -14,7 +14,7 @@ from kvserve.client.calls.call import (
     raise_combined,
 )
 from kvserve.client.calls.many import GetMany, Many
-from kvserve.client.calls.operations import Key, Operation, Operations, value_of
+from kvserve.client.calls.operations import Key, Operation, Operations
 from kvserve.client.follower import TableFollower
 from kvserve.client.options import Options
 from kvserve.errors import KvserveError, WrongWorker
@@ -22,6 +22,7 @@ from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
+from kvserve.table._core import Reader
 
 
 class Dispatcher(TableFollower):
@@ -33,11 +34,16 @@ class Dispatcher(TableFollower):
     """
 
     def __init__(self, names: Names, options: Options) -> None:
-        super().__init__(names, options.read)
-        self._operations = Operations(self._manifest.value_bytes_max)
+        values = options.values()
+        super().__init__(names, options.read, values)
+        self._operations = Operations(self._manifest.value_bytes_max, values)
         self._workers = WorkerPool(
             names, self._manifest, options, self._on_manifest, self._died_over
         )
+
+    @property
+    def _reader(self) -> Reader:
+        return self
 
     @property
     def _timeout_seconds(self) -> float:
@@ -49,11 +55,11 @@ class Dispatcher(TableFollower):
 
     def _get_from_worker(self, key: Key, default: Any) -> Any:
         self._follow_table()
-        return value_of(key, self._ask(commands.GET, (key,)), default)
+        return self._operations.value_of(key, self._ask(commands.GET, (key,)), default)
 
     def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         self._follow_table()
-        gets = GetMany(self._split(rest, self._workers.count()))
+        gets = GetMany(self._split(rest, self._workers.count()), self._operations.values.decode)
         self._run_calls(gets)
         return found | gets.found
 

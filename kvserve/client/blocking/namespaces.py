@@ -15,7 +15,7 @@ from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
 from kvserve.protocol.codec import Value
-from kvserve.table._core import check_key, check_keys
+from kvserve.table._core import NamespaceReader, check_key, check_keys
 
 
 class Namespaces(Recipes):
@@ -41,16 +41,19 @@ class Namespaces(Recipes):
         return Namespace(self._root, (*self._path, name))
 
 
-class Namespace(Namespaces, MappingMethods):
+class Namespace(NamespaceReader, Namespaces, MappingMethods):
     """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
 
-    Locks and limiters have the namespace in their names; `clear` does not touch them.
+    `get(key, default=None)` is inherited from the NamespaceReader in table/_namespaces.pxi, so that
+    a hit runs no Python code. Locks and limiters have the namespace in their names; `clear` does
+    not touch them.
     """
 
     def __init__(self, client: Cache, path: tuple[str, ...]) -> None:
         self._client = client
         self._operations = client._operations
         self._namespace = NamespacePath(path)
+        self._read_through(client._reader, self._namespace.names, self._namespace.generation_keys)
 
     @property
     def _root(self) -> Cache:
@@ -61,7 +64,10 @@ class Namespace(Namespaces, MappingMethods):
         return self._namespace.path
 
     def _prefix(self) -> str:
-        """The prefix of the keys now. Read anew each time: another process may change it."""
+        """The prefix of the keys now. Looked at each time: another process may change it."""
+        known = self._prefix_here()
+        if known is not None:
+            return known
         generations = []
         for key in self._namespace.generation_keys:
             generation = self._client.get(key)
@@ -71,6 +77,9 @@ class Namespace(Namespaces, MappingMethods):
         return self._namespace.prefix(generations)
 
     def _full_key(self, key: Key) -> Key:
+        full = self._full_key_here(key)
+        if full is not None:
+            return full
         check_key(key)
         return key_layout.joined(self._prefix(), key)
 
@@ -87,9 +96,9 @@ class Namespace(Namespaces, MappingMethods):
         """
         self._client.set(self._namespace.generation_keys[-1], new_generation(), math.inf)
 
-    def get(self, key: Key, default: Any = None) -> Any:
-        """See `Client.get`."""
-        return self._client.get(self._full_key(key), default)
+    def _get_by_client(self, key: Key, default: Any) -> Any:
+        check_key(key)
+        return self._client.get(key_layout.joined(self._prefix(), key), default)
 
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
@@ -137,9 +146,16 @@ class Namespace(Namespaces, MappingMethods):
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
-        prefix = self._prefix()
-        own = {key_layout.joined(prefix, key): key for key in key_layout.checked(check_keys(keys))}
-        return {own[key]: value for key, value in self._client.get_many(own).items()}
+        keys = list(check_keys(keys))
+        found, own = self._get_many_here(keys) or (None, {})
+        if found is None:
+            prefix = self._prefix()
+            found = {}
+            own = {key_layout.joined(prefix, key): key for key in key_layout.checked(keys)}
+        if own:
+            rest = self._client.get_many(own)
+            found |= {own[key]: value for key, value in rest.items()}
+        return found
 
     def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""

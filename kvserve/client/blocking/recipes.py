@@ -15,7 +15,13 @@ from kvserve.client.contract import Cache
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
-from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, with_attributes
+from kvserve.client.recipes.memoize import (
+    CallKeys,
+    Memoized,
+    is_function,
+    tell_codec,
+    with_attributes,
+)
 from kvserve.client.recipes.single_flight import (
     CLAIM_SECONDS_DEFAULT,
     MISSING,
@@ -129,7 +135,9 @@ class Recipes:
         tuple, set, frozenset or dict of these. The key is the same in every process and version of
         Python. What the function captured from functions around it is part of the key too, if that
         is data, a function or a class. What else it uses, such as globals, is not. A hit is equal
-        to the result that was computed, and of its type.
+        to the result that was computed, and of its type: a model, such as a dataclass, needs a
+        client with `codec=kvserve.codecs.models()`, which takes the types from the annotation of
+        what the function returns.
 
         Args:
             ttl, stale, claim_ttl, jitter, stale_on_error: see `get_or_set`.
@@ -158,7 +166,9 @@ class Recipes:
         terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
 
         def decorate(function: Callable[P, R]) -> Memoized[P, R]:
-            return memoize(self, function, CallKeys(function, key, typed=typed), terms)
+            keys = CallKeys(function, key, typed=typed)
+            tell_codec(self._root._operations.values, function)
+            return memoize(self, function, keys, terms)
 
         return decorate if function is None else decorate(function)
 
@@ -254,7 +264,7 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
             raise
         return value
     run_to_end(flight.complete(value))
-    return as_read(value)
+    return as_read(value, client._operations.values)
 
 
 def _require_value(value: Any) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 from kvserve import limits
 from kvserve.client.calls.call import Call, raise_combined, split_off_misrouted
 from kvserve.client.calls.operations import Key
+from kvserve.client.values import Decode
 from kvserve.errors import InternalError, UnreadableValue, WrongWorker
-from kvserve.protocol import codec, commands
-from kvserve.protocol.codec import Value
+from kvserve.protocol import commands
+from kvserve.protocol.codec import BYTES, Value
 from kvserve.protocol.commands import Command
 
 
@@ -89,10 +90,16 @@ def _chosen(column: Any, indices: list[int]) -> Any:
 
 
 class GetMany(Many):
-    """Reads keys, which come in one list for each worker; `found` are the values of the hits."""
+    """Reads keys, which come in one list for each worker; `found` are the values of the hits.
 
-    def __init__(self, by_worker: list[list[Key]]) -> None:
+    Args:
+        by_worker: the keys.
+        decode: returns the value of a codec and a payload.
+    """
+
+    def __init__(self, by_worker: list[list[Key]], decode: Decode) -> None:
         super().__init__(commands.GET_MANY, _frames_of_keys(by_worker))
+        self._decode = decode
         self.found: dict[Key, Any] = {}
 
     def _take(self, arguments: tuple[Any, ...], answer: Any) -> list[Key]:
@@ -100,12 +107,12 @@ class GetMany(Many):
         codec_ids, payloads = answer
         if not 0 < len(payloads) == len(codec_ids) <= len(keys):
             raise InternalError("a get_many was answered with something else")
-        found = self.found
+        found, decode = self.found, self._decode
         for key, codec_id, payload in zip(keys, codec_ids, payloads, strict=False):
             if payload is None:
                 continue
             try:
-                found[key] = payload if codec_id == codec.BYTES else codec.decode(codec_id, payload)
+                found[key] = payload if codec_id == BYTES else decode(codec_id, payload, key)
             except UnreadableValue:
                 continue  # left out, as `Reader.get_many` does
         return keys[len(payloads) :]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from kvserve import limits
 from kvserve.client.calls.call import Call
+from kvserve.client.values import Values
 from kvserve.errors import (
     InternalError,
     InvalidArgument,
@@ -20,7 +21,7 @@ from kvserve.errors import (
     ValueTooLarge,
     from_wire,
 )
-from kvserve.protocol import codec, commands
+from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import STATUS_DONE
@@ -81,29 +82,31 @@ def from_ttl_ms(ttl_ms: int | None) -> float | None:
     return ttl_ms / 1000 if ttl_ms else math.inf
 
 
-def value_of(key: Key, answer: Any, default: Any) -> Any:
-    """The value in the answer to a get. Raises UnreadableValue."""
-    return default if answer is None else codec.decode(answer[0], answer[1], key)
-
-
 class Operations:
     """Makes operations for an instance.
 
     Args:
         value_bytes_max: its largest value, in bytes.
+        values: how the client encodes and decodes.
     """
 
-    def __init__(self, value_bytes_max: int) -> None:
+    def __init__(self, value_bytes_max: int, values: Values) -> None:
         self.value_bytes_max = value_bytes_max
+        self.values = values
+        self._encode, self._decode = values.encode, values.decode
+
+    def value_of(self, key: Key, answer: Any, default: Any) -> Any:
+        """The value in the answer to a get. Raises UnreadableValue."""
+        return default if answer is None else self._decode(answer[0], answer[1], key)
 
     def get(self, key: Key, default: Any = None) -> Operation:
-        return Operation(commands.GET, (key,), lambda answer: value_of(key, answer, default))
+        return Operation(commands.GET, (key,), lambda answer: self.value_of(key, answer, default))
 
     def gets(self, key: Key, default: Any = None) -> Operation:
         def interpret(answer: Any) -> tuple[Any, int | None]:
             if answer is None:
                 return default, None
-            return codec.decode(answer[0], answer[1], key), answer[2]
+            return self._decode(answer[0], answer[1], key), answer[2]
 
         return Operation(commands.GET, (key,), interpret)
 
@@ -115,14 +118,14 @@ class Operations:
 
     def stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
         """The arguments of a command that stores a value."""
-        codec_id, payload = codec.encode(value)
+        codec_id, payload = self._encode(value)
         if len(payload) > self.value_bytes_max:
             raise self._too_large(payload)
         return key, codec_id, payload, 0 if ttl is None else to_ttl_ms(ttl)
 
     def encode(self, value: Value) -> tuple[int, bytes]:
         """The codec and the payload of a value that may be stored."""
-        codec_id, payload = codec.encode(value)
+        codec_id, payload = self._encode(value)
         if len(payload) > self.value_bytes_max:
             raise self._too_large(payload)
         return codec_id, payload

@@ -101,7 +101,8 @@ class NamespacePath:
 
     def __init__(self, path: tuple[str, ...]) -> None:
         self.path = path
-        self._names = "::".join(key_layout.quoted(name) for name in path)
+        # What stands before the generations in each key's prefix.
+        self.names = "::".join(key_layout.quoted(name) for name in path)
         # The generations around it count too: clearing a namespace clears all that is in it.
         self.generation_keys = [
             key_layout.named("generation", path[:depth], name) for depth, name in enumerate(path)
@@ -109,7 +110,7 @@ class NamespacePath:
 
     def prefix(self, generations: Sequence[Any]) -> str:
         """The prefix of each key, given the generations of all levels."""
-        return f"{self._names}:{''.join(map(str, generations))}:"
+        return f"{self.names}:{''.join(map(str, generations))}:"
 
 
 def moved(operations: list[Operation], prefix: str) -> list[Operation]:

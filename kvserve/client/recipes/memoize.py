@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import types
+import typing
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from kvserve.client.calls.operations import Key
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.arguments import canonical_call
 from kvserve.client.recipes.function_names import function_name
+from kvserve.client.values import Values
 from kvserve.errors import InvalidArgument
 from kvserve.table._core import check_key
 
@@ -104,6 +108,23 @@ def _is_readable(key: str) -> bool:
         return len(key.encode()) <= _READABLE_BYTES_MAX
     except UnicodeEncodeError:
         return False
+
+
+def tell_codec(values: Values, function: Callable[..., Any]) -> None:
+    """Tells the client's codec which types a function returns, if it wants to know.
+
+    An annotation that means something to type checkers alone is left out: if a value then is of an
+    unknown type, storing it raises InvalidValue, which says so.
+    """
+    if values.learning is None:
+        return
+    plain = inspect.unwrap(function)
+    annotation: Any = None
+    with suppress(Exception):
+        annotation = plain.__annotations__["return"]
+        alone = types.SimpleNamespace(__annotations__={"return": annotation})
+        annotation = typing.get_type_hints(alone, plain.__globals__)["return"]
+    values.learning.learn(annotation)
 
 
 def is_function(ttl: Any) -> bool:

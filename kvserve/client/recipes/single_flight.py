@@ -29,9 +29,9 @@ from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.claims import Claim, now_ms, pauses
 from kvserve.client.recipes.driver import Driver
 from kvserve.client.recipes.waits import Waiting
+from kvserve.client.values import Values
 from kvserve.errors import InvalidArgument, KvserveError, MisuseError
 from kvserve.names import Names
-from kvserve.protocol import codec
 
 CLAIM_SECONDS_DEFAULT = 10.0
 # The claim of a longer computation is no longer renewed, so that one that hangs, or waits for
@@ -228,8 +228,8 @@ async def _wait(flight: Flight) -> None:
     await waiting.end()
 
 
-def as_read(value: Any) -> Any:
+def as_read(value: Any, values: Values) -> Any:
     """A computed value as a hit returns it: with a datetime in UTC for instance, and unshared."""
     if type(value) in _UNCHANGED:
         return value
-    return codec.decode(*codec.encode(value))
+    return values.decode(*values.encode(value))

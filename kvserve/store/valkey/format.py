@@ -22,7 +22,6 @@ from kvserve.store.base import Key, Record
 _MARK = b"\xc1"
 _STAMP_BYTES = 8
 _HEAD_BYTES = len(_MARK) + 1 + _STAMP_BYTES
-_WITH_HEAD = (codec.BYTES, codec.TEXT, codec.MSGPACK)
 _DECIMAL = re.compile(rb"0|-?[1-9][0-9]{0,18}")  # what INCRBY takes, and no more
 WHOLE = -1
 
@@ -48,7 +47,7 @@ def from_stored(key: Key, stored: bytes, expires_at_ms: int) -> Record:
         >>> from_stored("page", b"<html>", 0).codec == codec.BYTES
         True
     """
-    if stored.startswith(_MARK) and len(stored) >= _HEAD_BYTES and stored[1] in _WITH_HEAD:
+    if stored.startswith(_MARK) and len(stored) >= _HEAD_BYTES and stored[1] != codec.COUNTER:
         payload = stored[_HEAD_BYTES:]
         # Another program's bytes may look like a head of ours.
         if codec.is_readable(stored[1], payload):

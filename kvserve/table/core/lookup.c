@@ -31,8 +31,9 @@ static inline uint64_t load32(const uint8_t *p) {
     return word;
 }
 
-static uint64_t hash_bytes(const uint64_t secret[4], const uint8_t *p, uint32_t length) {
-    uint64_t state = secret[0];
+/* The hash of a key whose first `done` bytes are in the state already. */
+static inline uint64_t hash_rest(const uint64_t secret[4], uint64_t state, uint32_t done,
+                                 const uint8_t *p, uint32_t length) {
     uint64_t a, b;
     if (length <= 16) {
         if (length >= 8) {
@@ -46,7 +47,8 @@ static uint64_t hash_bytes(const uint64_t secret[4], const uint8_t *p, uint32_t 
             b = 0;
         }
     } else {
-        uint32_t left = length;
+        uint32_t left = length - done;
+        p += done;
         for (; left > 16; left -= 16, p += 16)
             state = mix(load64(p) ^ secret[1], load64(p + 8) ^ state);
         a = load64(p + left - 16);
@@ -57,7 +59,24 @@ static uint64_t hash_bytes(const uint64_t secret[4], const uint8_t *p, uint32_t 
 
 /* Fills in the key's hash and shard. The hash's bits: 16 shard, 32 bucket, 16 tag. */
 void kv_locate(const struct kv_table *t, struct kv_key *key) {
-    key->hash = hash_bytes(t->hash_key, key->bytes, key->length);
+    key->hash = hash_rest(t->hash_key, t->hash_key[0], 0, key->bytes, key->length);
+    key->shard = (uint32_t)(((key->hash >> 48) * t->geometry.shards) >> 16);
+}
+
+/* Hashes what many keys begin with. */
+void kv_hash_prefix(const struct kv_table *t, const uint8_t *bytes, uint32_t length,
+                    struct kv_prefix_hash *prefix) {
+    prefix->state = t->hash_key[0];
+    for (prefix->bytes = 0; length - prefix->bytes >= 16; prefix->bytes += 16) {
+        const uint8_t *p = bytes + prefix->bytes;
+        prefix->state = mix(load64(p) ^ t->hash_key[1], load64(p + 8) ^ prefix->state);
+    }
+}
+
+/* As kv_locate, for a key that is longer than the prefix that it begins with. */
+void kv_locate_behind(const struct kv_table *t, const struct kv_prefix_hash *prefix,
+                      struct kv_key *key) {
+    key->hash = hash_rest(t->hash_key, prefix->state, prefix->bytes, key->bytes, key->length);
     key->shard = (uint32_t)(((key->hash >> 48) * t->geometry.shards) >> 16);
 }
 
@@ -148,6 +167,23 @@ enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struc
             return status;
     }
     return KV_CONTENDED;
+}
+
+/* Notes where kv_find has found a key's record, so that kv_place_holds sees in a few loads that the
+ * key still has this record. False: it has not even now. Positions never come again, so an entry
+ * that is the same as before leads to the same record. */
+bool kv_note_place(const struct kv_table *t, const struct kv_key *key, const struct kv_view *view,
+                   struct kv_place *place) {
+    uint64_t number = (uint64_t)(view->hint - hint_at(t, key->shard, 0, 0));
+    struct kv_bucket *bucket = bucket_at(t, key->shard, (uint32_t)(number / KV_HINTS_A_BUCKET));
+    place->entry = &bucket->entry[number % KV_HINTS_A_BUCKET];
+    place->seen = LOAD_ACQUIRE(*place->entry);
+    place->flush_mark = &shard_header(t, key->shard)->flush_mark;
+    place->cas = view->cas;
+    place->hint = view->hint;
+    struct kv_view now;
+    return place->seen >> 48 == tag_of(key->hash) && aim(t, key->shard, place->seen, &now) &&
+           now.record == view->record && now.position == view->position;
 }
 
 /* Finding in three steps, for batches: each step is taken for several keys before the next one and

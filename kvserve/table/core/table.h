@@ -72,6 +72,21 @@ struct kv_key {
     uint32_t shard;
 };
 
+/* The hash's state after the whole 16-byte blocks of a prefix. */
+struct kv_prefix_hash {
+    uint64_t state;
+    uint32_t bytes; /* that are in it */
+};
+
+/* Where a record without an expiry was found. See kv_note_place. */
+struct kv_place {
+    const _Atomic uint64_t *entry;
+    const _Atomic uint64_t *flush_mark;
+    uint64_t seen; /* the entry then */
+    uint64_t cas;
+    _Atomic uint8_t *hint;
+};
+
 struct kv_value {
     const uint8_t *bytes;
     uint32_t length;
@@ -133,6 +148,12 @@ bool kv_died_over(const struct kv_table *t, uint64_t client, uint64_t request);
 
 /* lookup.c: lookup without a lock */
 void kv_locate(const struct kv_table *t, struct kv_key *key);
+void kv_hash_prefix(const struct kv_table *t, const uint8_t *bytes, uint32_t length,
+                    struct kv_prefix_hash *prefix);
+void kv_locate_behind(const struct kv_table *t, const struct kv_prefix_hash *prefix,
+                      struct kv_key *key);
+bool kv_note_place(const struct kv_table *t, const struct kv_key *key, const struct kv_view *view,
+                   struct kv_place *place);
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
 void kv_prefetch_bucket(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);
 void kv_prefetch_record(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);

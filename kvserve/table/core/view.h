@@ -18,14 +18,28 @@ static inline bool kv_view_flushed(const struct kv_table *t, uint32_t shard,
 
 /* Reports a read to the eviction. A plain store that other processes may overwrite: it is a hint.
  * Returns whether this process should check that its notes are still read, see kv_note. */
-static inline bool kv_view_touch(const struct kv_table *t, const struct kv_view *view) {
-    uint8_t reads = LOAD(*view->hint);
+static inline bool kv_touch_hint(const struct kv_table *t, _Atomic uint8_t *hint) {
+    uint8_t reads = LOAD(*hint);
     if (reads >= 3)
         return false;
     if (t->notes != NULL)
-        return kv_note(t, view->hint);
-    STORE(*view->hint, (uint8_t)(reads + 1));
+        return kv_note(t, hint);
+    STORE(*hint, (uint8_t)(reads + 1));
     return false;
+}
+
+static inline bool kv_view_touch(const struct kv_table *t, const struct kv_view *view) {
+    return kv_touch_hint(t, view->hint);
+}
+
+static inline bool kv_touch_place(const struct kv_table *t, const struct kv_place *place) {
+    return kv_touch_hint(t, place->hint);
+}
+
+/* Whether a key still has the record that was found at this place. */
+static inline bool kv_place_holds(const struct kv_place *place) {
+    return LOAD_ACQUIRE(*place->entry) == place->seen &&
+           place->cas > LOAD_ACQUIRE(*place->flush_mark);
 }
 
 static inline void kv_count_read(const struct kv_table *t, bool hit) {
