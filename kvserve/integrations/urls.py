@@ -21,11 +21,17 @@ def options_of(url: str | None) -> dict[str, Any]:
     parts = urlsplit(url or "")
     name = parts.netloc or parts.path.strip("/")
     options: dict[str, Any] = {"name": name} if name else {}
-    options.update((key, _value(text)) for key, text in parse_qsl(parts.query))
+    options.update((key, value_of(text)) for key, text in parse_qsl(parts.query))
     return options
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """An option's value, of its text: a bool, None or a number where it is one.
+
+    Example:
+        >>> value_of("true"), value_of("0.5"), value_of("hash")
+        (True, 0.5, 'hash')
+    """
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     for number in (int, float):
