@@ -50,10 +50,15 @@ if TYPE_CHECKING:
     from kvserve import codecs
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
+    from kvserve.client.calls.operations import Record
     from kvserve.client.connect import async_client, connect, connect_async
+    from kvserve.client.recipes.updates import UNCHANGED
     from kvserve.live.feed import Event
+    from kvserve.table._core import ASK_WORKER
 
 __all__ = [
+    "ASK_WORKER",
+    "UNCHANGED",
     "AlreadyServed",
     "AsyncClient",
     "Client",
@@ -76,6 +81,7 @@ __all__ = [
     "NotACounter",
     "OutcomeUnknown",
     "ProtocolError",
+    "Record",
     "RequestTimeout",
     "ServerBusy",
     "ServerError",
@@ -97,9 +103,12 @@ __all__ = [
 # Imported at first use: no program needs all of it, and `kvserve get`, which reads the table
 # itself, and `kvserve serve` need none of it.
 _LATE = {
+    "ASK_WORKER": "kvserve.table._core",
     "AsyncClient": "kvserve.client.aio.client",
     "Client": "kvserve.client.blocking.client",
     "Event": "kvserve.live.feed",
+    "Record": "kvserve.client.calls.operations",
+    "UNCHANGED": "kvserve.client.recipes.updates",
     "async_client": "kvserve.client.connect",
     "connect": "kvserve.client.connect",
     "connect_async": "kvserve.client.connect",

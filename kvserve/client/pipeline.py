@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Self
 
 from kvserve.client.calls.operations import TTL, Key, Operation, Operations
@@ -44,6 +45,10 @@ class Collector:
         """See `Client.gets`."""
         return self._add(self._make.gets(key, default))
 
+    def get_record(self, key: Key) -> Self:
+        """See `Client.get_record`."""
+        return self._add(self._make.get_record(key))
+
     def ttl(self, key: Key) -> Self:
         """See `Client.ttl`."""
         return self._add(self._make.ttl(key))
@@ -56,13 +61,15 @@ class Collector:
         """See `Client.add`."""
         return self._add(self._make.add(key, value, ttl))
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None) -> Self:
-        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return self._add(self._make.replace(key, value, ttl))
+    def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> Self:
+        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        return self._add(self._make.replace(key, value, ttl, keep_ttl=keep_ttl))
 
-    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Self:
-        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return self._add(self._make.cas(key, value, version, ttl))
+    def cas(
+        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> Self:
+        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        return self._add(self._make.cas(key, value, version, ttl, keep_ttl=keep_ttl))
 
     def delete(self, key: Key, version: int | None = None) -> Self:
         """See `Client.delete`."""
@@ -71,6 +78,10 @@ class Collector:
     def touch(self, key: Key, ttl: TTL = None) -> Self:
         """See `Client.touch`. Without a ttl the key never expires any more."""
         return self._add(self._make.touch(key, ttl))
+
+    def expire_at(self, key: Key, when: datetime.datetime | float) -> Self:
+        """See `Client.expire_at`."""
+        return self._add(self._make.expire_at(key, when))
 
     def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Self:
         """See `Client.incr`."""

@@ -57,6 +57,7 @@ class Executor:
             commands.PING.code: self._ping,
             commands.STATS.code: stats,
             commands.GET.code: table.read,
+            commands.GET_RECORD.code: table.read_record,
             commands.TTL.code: table.ttl_ms,
             commands.SET.code: self._set,
             commands.ADD.code: self._add,
@@ -116,13 +117,13 @@ class Executor:
 
     def _replace(self, key: bytes | str, codec_id: int, payload: bytes, ttl_ms: int) -> int:
         self.check_value(codec_id, payload)
-        return self._table.replace(key, codec_id, payload, self.life_ms(ttl_ms))
+        return self._table.replace(key, codec_id, payload, self._life_or_kept_ms(ttl_ms))
 
     def _cas(
         self, key: bytes | str, codec_id: int, payload: bytes, ttl_ms: int, version: int
     ) -> int:
         self.check_value(codec_id, payload)
-        return self._table.cas(key, codec_id, payload, self.life_ms(ttl_ms), version)
+        return self._table.cas(key, codec_id, payload, self._life_or_kept_ms(ttl_ms), version)
 
     def _touch(self, key: bytes | str, ttl_ms: int) -> bool:
         return self._table.touch(key, life_ms_of(ttl_ms))  # it stores nothing: 0 means never here
@@ -176,6 +177,9 @@ class Executor:
         if codec_id != codec.BYTES:
             _check_codec(codec_id, payload)
 
+    def _life_or_kept_ms(self, ttl_ms: int) -> int:
+        return ttl_ms if ttl_ms == limits.LIFE_MS_KEPT else self.life_ms(ttl_ms)
+
     def life_ms(self, ttl_ms: int) -> int:
         """How long a value that is written lives: one without a ttl gets the default."""
         return life_ms_of(ttl_ms) if ttl_ms else self._default_ttl_ms
@@ -200,7 +204,7 @@ def out_of_range(error: Exception) -> InvalidArgument:
 def answer_bytes(code: int, outcome: tuple[int, Any]) -> int:
     """About how many bytes the answer of one operation adds to a batch's reply."""
     status, answer = outcome
-    has_value = code == commands.GET.code and status == STATUS_DONE and answer
+    has_value = code in commands.READS_OF_VALUES and status == STATUS_DONE and answer
     return _ANSWER_OVERHEAD_BYTES + (len(answer[1]) if has_value else 0)
 
 

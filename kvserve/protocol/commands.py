@@ -1,7 +1,8 @@
 """One record per command: the source for dispatch, checks of frames, retries and priorities.
 
 A request's arguments are a msgpack array; `fields` names each with the types that it may have.
-Values travel as (codec, payload), times as whole milliseconds, 0 for "never expires".
+Values travel as (codec, payload), times as whole milliseconds, 0 for "never expires". `replace` and
+`cas` with a ttl of `limits.LIFE_MS_KEPT` keep the expiry of what they replace.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ LIMIT = Command(
     False,
     (_KEY, ("rate", (int,)), ("per_ms", (int,)), ("cost", (int,)), ("sliding", (bool,))),
 )
+GET_RECORD = Command("get_record", 21, Priority.SINGLE, True, (_KEY,))
 BATCH = Command("batch", 30, Priority.BULK, False, (("operations", (list,)),))
 SCAN = Command(
     "scan",
@@ -116,14 +118,15 @@ DELETE_MANY = Command("delete_many", 36, Priority.BULK, True, (_KEYS,))
 
 ALL = (
     HELLO, PING, STATS, GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR,
-    DELETE_VERSION, LIMIT, BATCH, SCAN, FLUSH,
+    DELETE_VERSION, LIMIT, GET_RECORD, BATCH, SCAN, FLUSH,
     VERIFY, GET_MANY, SET_MANY, DELETE_MANY,
 )  # fmt: skip
 BY_CODE = {command.code: command for command in ALL}
 BY_NAME = {command.name: command for command in ALL}
 BATCHABLE = frozenset(
-    {GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, DELETE_VERSION, LIMIT}
+    {GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, DELETE_VERSION, LIMIT, GET_RECORD}
 )
+READS_OF_VALUES = frozenset({GET.code, GET_RECORD.code})  # their answers are as long as values
 SINGLE_OF = {GET_MANY.code: GET, SET_MANY.code: SET, DELETE_MANY.code: DELETE}
 
 assert len(BY_CODE) == len(BY_NAME) == len(ALL)

@@ -24,7 +24,7 @@ from kvserve.limits import BATCH_OPERATIONS_MAX, KIB, MANY_KEYS_MAX, QUEUE_MESSA
 from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 STATUS_DONE = 0
 _unpack = msgpack.unpackb
 _UINT64 = 2**64

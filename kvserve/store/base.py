@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from kvserve.errors import KvserveError, StoreUnavailable
 
 Key = str | bytes
+EXPIRY_KEPT = -1  # for a record that replaces another one: that one's expiry
 
 
 class StoreRefusal(StoreUnavailable):
@@ -30,7 +31,8 @@ class Record(NamedTuple):
         key: as the caller gave it; a str and its UTF-8 bytes are the same key.
         codec: a number of `kvserve.protocol.codec`.
         payload: the value, encoded by that codec.
-        expires_at_ms: Unix time in milliseconds; 0: never.
+        expires_at_ms: Unix time in milliseconds; 0: never. For `SharedStore.replace` and
+            `compare_and_set` it may be EXPIRY_KEPT.
         stamp: the store's own mark of this write; empty in a record that is to be stored.
     """
 

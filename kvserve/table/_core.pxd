@@ -82,6 +82,7 @@ cdef extern from "core/table.h" nogil:
     enum kv_status:
         KV_DONE, KV_MISSING, KV_REFUSED, KV_NOT_COUNTER, KV_OVERFLOW, KV_TOO_LARGE
         KV_CONTENDED, KV_BUSY
+    uint64_t KV_EXPIRY_KEPT
     enum kv_condition:
         KV_SET, KV_ADD, KV_REPLACE, KV_CAS
     struct kv_table:

@@ -44,6 +44,7 @@ from kvserve.errors import (
 from kvserve.limits import (
     KEY_BYTES_MAX,
     LEASE_SLOTS,
+    LIFE_MS_KEPT as LIFE_KEPT,
     LOCK_WAIT_MS,
     SHARDS_MAX,
     TTL_MS_MAX,
@@ -100,11 +101,18 @@ class LeaseLost(ServerBusy):
 class AskWorker:
     """What a read returns that must ask a worker. There is one: `ASK_WORKER`."""
 
+    def __repr__(self):
+        return "kvserve.ASK_WORKER"
+
+    def __reduce__(self):
+        return "ASK_WORKER"
+
 
 cdef object _ask_worker = AskWorker()
 cdef object _miss = object()
 ASK_WORKER = _ask_worker
 
+cdef uint64_t LIFE_MS_KEPT = LIFE_KEPT
 cdef int RETRIES_MAX = 64
 cdef Py_ssize_t PRESIZED_MAX = 4096  # beyond this, few hits among many keys would waste memory
 cdef uint32_t SCAN_KEYS = 512  # about how many keys one scan returns
@@ -128,6 +136,15 @@ cdef inline uint64_t clock_ms(int clock) noexcept nogil:
 cdef inline uint64_t now_ms() noexcept nogil:
     """The clock of all expiries: it counts through suspend, and does not jump."""
     return clock_ms(CLOCK_BOOTTIME)
+
+
+cdef inline uint64_t life_left(uint64_t expiry_ms) noexcept nogil:
+    """Milliseconds until a live record expires, 0 for ever. It may have expired a moment ago."""
+    cdef uint64_t now
+    if expiry_ms == 0:
+        return 0
+    now = now_ms()
+    return expiry_ms - now if expiry_ms > now else 1
 
 
 cdef inline uint64_t expiry_after(uint64_t ttl_ms) noexcept nogil:

@@ -147,6 +147,19 @@ cdef class NamespaceReader:
             value = self.reader.get_located(reading, &k, key, default)
         return self._get_by_client(key, default) if value is _ask_worker else value
 
+    def get_here(self, key, default=None):
+        """See `Client.get_here`."""
+        cdef kv_key k
+        cdef uint8_t buffer[KV_KEY_BYTES_MAX]
+        cdef uint32_t reading = self.current()
+        if reading != 0 and self.locate(key, buffer, &k):
+            return self.reader.get_located(reading, &k, key, default)
+        return self._get_here_by_client(key, default)
+
+    def _get_here_by_client(self, key, default):
+        """What `get_here` returns where the prefix is not at hand. For subclasses."""
+        return _ask_worker
+
     def _get_by_client(self, key, default):
         """What `get` returns where it must ask a worker. For subclasses."""
         return _ask_worker

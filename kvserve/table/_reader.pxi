@@ -253,13 +253,9 @@ cdef class Reader(Attached):
                 found[names[first + n]] = value
         return first + count
 
-    def _gets_here(self, key):
-        """(value, version), None on a miss, or ASK_WORKER.
-
-        A counter's value and version are two cells, which only the lock's owner can read as one.
-        """
+    cdef object look(self, key, kv_view *view):
+        """As `_copy`, of any key; `_ask_worker` also where only a worker knows. Counts a miss."""
         cdef kv_key k
-        cdef kv_view view
         cdef object value
         cdef uint32_t reading = self.reading()
         if reading == 0:
@@ -267,16 +263,66 @@ cdef class Reader(Attached):
         as_key(&self.t, key, &k)
         if self.lapsed(reading, k.shard):
             return _ask_worker
-        value = self._copy(&k, &view)
+        value = self._copy(&k, view)
         if value is _miss:
             if reading & KV_MISSES_ASK_WORKER:
                 return _ask_worker
             kv_count_read(&self.t, False)
+        return value
+
+    def get_here(self, key, default=None):
+        """What shared memory says of a key; asks no worker, so it never waits for one.
+
+        Args:
+            key, default: as for `get`.
+
+        Returns:
+            The value, the default on a miss, or `kvserve.ASK_WORKER` where only a worker can
+            know: `get` asks it. That is so if a store is behind the cache, on a miss and on a hit
+            that is no longer fresh; if the table was replaced or the client was closed; and always
+            for a client that was connected with `read="worker"`.
+
+        Raises:
+            InvalidKey, UnreadableValue: as `get`.
+
+        Example:
+            >>> cache.set("user:1", "Ada") > 0, cache.get_here("user:1"), cache.get_here("nobody")
+            (True, 'Ada', None)
+        """
+        cdef kv_view view
+        cdef object value = self.look(key, &view)
+        if value is _miss:
+            return default
+        if value is _ask_worker:
+            return value
+        self._count_hit(&view)
+        return self.decode(view.codec, value, key) if is_packed(&view) else value
+
+    def _gets_here(self, key):
+        """(value, version), None on a miss, or ASK_WORKER.
+
+        A counter's value and version are two cells, which only the lock's owner can read as one.
+        """
+        cdef kv_view view
+        cdef object value = self.look(key, &view)
+        if value is _miss:
             return None
         if value is _ask_worker or view.codec == KV_CODEC_COUNTER:
             return _ask_worker
         self._count_hit(&view)
         return self.decode(view.codec, value, key) if is_packed(&view) else value, view.cas
+
+    def _record_here(self, key):
+        """(value, milliseconds to live, version) as `_gets_here`; 0 for ever."""
+        cdef kv_view view
+        cdef object value = self.look(key, &view)
+        if value is _miss:
+            return None
+        if value is _ask_worker or view.codec == KV_CODEC_COUNTER:
+            return _ask_worker
+        self._count_hit(&view)
+        value = self.decode(view.codec, value, key) if is_packed(&view) else value
+        return value, life_left(view.expiry_ms), view.cas
 
     def _ttl_ms(self, key):
         """Milliseconds until a key expires, 0 if it never does, None on a miss, or ASK_WORKER."""
@@ -308,7 +354,7 @@ cdef class Reader(Attached):
             return view.expiry_ms - now if view.expiry_ms > now else miss
         return _ask_worker
 
-    def _scan(self, uint32_t shard, uint32_t bucket, bytes prefix):
+    def _scan(self, uint32_t shard, uint32_t bucket, bytes prefix not None):
         """Some keys of a shard that begin with a prefix.
 
         Args:
@@ -325,6 +371,9 @@ cdef class Reader(Attached):
         cdef bytes key
         cdef list keys = []
         cdef uint32_t last
+        cdef bint is_wanted
+        cdef uint32_t length = <uint32_t>len(prefix)
+        cdef const char *start = PyBytes_AS_STRING(prefix)
         self._require_attached()
         if shard >= self.t.geometry.shards:
             raise IndexError(f"no shard {shard}")
@@ -333,16 +382,19 @@ cdef class Reader(Attached):
             cursor.bucket = cursor.slot = cursor.steps = 0
             before = cursor
             while kv_next_in_bucket(&self.t, shard, bucket, &cursor, &view):
-                key = PyBytes_FromStringAndSize(<const char *>view.key, view.key_bytes)
+                is_wanted = view.key_bytes >= length and not memcmp(view.key, start, length)
+                if is_wanted:
+                    key = PyBytes_FromStringAndSize(<const char *>view.key, view.key_bytes)
                 if not kv_view_intact(&view):
                     cursor = before  # it moved or went while we copied: look again
                     continue
                 before = cursor
+                if not is_wanted:
+                    continue
                 if kv_view_flushed(&self.t, shard, &view):
                     continue
                 if view.expiry_ms != 0 and view.expiry_ms <= now:
                     continue
-                if key.startswith(prefix):
-                    keys.append(key.decode() if view.flags & KV_FLAG_TEXT_KEY else key)
+                keys.append(key.decode() if view.flags & KV_FLAG_TEXT_KEY else key)
             bucket += 1
         return keys, (bucket if bucket < self.t.geometry.buckets else None)

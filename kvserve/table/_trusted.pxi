@@ -8,7 +8,8 @@ cdef class TrustedWriter(Reader):
 
     Common cases go straight through here. Rare ones, and what does not concern the table, are left
     to methods of the client (kvserve/client/blocking/direct.py): `_join_writers` gets a Writer,
-    `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none.
+    `_life_ms` reads a ttl, `_check_counter` and `_check_version` refuse what is none,
+    `_check_kept` a ttl beside `keep_ttl`.
     """
 
     cdef Writer writer
@@ -115,8 +116,8 @@ cdef class TrustedWriter(Reader):
             f"a value of {size} bytes; at most {self.value_bytes_max} are allowed now"
         )
 
-    cdef uint64_t store(self, key, value, ttl, kv_condition condition,
-                        uint64_t expected) except? 0:
+    cdef uint64_t store(self, key, value, ttl, kv_condition condition, uint64_t expected,
+                        bint keep_ttl=False) except? 0:
         cdef kv_key k
         cdef kv_value v
         cdef int64_t cell
@@ -127,11 +128,14 @@ cdef class TrustedWriter(Reader):
         if v.length > self.value_bytes_max:
             raise self.too_large(v.length)
         ttl_ms = self.life_ms(ttl)
+        if keep_ttl:
+            self._check_kept(ttl)
+            ttl_ms = LIFE_MS_KEPT
         as_key(&writer.t, key, &k)
         try:
             return writer.put(&k, &v, ttl_ms, condition, expected)
         except LeaseLost:  # `ready` gets another one, or raises why there is none
-            return self.store(key, value, ttl, condition, expected)
+            return self.store(key, value, ttl, condition, expected, keep_ttl)
 
     def set(self, key, value, ttl=None):
         """See `Client.set`."""
@@ -141,13 +145,13 @@ cdef class TrustedWriter(Reader):
         """See `Client.add`."""
         return self.store(key, value, ttl, KV_ADD, 0) != 0
 
-    def replace(self, key, value, ttl=None):
+    def replace(self, key, value, ttl=None, *, keep_ttl=False):
         """See `Client.replace`."""
-        return self.store(key, value, ttl, KV_REPLACE, 0) != 0
+        return self.store(key, value, ttl, KV_REPLACE, 0, keep_ttl) != 0
 
-    def cas(self, key, value, version, ttl=None):
+    def cas(self, key, value, version, ttl=None, *, keep_ttl=False):
         """See `Client.cas`."""
-        return self.store(key, value, ttl, KV_CAS, self._check_version(version)) != 0
+        return self.store(key, value, ttl, KV_CAS, self._check_version(version), keep_ttl) != 0
 
     def delete(self, key, version=None):
         """See `Client.delete`."""

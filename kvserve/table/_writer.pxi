@@ -140,8 +140,20 @@ cdef class Writer(Owner):
 
     def read(self, key):
         """(codec, payload, version) of a key, or None on a miss. Counts as a read of the key."""
-        cdef kv_key k
         cdef kv_view view
+        payload = self.read_payload(key, &view)
+        return None if payload is None else (view.codec, payload, view.cas)
+
+    def read_record(self, key):
+        """As `read`, and fourth the milliseconds that the key has to live, 0 for ever."""
+        cdef kv_view view
+        payload = self.read_payload(key, &view)
+        if payload is None:
+            return None
+        return view.codec, payload, view.cas, life_left(view.expiry_ms)
+
+    cdef bytes read_payload(self, key, kv_view *view):
+        cdef kv_key k
         cdef int retries
         cdef bytes payload
         cdef kv_status status
@@ -155,11 +167,11 @@ cdef class Writer(Owner):
             if retries == RETRIES_MAX and not locked:
                 self.lock(k.shard)
                 locked = True
-            status = kv_find(&self.t, &k, &view)
+            status = kv_find(&self.t, &k, view)
             if status == KV_MISSING:
                 payload = None
                 break
-            if status == KV_CONTENDED or not kv_view_intact(&view):
+            if status == KV_CONTENDED or not kv_view_intact(view):
                 continue
             if view.codec == KV_CODEC_COUNTER and not locked:
                 self.lock(k.shard)
@@ -171,19 +183,19 @@ cdef class Writer(Owner):
                 if locked:
                     self.unlock(k.shard)
                 raise
-            if locked or kv_view_intact(&view):
+            if locked or kv_view_intact(view):
                 break
         else:
             payload = None
         if locked:
             self.unlock(k.shard)
-        if payload is None or kv_view_flushed(&self.t, k.shard, &view) or (
+        if payload is None or kv_view_flushed(&self.t, k.shard, view) or (
                 view.expiry_ms != 0 and view.expiry_ms <= now_ms()):
             kv_count_read(&self.t, False)
             return None
-        kv_view_touch(&self.t, &view)
+        kv_view_touch(&self.t, view)
         kv_count_read(&self.t, True)
-        return view.codec, payload, view.cas
+        return payload
 
     cdef uint64_t put(self, const kv_key *k, kv_value *v, uint64_t ttl_ms, kv_condition condition,
                       uint64_t expected) except? 0:
@@ -192,7 +204,10 @@ cdef class Writer(Owner):
         cdef kv_status status
         self.lock(k.shard)
         now = self.now()  # only here: waiting for the lock may have taken long
-        v.expiry_ms = now + ttl_ms if ttl_ms else 0
+        if ttl_ms == LIFE_MS_KEPT:
+            v.expiry_ms = KV_EXPIRY_KEPT
+        else:
+            v.expiry_ms = now + ttl_ms if ttl_ms else 0
         status = kv_store(&self.t, k, v, condition, expected, now, &version)
         self.unlock(k.shard)
         if status == KV_TOO_LARGE:
@@ -222,11 +237,12 @@ cdef class Writer(Owner):
         return self._store(key, codec, payload, ttl_ms, KV_ADD, 0)
 
     def replace(self, key, int codec, bytes payload not None, uint64_t ttl_ms):
-        """As `set`, if the key is there; returns 0 if not."""
+        """As `set`, if the key is there; returns 0 if not. With a ttl of LIFE_MS_KEPT the value
+        expires when the one before would have."""
         return self._store(key, codec, payload, ttl_ms, KV_REPLACE, 0)
 
     def cas(self, key, int codec, bytes payload not None, uint64_t ttl_ms, uint64_t version):
-        """As `set`, if the key's version is this; returns 0 if not."""
+        """As `replace`, if the key's version is this; returns 0 if not."""
         return self._store(key, codec, payload, ttl_ms, KV_CAS, version)
 
     cpdef bint delete(self, key) except -1:

@@ -120,6 +120,22 @@ class CacheMachine(RuleBasedStateMachine):
         assert done == self.model.cas(key, value, model_version, ttl)
         self.look(key)
 
+    @rule(key=KEYS, value=SMALL_VALUES, age=st.integers(0, 3))
+    def keep_ttl(self, key: Key, value: Any, age: int) -> None:
+        """Stores over what is there, or over a state of it, for the time that it had left."""
+        self.before(key)
+        states = self.seen.get(raw(key), [(1, 1)])
+        version, model_version = states[-min(1 + age, len(states))]
+        if age == 3:
+            assert self.cache.replace(key, value, keep_ttl=True) == self.model.replace(
+                key, value, keep_ttl=True
+            )
+        else:
+            done = self.cache.cas(key, value, version, keep_ttl=True)
+            assert done == self.model.cas(key, value, model_version, keep_ttl=True)
+        self.look(key)
+        self.ttl(key)
+
     @rule(key=KEYS, delta=COUNTERS, initial=st.one_of(st.none(), COUNTERS), ttl=TTLS)
     def incr(self, key: Key, delta: int, initial: int | None, ttl: float | None) -> None:
         """Counts; what one refuses the other refuses."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvserve.errors import NotACounter, StoreUnavailable
 from kvserve.protocol import codec
-from kvserve.store.base import Key, Record, SharedStore, Store
+from kvserve.store.base import EXPIRY_KEPT, Key, Record, SharedStore, Store
 
 
 class MemoryStore(Store):
@@ -83,7 +83,10 @@ class SharedMemory(MemoryStore, SharedStore):
 
     def _put_if(self, is_so: bool, record: Record) -> bool:
         if is_so:
-            self.records[name_of(record.key)] = record
+            name = name_of(record.key)
+            if record.expires_at_ms == EXPIRY_KEPT:
+                record = record._replace(expires_at_ms=self.records[name].expires_at_ms)
+            self.records[name] = record
         return is_so
 
     async def compare_and_delete(self, seen: Record) -> bool:

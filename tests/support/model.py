@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import kvserve
 from kvserve.errors import (
     CounterOverflow,
     InvalidArgument,
@@ -77,17 +78,57 @@ class Model:
         stored, expiry = self._check(value), self._expiry(ttl)
         return not self._find(key) and bool(self._store(key, stored, expiry))
 
-    def replace(self, key: Key, value: Any, ttl: TTL = None) -> bool:
-        """Stores only over what is there."""
-        stored, expiry = self._check(value), self._expiry(ttl)
-        return self._find(key) is not None and bool(self._store(key, stored, expiry))
-
-    def cas(self, key: Key, value: Any, version: int, ttl: TTL = None) -> bool:
-        """Stores only over this version."""
-        stored, expiry = self._check(value), self._expiry(ttl)
+    def get_record(self, key: Key) -> tuple[Any, float, int] | None:
+        """The value, its seconds left, and its version."""
         record = self._find(key)
-        same = record is not None and record.version == version
-        return same and bool(self._store(key, stored, expiry))
+        if record is None:
+            return None
+        left = record.expiry - self._clock()
+        return kvserve.Record(copy.deepcopy(record.value), left, record.version)
+
+    def replace(self, key: Key, value: Any, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
+        """Stores only over what is there."""
+        stored, expiry = self._check(value), self._expiry(ttl, keep_ttl)
+        record = self._find(key)
+        if record is None:
+            return False
+        return bool(self._store(key, stored, record.expiry if keep_ttl else expiry))
+
+    def cas(
+        self, key: Key, value: Any, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> bool:
+        """Stores only over this version."""
+        stored, expiry = self._check(value), self._expiry(ttl, keep_ttl)
+        record = self._find(key)
+        if record is None or record.version != version:
+            return False
+        return bool(self._store(key, stored, record.expiry if keep_ttl else expiry))
+
+    def update(
+        self, key: Key, function: Callable[[Any], Any], default: Any = None, ttl: TTL = None
+    ) -> Any:
+        """Stores what the function makes of the value."""
+        self._expiry(ttl)
+        while True:
+            held, version = self.gets(key, copy.deepcopy(default))
+            value = function(copy.deepcopy(held))
+            if value is kvserve.UNCHANGED:
+                return held
+            if version is None:
+                done = self.add(key, value, ttl)
+            else:
+                done = self.cas(key, value, version, ttl, keep_ttl=ttl is None)
+            if done:
+                return self.get(key)
+
+    def expire_at(self, key: Key, when: Any) -> bool:
+        """Gives what is there the time until a moment."""
+        if isinstance(when, datetime.datetime) and when.tzinfo is not None:
+            when = when.timestamp()
+        if isinstance(when, bool) or not isinstance(when, (int, float)):
+            raise InvalidArgument(f"{when!r}")
+        left = when - time.time()
+        return self.delete(key) if left <= 0 else self.touch(key, left)
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """Removes, if it has this version; says whether it did."""
@@ -152,16 +193,27 @@ class Model:
         """Removes all; returns how many were there."""
         return sum([self.delete(key) for key in keys])
 
-    def scan(self, prefix: Key = "") -> Iterator[Key]:
-        """The keys that begin with the prefix."""
+    def scan(self, prefix: Key = "", match: Key | None = None) -> Iterator[Key]:
+        """The keys that begin with the prefix and match the pattern."""
         start = prefix.encode() if isinstance(prefix, str) else prefix
+        pattern = match.encode() if isinstance(match, str) else match
         return iter(
             [
                 record.key
                 for key, record in list(self._records.items())
-                if key.startswith(start) and self._find(key)
+                if key.startswith(start)
+                and (pattern is None or matches(pattern, key))
+                and self._find(key)
             ]
         )
+
+    def delete_prefix(self, prefix: Key) -> int:
+        """Removes the keys that begin with the prefix."""
+        return self.delete_many(self.scan(prefix))
+
+    def delete_matching(self, match: Key) -> int:
+        """Removes the keys that match the pattern."""
+        return self.delete_many(self.scan("", match))
 
     def flush(self) -> None:
         """Removes everything."""
@@ -205,7 +257,9 @@ class Model:
             return bytes(value)
         return copy.deepcopy(value)
 
-    def _expiry(self, ttl: TTL) -> float:
+    def _expiry(self, ttl: TTL, keep_ttl: bool = False) -> float:
+        if keep_ttl and ttl is not None:
+            raise InvalidArgument("both")
         if ttl is None:
             return math.inf
         if isinstance(ttl, datetime.timedelta):
@@ -217,6 +271,41 @@ class Model:
         if not 0 < ttl <= TTL_SECONDS_MAX:  # false for not-a-number, too
             raise InvalidTTL(f"{ttl!r}")
         return self._clock() + ttl
+
+
+def matches(pattern: bytes, text: bytes) -> bool:
+    """Redis's stringmatchlen: whether a text matches a pattern."""
+    if not pattern:
+        return not text
+    first = pattern[:1]
+    if first == b"*":
+        return any(matches(pattern[1:], text[n:]) for n in range(len(text) + 1))
+    if not text:
+        return False
+    if first == b"?":
+        return matches(pattern[1:], text[1:])
+    if first == b"[":
+        is_in, rest = _in_brackets(pattern[1:], text[0])
+        return is_in and matches(rest, text[1:])
+    if first == b"\\" and len(pattern) > 1:
+        pattern = pattern[1:]
+    return pattern[0] == text[0] and matches(pattern[1:], text[1:])
+
+
+def _in_brackets(rest: bytes, byte: int) -> tuple[bool, bytes]:
+    """Whether the brackets have a byte, and what follows them."""
+    is_not = rest.startswith(b"^")
+    rest = rest[is_not:]
+    found = False
+    while rest and not rest.startswith(b"]"):
+        if rest.startswith(b"\\") and len(rest) > 1:
+            found, rest = found or rest[1] == byte, rest[2:]
+        elif len(rest) > 2 and rest[1:2] == b"-":
+            found = found or min(rest[0], rest[2]) <= byte <= max(rest[0], rest[2])
+            rest = rest[3:]
+        else:
+            found, rest = found or rest[0] == byte, rest[1:]
+    return found != is_not, rest[1:]
 
 
 def raw(key: Key) -> bytes:

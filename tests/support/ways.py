@@ -17,7 +17,7 @@ from unittest.mock import patch
 import uvloop
 
 import kvserve
-from kvserve.limits import LEASE_SLOT_WRITER_FIRST, VALUE_BYTES_DEFAULT
+from kvserve.limits import LEASE_SLOT_WRITER_FIRST, LIFE_MS_KEPT, VALUE_BYTES_DEFAULT
 from kvserve.names import Names
 from kvserve.protocol import codec
 from kvserve.runtime import prepare_directory
@@ -81,13 +81,25 @@ class OverTable:
         """Stores only what is not there."""
         return bool(self._table.add(key, *codec.encode(value), whole_ms(ttl)))
 
-    def replace(self, key: Key, value: Any, ttl: float | None = None) -> bool:
+    def replace(
+        self, key: Key, value: Any, ttl: float | None = None, *, keep_ttl: bool = False
+    ) -> bool:
         """Stores only over what is there."""
-        return bool(self._table.replace(key, *codec.encode(value), whole_ms(ttl)))
+        life_ms = LIFE_MS_KEPT if keep_ttl else whole_ms(ttl)
+        return bool(self._table.replace(key, *codec.encode(value), life_ms))
 
-    def cas(self, key: Key, value: Any, version: int, ttl: float | None = None) -> bool:
+    def cas(
+        self,
+        key: Key,
+        value: Any,
+        version: int,
+        ttl: float | None = None,
+        *,
+        keep_ttl: bool = False,
+    ) -> bool:
         """Stores only over this version."""
-        return bool(self._table.cas(key, *codec.encode(value), whole_ms(ttl), version))
+        life_ms = LIFE_MS_KEPT if keep_ttl else whole_ms(ttl)
+        return bool(self._table.cas(key, *codec.encode(value), life_ms, version))
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """Removes, if it has this version; says whether it did."""
@@ -168,11 +180,11 @@ class OverAsync:
         method = getattr(self._client, name)
         return lambda *args, **kwargs: self.run(method(*args, **kwargs))
 
-    def scan(self, prefix: Key = "") -> Iterator[Key]:
-        """The keys that begin with the prefix."""
+    def scan(self, prefix: Key = "", match: Key | None = None) -> Iterator[Key]:
+        """The keys that begin with the prefix and match the pattern."""
 
         async def collect() -> list[Key]:
-            return [key async for key in self._client.scan(prefix)]
+            return [key async for key in self._client.scan(prefix, match)]
 
         return iter(self.run(collect()))
 

@@ -126,6 +126,16 @@ class AsyncClient(AsyncNamespaces):
             return await self._run(self._operations.get(key, default))
         return value
 
+    def get_here(self, key: Key, default: Any = None) -> Any:
+        """See `Client.get_here`. It is no coroutine: there is nothing to await."""
+        return self._reader.get_here(key, default)
+
+    def _record_here(self, key: Key) -> tuple[Any, int, int] | AskWorker | None:
+        return self._reader._record_here(key)
+
+    def _follow_table(self) -> None:
+        self._reader._follow_table()
+
     async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
         found = self._reader._gets_here(key)
@@ -146,13 +156,18 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.add`."""
         return bool(await self._run(self._operations.add(key, value, ttl)))
 
-    async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return bool(await self._run(self._operations.replace(key, value, ttl)))
+    async def replace(
+        self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> bool:
+        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        return bool(await self._run(self._operations.replace(key, value, ttl, keep_ttl=keep_ttl)))
 
-    async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return bool(await self._run(self._operations.cas(key, value, version, ttl)))
+    async def cas(
+        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> bool:
+        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        operation = self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl)
+        return bool(await self._run(operation))
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -220,9 +235,9 @@ class AsyncClient(AsyncNamespaces):
         """Whether a key is there: what `key in cache` is for the blocking client."""
         return await self.ttl(key) is not None
 
-    async def scan(self, prefix: Key = "") -> AsyncIterator[Key]:
+    async def scan(self, prefix: Key = "", match: Key | None = None) -> AsyncIterator[Key]:
         """See `Client.scan`; for `async for`."""
-        cursor = Cursor(prefix)
+        cursor = Cursor(prefix, match)
         while True:
             self._reader._follow_table()
             if not cursor.enter(self._reader._manifest):
@@ -236,7 +251,7 @@ class AsyncClient(AsyncNamespaces):
                 if cursor.is_in_another(self._reader._manifest):
                     continue  # there is no such shard in the table that was found meanwhile
                 raise
-            keys, next_bucket = found
+            keys, next_bucket = cursor.keep(found[0]), found[1]
             cursor.move(next_bucket)
             if are_in_namespaces(keys):
                 keys = await living(driver_of(self), keys)

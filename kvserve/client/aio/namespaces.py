@@ -7,17 +7,24 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from kvserve.client.aio.locks import driver_of
-from kvserve.client.aio.recipes import AsyncRecipes
+from kvserve.client.aio.records import AsyncRecords
+from kvserve.client.aio.scans import AsyncScans
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
 from kvserve.client.contract import AsyncCache
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes import key_layout
-from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
+from kvserve.client.recipes.generations import (
+    NamespacePath,
+    begin,
+    full_terms,
+    moved,
+    new_generation,
+)
 from kvserve.protocol.codec import Value
 from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
 
 
-class AsyncNamespaces(AsyncRecipes):
+class AsyncNamespaces(AsyncRecords, AsyncScans):
     """All recipes, as methods of an asyncio client or a namespace."""
 
     def namespace(self, name: str) -> AsyncNamespace:
@@ -79,6 +86,19 @@ class AsyncNamespace(AsyncNamespaces):
             return await self._client.get(await self._full_key(key), default)
         return value
 
+    def get_here(self, key: Key, default: Any = None) -> Any:
+        """See `Client.get_here`."""
+        value = self._here.get_here(key, default)
+        if not isinstance(value, AskWorker):
+            return value
+        check_key(key)
+        prefix = self._namespace.prefix_here(self._client.get_here)
+        if isinstance(prefix, AskWorker):
+            return prefix
+        if prefix is None:
+            return default
+        return self._client.get_here(key_layout.joined(prefix, key), default)
+
     async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
         return await self._client.gets(await self._full_key(key), default)
@@ -91,13 +111,19 @@ class AsyncNamespace(AsyncNamespaces):
         """See `Client.add`."""
         return await self._client.add(await self._full_key(key), value, ttl)
 
-    async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return await self._client.replace(await self._full_key(key), value, ttl)
+    async def replace(
+        self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> bool:
+        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        full_key = await self._full_key(key)
+        return await self._client.replace(full_key, value, ttl, keep_ttl=keep_ttl)
 
-    async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return await self._client.cas(await self._full_key(key), value, version, ttl)
+    async def cas(
+        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> bool:
+        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        full_key = await self._full_key(key)
+        return await self._client.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -159,10 +185,16 @@ class AsyncNamespace(AsyncNamespaces):
         """See `Client.contains`."""
         return await self._client.contains(await self._full_key(key))
 
-    async def scan(self, prefix: Key = "") -> AsyncIterator[Key]:
-        """See `Client.scan`. The keys are returned without the prefix."""
+    async def _full_terms(self, prefix: Key, match: Key | None) -> tuple[Key, Key | None]:
+        return full_terms(await self._prefix(), prefix, match)
+
+    async def scan(self, prefix: Key = "", match: Key | None = None) -> AsyncIterator[Key]:
+        """See `Client.scan`. The keys are returned without the prefix; `match` is of them so.
+
+        Keys of a namespace within this one are not returned.
+        """
         before = await self._prefix()
-        async for key in self._client.scan(key_layout.joined(before, prefix)):
+        async for key in self._client.scan(*full_terms(before, prefix, match)):
             yield key[len(before.encode() if isinstance(key, bytes) else before) :]
 
     def __aiter__(self) -> AsyncIterator[Key]:

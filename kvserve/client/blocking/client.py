@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Self
 
-from kvserve.client.blocking.dispatch import Dispatcher
+from kvserve.client.blocking.many import ManyKeys
 from kvserve.client.blocking.namespaces import Namespaces
 from kvserve.client.calls.cursor import Cursor
-from kvserve.client.calls.many import DeleteMany, SetMany
-from kvserve.client.calls.operations import (
-    TTL,
-    AnyKey,
-    Key,
-    check_mapping,
-    from_ttl_ms,
-    to_ttl_ms,
-)
+from kvserve.client.calls.operations import TTL, Key, from_ttl_ms
 from kvserve.client.feed import events_of, open_watcher, patience_of
 from kvserve.client.mapping import MappingMethods
 from kvserve.client.pipeline import Pipeline
@@ -28,10 +20,10 @@ from kvserve.live.feed import Event, Since
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import AskWorker, check_keys
+from kvserve.table._core import AskWorker
 
 
-class Client(Namespaces, MappingMethods, Dispatcher):
+class Client(Namespaces, MappingMethods, ManyKeys):
     """A blocking client; made by `kvserve.connect`, which describes the arguments.
 
     All methods that take a key raise InvalidKey if it is not a str or bytes of 1 to 1024 bytes. All
@@ -101,23 +93,28 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         """
         return bool(self._run(self._operations.add(key, value, ttl)))
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
         """Stores a value if the key is there; returns whether it did. Raises as `set`.
 
-        The ttl is as for `set`: the time that the old value had left is dropped.
+        Args:
+            ttl: as for `set`: the time that the old value had left is dropped.
+            keep_ttl: the new value lives as long as the old one would have; without a ttl.
 
         Example:
             >>> cache.replace("nobody", 1)
             False
         """
-        return bool(self._run(self._operations.replace(key, value, ttl)))
+        return bool(self._run(self._operations.replace(key, value, ttl, keep_ttl=keep_ttl)))
 
-    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
+    def cas(
+        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> bool:
         """Compare and swap: stores a value if the key still has this version. Raises as `set`.
 
         Args:
             version: what `gets` or `set` returned.
             ttl: as for `set`: the time that the old value had left is dropped.
+            keep_ttl: the new value lives as long as the old one would have; without a ttl.
 
         Returns:
             Whether it was stored.
@@ -127,7 +124,8 @@ class Client(Namespaces, MappingMethods, Dispatcher):
             >>> cache.cas("draft", "second", version), cache.cas("draft", "third", version)
             (True, False)
         """
-        return bool(self._run(self._operations.cas(key, value, version, ttl)))
+        operation = self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl)
+        return bool(self._run(operation))
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """Removes a key; returns whether it did.
@@ -213,32 +211,6 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         total: int | None = self._run(self._operations.decr(key, delta, initial, ttl))
         return total
 
-    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
-        """Stores many values in few round trips. Not a transaction. Raises as `set`.
-
-        Example:
-            >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
-        """
-        workers = self._workers
-        items = check_mapping(values)
-        by_worker = self._split(items, workers.count())
-        encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
-        sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        self._run_calls(sets)
-
-    def delete_many(self, keys: Iterable[Key]) -> int:
-        """Removes many keys; returns how many were there.
-
-        Example:
-            >>> cache.set_many({"a": 1, "b": 2})
-            >>> cache.delete_many(["a", "b", "nobody"])
-            2
-        """
-        by_worker = self._split(check_keys(keys), self._workers.count())
-        deletes = DeleteMany(by_worker)
-        self._run_calls(deletes)
-        return deletes.count
-
     def pipeline(self) -> Pipeline:
         """Collects operations and sends them together when the `with` block ends.
 
@@ -259,18 +231,26 @@ class Client(Namespaces, MappingMethods, Dispatcher):
         """
         return self.ttl(key) is not None
 
-    def scan(self, prefix: Key = "") -> Iterator[Key]:
-        """All keys that begin with a prefix, in no order.
+    def scan(self, prefix: Key = "", match: Key | None = None) -> Iterator[Key]:
+        """All keys that begin with a prefix, and match a pattern, in no order.
 
         A key that is there throughout is returned at least once; one that comes or goes meanwhile,
         perhaps. Keys are returned as str or bytes, as they were last stored. Keys in namespaces are
-        returned too, in their long form, but not those that were cleared.
+        returned too, in their long form, but not those that were cleared. Of a store behind the
+        cache it sees nothing.
+
+        Args:
+            match: of a whole key, by Redis's rules: `*` is any bytes, `?` one byte, `[a-z]` one
+                of these, `[^a-z]` any but these, `\\*` a star. A letter beyond ASCII has 2 to 4
+                bytes. A pattern that begins with a fixed text is as fast as a prefix.
 
         Example:
             >>> cache.set("user:1", 1) > 0, sorted(cache.scan(prefix="user:"))
             (True, ['user:1'])
+            >>> list(cache.scan(match="us*:[0-9]"))
+            ['user:1']
         """
-        cursor = Cursor(prefix)
+        cursor = Cursor(prefix, match)
         while True:
             self._follow_table()
             if not cursor.enter(self._manifest):
@@ -284,7 +264,7 @@ class Client(Namespaces, MappingMethods, Dispatcher):
                 if cursor.is_in_another(self._manifest):
                     continue  # there is no such shard in the table that was found meanwhile
                 raise
-            keys, next_bucket = found
+            keys, next_bucket = cursor.keep(found[0]), found[1]
             cursor.move(next_bucket)
             if are_in_namespaces(keys):
                 keys = run_to_end(living(Driver.of(self), keys))

@@ -85,6 +85,7 @@ class DirectClient(TrustedWriter, Client):
 
     _check_counter = staticmethod(checks.check_counter)
     _check_version = staticmethod(checks.check_version)
+    _check_kept = staticmethod(checks.check_kept)
 
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
         if command is commands.LIMIT:

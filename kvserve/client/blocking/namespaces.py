@@ -6,19 +6,26 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kvserve.client.blocking.recipes import Recipes
+from kvserve.client.blocking.records import Records
+from kvserve.client.blocking.scans import Scans
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
 from kvserve.client.contract import Cache
 from kvserve.client.mapping import MappingMethods
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
-from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
+from kvserve.client.recipes.generations import (
+    NamespacePath,
+    begin,
+    full_terms,
+    moved,
+    new_generation,
+)
 from kvserve.protocol.codec import Value
-from kvserve.table._core import NamespaceReader, check_key, check_keys
+from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
 
 
-class Namespaces(Recipes):
+class Namespaces(Records, Scans):
     """All recipes, as methods of a blocking client or a namespace."""
 
     def namespace(self, name: str) -> Namespace:
@@ -100,6 +107,15 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         check_key(key)
         return self._client.get(key_layout.joined(self._prefix(), key), default)
 
+    def _get_here_by_client(self, key: Key, default: Any) -> Any:
+        check_key(key)
+        prefix = self._namespace.prefix_here(self._client.get_here)
+        if isinstance(prefix, AskWorker):
+            return prefix
+        if prefix is None:
+            return default
+        return self._client.get_here(key_layout.joined(prefix, key), default)
+
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
         return self._client.gets(self._full_key(key), default)
@@ -112,13 +128,17 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         """See `Client.add`."""
         return self._client.add(self._full_key(key), value, ttl)
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return self._client.replace(self._full_key(key), value, ttl)
+    def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
+        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        full_key = self._full_key(key)
+        return self._client.replace(full_key, value, ttl, keep_ttl=keep_ttl)
 
-    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return self._client.cas(self._full_key(key), value, version, ttl)
+    def cas(
+        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> bool:
+        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        full_key = self._full_key(key)
+        return self._client.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -178,13 +198,16 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         """See `Client.contains`."""
         return self._client.contains(self._full_key(key))
 
-    def scan(self, prefix: Key = "") -> Iterator[Key]:
-        """See `Client.scan`. The keys are returned without the prefix.
+    def _full_terms(self, prefix: Key, match: Key | None) -> tuple[Key, Key | None]:
+        return full_terms(self._prefix(), prefix, match)
+
+    def scan(self, prefix: Key = "", match: Key | None = None) -> Iterator[Key]:
+        """See `Client.scan`. The keys are returned without the prefix; `match` is of them so.
 
         Keys of a namespace within this one are not returned.
         """
         before = self._prefix()
-        for key in self._client.scan(key_layout.joined(before, prefix)):
+        for key in self._client.scan(*full_terms(before, prefix, match)):
             yield key[len(before.encode() if isinstance(key, bytes) else before) :]
 
     def __iter__(self) -> Iterator[Key]:

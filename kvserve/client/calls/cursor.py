@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from kvserve.client.calls import globs
 from kvserve.client.calls.call import Call
 from kvserve.client.calls.operations import Key
 from kvserve.errors import InvalidArgument
@@ -14,12 +17,18 @@ class Cursor:
 
     Args:
         prefix: what the keys must begin with.
+        match: the pattern that they must match, see globs.py; None: any.
     """
 
-    def __init__(self, prefix: Key) -> None:
+    def __init__(self, prefix: Key, match: Key | None = None) -> None:
         if not isinstance(prefix, (str, bytes)):
             raise InvalidArgument(f"a prefix is str or bytes, not {type(prefix).__name__}")
-        self.prefix = prefix.encode() if isinstance(prefix, str) else prefix
+        self._begin = prefix.encode() if isinstance(prefix, str) else prefix
+        self._glob = None if match is None else globs.parse(match)
+        # What the table is scanned for: the longer of two beginnings. `keep` looks at both.
+        self.prefix = self._begin
+        if self._glob is not None and len(self._glob.prefix) > len(self._begin):
+            self.prefix = self._glob.prefix
         self.shard = self.bucket = 0
         self._instance_id: str | None = None
 
@@ -40,8 +49,23 @@ class Cursor:
             commands.SCAN, (self.shard, self.bucket, self.prefix), self.shard, idempotent=True
         )
 
+    def keep(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """Those of the keys found here that match."""
+        if self._glob is None:
+            return keys
+        is_match = self._glob.matches
+        if self.prefix != self._begin:  # the pattern's
+            begin = self._begin
+            keys = [key for key in keys if raw_of(key).startswith(begin)]
+        return [key for key in keys if is_match(key)]
+
     def move(self, next_bucket: int | None) -> None:
         """Goes on with this bucket, or with the next shard if there is none."""
         if next_bucket is None:
             self.shard += 1
         self.bucket = next_bucket or 0
+
+
+def raw_of(key: Key) -> bytes:
+    """The bytes of a key."""
+    return key.encode() if isinstance(key, str) else key

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +30,24 @@ from kvserve.protocol.messages import STATUS_DONE
 Key = str | bytes
 AnyKey = TypeVar("AnyKey", bound=Key)  # a dict[bytes, X] is no Mapping[Key, X]
 TTL = float | datetime.timedelta | None
+
+
+class Record(NamedTuple):
+    """What a key holds, all of one moment; returned by `Client.get_record`.
+
+    Args:
+        value: as it was stored.
+        ttl: seconds that it has to live; `math.inf`: it never expires.
+        version: for `cas` and `delete`, as `Client.gets` returns it.
+
+    Example:
+        >>> cache.set("user:1", "Ada") > 0, cache.get_record("user:1")
+        (True, Record(value='Ada', ttl=inf, version=...))
+    """
+
+    value: Any
+    ttl: float
+    version: int
 
 
 class Operation(NamedTuple):
@@ -75,11 +94,42 @@ def to_ttl_ms(ttl: TTL) -> int:
     return max(1, round(seconds * 1000))
 
 
+def unix_seconds(when: datetime.datetime | float) -> float:
+    """A moment as seconds since 1970.
+
+    Raises:
+        InvalidArgument: a datetime without a time zone, or something else.
+        InvalidTTL: not a number.
+
+    Example:
+        >>> unix_seconds(datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC))
+        86400.0
+    """
+    if isinstance(when, datetime.datetime):
+        if when.utcoffset() is None:
+            raise InvalidArgument(
+                f"when = {when!r} has no time zone: use datetime.now(UTC), or when.astimezone()"
+            )
+        return when.timestamp()
+    if isinstance(when, bool) or not isinstance(when, (int, float)):
+        raise InvalidArgument(
+            f"when is a datetime with a time zone or seconds since 1970, not {type(when).__name__}"
+        )
+    if math.isnan(when):
+        raise InvalidTTL("when = nan: use a moment")
+    return when
+
+
 def from_ttl_ms(ttl_ms: int | None) -> float | None:
     """Seconds of an answer: infinity for a key that never expires, None for a missing one."""
     if ttl_ms is None:
         return None
     return ttl_ms / 1000 if ttl_ms else math.inf
+
+
+def record_of(value: Any, ttl_ms: int, version: int) -> Record:
+    """What `get_record` returns, from milliseconds of which 0 means for ever."""
+    return Record(value, ttl_ms / 1000 if ttl_ms else math.inf, version)
 
 
 class Operations:
@@ -110,6 +160,15 @@ class Operations:
 
         return Operation(commands.GET, (key,), interpret)
 
+    def get_record(self, key: Key) -> Operation:
+        def interpret(answer: Any) -> Record | None:
+            if answer is None:
+                return None
+            codec_id, payload, version, ttl_ms = answer
+            return record_of(self._decode(codec_id, payload, key), ttl_ms, version)
+
+        return Operation(commands.GET_RECORD, (key,), interpret)
+
     def ttl(self, key: Key) -> Operation:
         return Operation(commands.TTL, (key,), from_ttl_ms)
 
@@ -138,12 +197,26 @@ class Operations:
     def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
         return Operation(commands.ADD, self.stored(key, value, ttl), bool)
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.REPLACE, self.stored(key, value, ttl), bool)
+    def replace(
+        self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> Operation:
+        arguments = self._stored_over(key, value, ttl, keep_ttl)
+        return Operation(commands.REPLACE, arguments, bool)
 
-    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Operation:
-        arguments = (*self.stored(key, value, ttl), check_version(version))
+    def cas(
+        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+    ) -> Operation:
+        arguments = (*self._stored_over(key, value, ttl, keep_ttl), check_version(version))
         return Operation(commands.CAS, arguments, bool)
+
+    def _stored_over(
+        self, key: Key, value: Value, ttl: TTL, keep_ttl: bool
+    ) -> tuple[Key, int, bytes, int]:
+        arguments = self.stored(key, value, ttl)
+        if not keep_ttl:
+            return arguments
+        check_kept(ttl)
+        return (*arguments[:3], limits.LIFE_MS_KEPT)
 
     def delete(self, key: Key, version: int | None = None) -> Operation:
         if version is None:
@@ -152,6 +225,12 @@ class Operations:
 
     def touch(self, key: Key, ttl: TTL = None) -> Operation:
         return Operation(commands.TOUCH, (key, to_ttl_ms(ttl)), bool)
+
+    def expire_at(self, key: Key, when: datetime.datetime | float) -> Operation:
+        seconds = unix_seconds(when) - time.time()
+        if seconds <= 0:
+            return Operation(commands.DELETE, (key,), bool)
+        return self.touch(key, seconds)
 
     def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Operation:
         check_counter("delta", delta)
@@ -171,6 +250,12 @@ def check_counter(name: str, number: int) -> None:
     """Raises InvalidArgument unless this is an int of 64 bits."""
     if type(number) is not int or not limits.COUNTER_MIN <= number <= limits.COUNTER_MAX:
         raise InvalidArgument(f"{name} = {number!r}: use an int of at most 64 bits with its sign")
+
+
+def check_kept(ttl: TTL) -> None:
+    """Raises InvalidArgument for a ttl beside `keep_ttl`."""
+    if ttl is not None:
+        raise InvalidArgument(f"ttl = {ttl!r} with keep_ttl=True: use one of them")
 
 
 def check_version(version: int) -> int:

@@ -48,6 +48,7 @@ class Driver:
         self.sleep = sleep
         self.within = within
         self._client = client
+        self.values = client._operations.values
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """As the client's; an unreadable value counts as missing, and is stored anew."""

@@ -12,14 +12,16 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from kvserve.client.calls import globs
 from kvserve.client.calls.operations import Key, Operation
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver
 from kvserve.errors import KvserveError, OutcomeUnknown
+from kvserve.table._core import AskWorker
 
 _RANDOM_BITS = 28
 _BEHIND_NAMES = ":~"  # no other key is likely to have this
@@ -108,9 +110,27 @@ class NamespacePath:
             key_layout.named("generation", path[:depth], name) for depth, name in enumerate(path)
         ]
 
+    def prefix_here(self, get_here: Callable[[Key], Any]) -> str | AskWorker | None:
+        """The prefix as shared memory shows it; None: nothing was ever stored in the namespace."""
+        generations = []
+        for key in self.generation_keys:
+            generation = get_here(key)
+            if generation is None or isinstance(generation, AskWorker):
+                return generation
+            generations.append(generation)
+        return self.prefix(generations)
+
     def prefix(self, generations: Sequence[Any]) -> str:
         """The prefix of each key, given the generations of all levels."""
         return f"{self.names}:{''.join(map(str, generations))}:"
+
+
+def full_terms(before: str, prefix: Key, match: Key | None) -> tuple[Key, Key | None]:
+    """A prefix and a pattern of keys in a namespace, as those of the keys with `before`."""
+    if match is not None:
+        globs.parse(match)  # raises for what is none
+        match = key_layout.joined(globs.literal(before), match)
+    return key_layout.joined(before, prefix), match
 
 
 def moved(operations: list[Operation], prefix: str) -> list[Operation]:

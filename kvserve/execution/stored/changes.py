@@ -5,10 +5,10 @@ from __future__ import annotations
 from kvserve import limits
 from kvserve.errors import CounterOverflow, NotACounter
 from kvserve.execution.executor import life_ms_of
-from kvserve.execution.stored.entry import expiry_of, is_version, raw_key_of
+from kvserve.execution.stored.entry import Held, expiry_of, is_version, raw_key_of
 from kvserve.execution.stored.table import StoredTable
 from kvserve.protocol import codec
-from kvserve.store.base import Key, Record
+from kvserve.store.base import EXPIRY_KEPT, Key, Record
 
 
 class OwnChanges:
@@ -23,14 +23,22 @@ class OwnChanges:
         return await self._stored.set(key, codec_id, payload, ttl_ms)
 
     async def replace(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> int:
-        if await self._stored.entry(key) is None:
+        held = await self._stored.held(key)
+        if held is None:
             return 0
-        return await self._stored.set(key, codec_id, payload, ttl_ms)
+        return await self._set_over(held, key, codec_id, payload, ttl_ms)
 
     async def cas(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int, version: int) -> int:
-        entry = await self._stored.entry(key)
-        if entry is None or entry.version != version:
+        held = await self._stored.held(key)
+        if held is None or held.version != version:
             return 0
+        return await self._set_over(held, key, codec_id, payload, ttl_ms)
+
+    async def _set_over(
+        self, held: Held, key: Key, codec_id: int, payload: bytes, ttl_ms: int
+    ) -> int:
+        if ttl_ms == limits.LIFE_MS_KEPT:
+            ttl_ms = held.ttl_ms or limits.TTL_MS_MAX
         return await self._stored.set(key, codec_id, payload, ttl_ms)
 
     async def delete_version(self, key: Key, version: int) -> bool:
@@ -80,25 +88,31 @@ class SharedChanges:
         return version
 
     async def replace(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> int:
-        record = self._stored.record(key, codec_id, payload, ttl_ms)
-        _, version = await self._stored.change(
+        record = self._replacement(key, codec_id, payload, ttl_ms)
+        done, version = await self._stored.change(
             raw_key_of(key),
             lambda store: store.replace(record),
-            lambda done: record if done else None,
+            lambda done: _known(record) if done else None,
         )
-        return version
+        return version or int(done)
+
+    def _replacement(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int) -> Record:
+        if ttl_ms != limits.LIFE_MS_KEPT:
+            return self._stored.record(key, codec_id, payload, ttl_ms)
+        record = self._stored.record(key, codec_id, payload, limits.TTL_MS_MAX)
+        return record._replace(expires_at_ms=EXPIRY_KEPT)
 
     async def cas(self, key: Key, codec_id: int, payload: bytes, ttl_ms: int, version: int) -> int:
-        record = self._stored.record(key, codec_id, payload, ttl_ms)
+        record = self._replacement(key, codec_id, payload, ttl_ms)
         seen = await self._seen(key, version)
         if seen is None:
             return 0
-        _, version = await self._stored.change(
+        done, version = await self._stored.change(
             raw_key_of(key),
             lambda store: store.compare_and_set(seen, record),
-            lambda done: record if done else None,
+            lambda done: _known(record) if done else None,
         )
-        return version
+        return version or int(done)
 
     async def delete_version(self, key: Key, version: int) -> bool:
         seen = await self._seen(key, version)
@@ -137,3 +151,8 @@ class SharedChanges:
             return None
         total: int = codec.decode(record.codec, record.payload)
         return total
+
+
+def _known(record: Record) -> Record | None:
+    """A record that was stored; None if only the store knows when it expires."""
+    return None if record.expires_at_ms == EXPIRY_KEPT else record

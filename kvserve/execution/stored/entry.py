@@ -20,6 +20,15 @@ class Entry(NamedTuple):
     version: int
 
 
+class Held(NamedTuple):
+    """What a key holds, and for how many milliseconds more; 0: for ever."""
+
+    codec: int
+    payload: bytes
+    version: int
+    ttl_ms: int
+
+
 def raw_key_of(key: Key) -> bytes:
     """The key as bytes: a str key is its UTF-8."""
     return key.encode() if isinstance(key, str) else key

@@ -155,7 +155,7 @@ class StoredExecutor:
             alone: no others come with it, so it need not wait to be sent with them.
         """
         try:
-            if code in (commands.GET.code, commands.TTL.code):
+            if code == commands.TTL.code or code in commands.READS_OF_VALUES:
                 return self._start_read(code, arguments, running, alone)
             if change := self._changes.get(code):
                 self._table.shard_of(arguments[0])  # raises InvalidKey
@@ -187,6 +187,8 @@ class StoredExecutor:
                 return status, answer
         if code == commands.TTL.code:
             return self._queues.submit(raw_key, lambda: running.noted(self._stored.ttl(key)))
+        if code == commands.GET_RECORD.code:
+            return self._queues.submit(raw_key, lambda: running.noted(self._stored.held(key)))
         if alone and not is_busy and self._at_once is not None:
             result = self._at_once.read(running, key, raw_key)
             if result is not None:
@@ -258,7 +260,7 @@ class StoredExecutor:
         """The next operations that can wait for the store together, all gets or all others, and
         whether they are gets. As many as there is memory for what they load, or what executes
         them."""
-        are_gets = operations[first][0] == commands.GET.code
+        are_gets = operations[first][0] in commands.READS_OF_VALUES
         if are_gets:
             each_bytes = self._store.load_bytes + limits.REQUEST_BYTES
             room_bytes = min(allowance.free_bytes, limits.BATCH_REPLY_BYTES)
@@ -269,7 +271,7 @@ class StoredExecutor:
         last = first + max(_WINDOW_MIN, min(count_max, room_bytes // each_bytes))
         window = []
         for operation in operations[first:last]:
-            if (operation[0] == commands.GET.code) != are_gets:
+            if (operation[0] in commands.READS_OF_VALUES) != are_gets:
                 break
             window.append(operation)
         return window, are_gets

@@ -18,6 +18,7 @@ from kvserve.execution.executor import Executor
 from kvserve.execution.stored.coherence import Coherence, StoreCall
 from kvserve.execution.stored.entry import (
     Entry,
+    Held,
     alive,
     content_version,
     expiry_of,
@@ -74,6 +75,18 @@ class StoredTable:
         try:
             record = await self._load(key, call)
             return None if record is None else self.fill(record, call)
+        finally:
+            self._coherence.end(call)
+
+    async def held(self, key: Key) -> Held | None:
+        """As `entry`, and how long the key has to live, of the same moment."""
+        found = self._table.read_record(key) if self._coherence.may_serve else None
+        if found is not None:
+            return Held(*found)
+        call = self._coherence.begin(raw_key_of(key))
+        try:
+            record = await self._load(key, call)
+            return None if record is None else Held(*self.fill(record, call), ttl_ms_of(record))
         finally:
             self._coherence.end(call)
 

@@ -20,7 +20,7 @@ from kvserve.errors import (
     StoreUnavailable,
 )
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
-from kvserve.store.base import CallAgain, Key, Record, SharedStore, StoreRefusal
+from kvserve.store.base import EXPIRY_KEPT, CallAgain, Key, Record, SharedStore, StoreRefusal
 from kvserve.store.valkey import check, format, scripts
 from kvserve.store.valkey.address import Node, parse
 from kvserve.store.valkey.follow import Follower
@@ -373,6 +373,8 @@ def _stored(record: Record) -> Words:
 
 
 def _expiry(expires_at_ms: int) -> Words:
+    if expires_at_ms == EXPIRY_KEPT:
+        return ("KEEPTTL",)
     return ("PX", _remaining_ms(expires_at_ms)) if expires_at_ms else ()
 
 

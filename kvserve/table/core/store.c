@@ -117,7 +117,10 @@ enum kv_status kv_store(struct kv_table *t, const struct kv_key *key, const stru
         return KV_MISSING;
     if (condition == KV_CAS && LOAD(old.record->cas) != expected)
         return KV_REFUSED;
-    *version = insert(&op, key, value);
+    struct kv_value stored = *value;
+    if (stored.expiry_ms == KV_EXPIRY_KEPT)
+        stored.expiry_ms = old.entry != NULL ? expiry_of(old.record, shape_of(LOAD(old.record->shape))) : 0;
+    *version = insert(&op, key, &stored);
     count(op.header, KV_SETS);
     return KV_DONE;
 }

@@ -94,6 +94,9 @@ struct kv_value {
     uint64_t expiry_ms;
 };
 
+/* As the expiry of a value that replaces another one: the other one's. */
+#define KV_EXPIRY_KEPT UINT64_MAX
+
 enum kv_condition { KV_SET, KV_ADD, KV_REPLACE, KV_CAS };
 
 /* attach.c: segments */
