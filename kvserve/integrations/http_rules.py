@@ -111,7 +111,9 @@ def lifetime(
     if said != 0 and status in STATUSES_WITHOUT:
         own = route if route is not None or said is not None else default
         said = own if own is not None else said
-    return float(min(said or 0, SECONDS_MAX)) if status in STATUSES_WITH_LIFETIME else 0.0
+    if status not in STATUSES_WITH_LIFETIME:
+        return 0.0
+    return float(max(min(said or 0, SECONDS_MAX), 0))
 
 
 def _until(expires: bytes, date: bytes | None, now: float) -> float:
