@@ -48,6 +48,7 @@ from kvserve.errors import (
 
 if TYPE_CHECKING:
     from kvserve import codecs
+    from kvserve.client.absent.lost import Lost
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
     from kvserve.client.calls.operations import Record
@@ -77,6 +78,7 @@ __all__ = [
     "LimitError",
     "LockLost",
     "LockTimeout",
+    "Lost",
     "MisuseError",
     "NotACounter",
     "OutcomeUnknown",
@@ -107,6 +109,7 @@ _LATE = {
     "AsyncClient": "kvserve.client.aio.client",
     "Client": "kvserve.client.blocking.client",
     "Event": "kvserve.live.feed",
+    "Lost": "kvserve.client.absent.lost",
     "Record": "kvserve.client.calls.operations",
     "UNCHANGED": "kvserve.client.recipes.updates",
     "async_client": "kvserve.client.connect",

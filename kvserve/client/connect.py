@@ -5,11 +5,13 @@ Each kind of client is imported when it is asked for: few programs need two of t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvserve import names as naming
+from kvserve.client.absent.patience import made, made_async
 from kvserve.client.follower import Read
-from kvserve.client.options import Options, Write
+from kvserve.client.options import OnError, Options, Start, Write
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ def connect(
     write: Write = "worker",
     queue_bytes: int | None = None,
     codec: Codec | None = None,
+    lazy: bool = False,
+    wait: float = 0.0,
+    start: Start = False,
+    on_error: OnError = "raise",
 ) -> Client:
     """A client of a running server.
 
@@ -40,6 +46,15 @@ def connect(
         codec: for values that kvserve does not carry exactly: an object with `name`, `number` (64
             to 127), `encode(value) -> bytes` and `decode(bytes)`, see docs/values.md; of
             `kvserve.codecs`, `json`, `models`, or `pickle`, which has dangers.
+        lazy: look for the server at the first use only, and at each use until it is there; so a
+            program can be imported, and fork, before it. docs/availability.md has more on this and
+            the next three.
+        wait: seconds to wait for the server to be there: here, or with `lazy` from the first use.
+        start: let the first write start the server if there is none: True for one with the
+            settings that `kvserve serve` would find, or a dict of settings, or the path of a
+            configuration file. Reads miss until then. Implies `lazy`.
+        on_error: `raise` raises what the server causes; `miss` makes such errors misses and lost
+            writes, see `Client.lost`. What the caller did wrong is raised in any case.
 
     Returns:
         A client, for any number of threads, usable after a fork, and as a context manager.
@@ -58,14 +73,19 @@ def connect(
         'hello'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, codec=codec)
-    if write == "worker":
-        from kvserve.client.blocking.client import Client
-
-        return Client(names, options)
-    from kvserve.client.blocking.direct import DirectClient
-
-    return DirectClient(names, options)
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        codec=codec,
+        lazy=lazy,
+        wait=wait,
+        start=start,
+        on_error=on_error,
+    )
+    make = partial(_client_class(options), names, options)
+    return make() if options.is_lazy or not options.wait else made(make, options.wait)
 
 
 async def connect_async(
@@ -76,6 +96,10 @@ async def connect_async(
     write: Write = "worker",
     queue_bytes: int | None = None,
     codec: Codec | None = None,
+    lazy: bool = False,
+    wait: float = 0.0,
+    start: Start = False,
+    on_error: OnError = "raise",
 ) -> AsyncClient:
     """An asyncio client of a running server.
 
@@ -92,9 +116,22 @@ async def connect_async(
         >>> asyncio.run(main())
         'hello'
     """
-    return async_client(
-        name, timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, codec=codec
+    names = naming.instance(name)
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        codec=codec,
+        lazy=lazy,
+        wait=wait,
+        start=start,
+        on_error=on_error,
     )
+    make = partial(_async_client_class(options), names, options)
+    if options.is_lazy or not options.wait:
+        return make()
+    return await made_async(make, options.wait)
 
 
 def async_client(
@@ -105,12 +142,17 @@ def async_client(
     write: Write = "worker",
     queue_bytes: int | None = None,
     codec: Codec | None = None,
+    lazy: bool = False,
+    wait: float = 0.0,
+    start: Start = False,
+    on_error: OnError = "raise",
 ) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
     It needs no event loop until it is used. Each event loop that uses it has sessions of its own
     with the server, so one client serves a loop after another, and loops in several threads at
-    once; the sessions of a loop that was closed are closed at the next use in another.
+    once; the sessions of a loop that was closed are closed at the next use in another. With
+    `lazy=True` it needs no server either. `wait` without `lazy` blocks here, as `connect` does.
 
     Example:
         >>> pages = kvserve.async_client()
@@ -121,11 +163,60 @@ def async_client(
         'page 7'
     """
     names = naming.instance(name)
-    options = Options(timeout=timeout, read=read, write=write, queue_bytes=queue_bytes, codec=codec)
-    if write == "worker":
+    options = Options(
+        timeout=timeout,
+        read=read,
+        write=write,
+        queue_bytes=queue_bytes,
+        codec=codec,
+        lazy=lazy,
+        wait=wait,
+        start=start,
+        on_error=on_error,
+    )
+    make = partial(_async_client_class(options), names, options)
+    return make() if options.is_lazy or not options.wait else made(make, options.wait)
+
+
+def _client_class(options: Options) -> type[Client]:
+    if options.is_plain and options.write == "worker":
+        from kvserve.client.blocking.client import Client
+
+        return Client
+    if options.is_plain:
+        from kvserve.client.blocking.direct import DirectClient
+
+        return DirectClient
+    if options.write == "direct":
+        from kvserve.client.blocking.attended import AttendedDirectClient
+
+        return AttendedDirectClient
+    if options.on_error == "miss":
+        from kvserve.client.blocking.forgiving import ForgivingClient
+
+        return ForgivingClient
+    from kvserve.client.blocking.attended import AttendedClient
+
+    return AttendedClient
+
+
+def _async_client_class(options: Options) -> type[AsyncClient]:
+    if options.is_plain and options.write == "worker":
         from kvserve.client.aio.client import AsyncClient
 
-        return AsyncClient(names, options)
-    from kvserve.client.aio.direct import AsyncDirectClient
+        return AsyncClient
+    if options.is_plain:
+        from kvserve.client.aio.direct import AsyncDirectClient
 
-    return AsyncDirectClient(names, options)
+        return AsyncDirectClient
+    if options.write == "direct":
+        from kvserve.client.aio.attended import AttendedAsyncDirectClient
+
+        return AttendedAsyncDirectClient
+    if options.on_error == "miss":
+        from kvserve.client.aio.forgiving import ForgivingAsyncClient
+
+        return ForgivingAsyncClient
+    from kvserve.client.aio.attended import AttendedAsyncClient
+
+    return AttendedAsyncClient

@@ -14,8 +14,10 @@ from kvserve.client.notes import Notes
 from kvserve.client.values import NATIVE, Values
 from kvserve.descriptors import LockGuard
 from kvserve.errors import ClientClosed, ServerUnavailable
+from kvserve.limits import VALUE_BYTES_MAX
 from kvserve.manifest import Manifest
 from kvserve.names import Names
+from kvserve.protocol.messages import PROTOCOL_VERSION
 from kvserve.table import segment
 from kvserve.table._core import Reader
 
@@ -35,6 +37,26 @@ def require_server(names: Names) -> Manifest:
     return Manifest.read(names)
 
 
+# What a client knows of an instance that it has not found yet. It is no manifest of a server:
+# another instance id, so that what is found is attached, and no shards, so that a scan is empty.
+UNSEEN = Manifest(
+    instance_id="",
+    pid=0,
+    protocol_version=PROTOCOL_VERSION,
+    layout_version=0,
+    workers=1,
+    writers=0,
+    shards=0,
+    queue_message_bytes=0,
+    queue_depth=0,
+    value_bytes_max=VALUE_BYTES_MAX,
+    group_id=None,
+    memory_objects={},
+    semaphores=[],
+    queues=[],
+)
+
+
 class Ending:
     """Whether a client was closed, for objects that must not keep the client itself alive."""
 
@@ -51,9 +73,17 @@ class TableFollower(Reader):
         names: the instance's.
         read: `direct` reads here; `worker` only finds keys' shards here.
         values: how what is read becomes values.
+        is_lazy: look for the table at the first `_follow_table` only.
     """
 
-    def __init__(self, names: Names, read: Read = "direct", values: Values = NATIVE) -> None:
+    def __init__(
+        self,
+        names: Names,
+        read: Read = "direct",
+        values: Values = NATIVE,
+        *,
+        is_lazy: bool = False,
+    ) -> None:
         self._use_values(values.encode, values.decode, values.as_is_bytes_max)
         self._names = names
         self._reads_direct = read == "direct"
@@ -61,9 +91,11 @@ class TableFollower(Reader):
         self._ending = Ending()
         self._maps: tuple[mmap.mmap, ...] = ()
         self._notes: Notes | None = None  # of what is read, if the server is another user's
-        with runtime.named_errors():
-            self._manifest = require_server(names)
-            self._attach_table()
+        self._manifest = UNSEEN
+        if not is_lazy:
+            with runtime.named_errors():
+                self._manifest = require_server(names)
+                self._attach_table()
         _all_followers.add(self)
 
     def _attach_table(self) -> None:
@@ -118,14 +150,14 @@ class TableFollower(Reader):
         )
 
     def _follow_table(self) -> None:
-        """Attaches the successor of a table that was given up.
+        """Attaches the successor of a table that was given up, or the first one.
 
         Raises:
             ClientClosed, ServerUnavailable, ForeignObject.
         """
         if self._closed:
             raise ClientClosed("this client was closed")
-        if self._retired:
+        if self._retired or not self._maps:
             self._on_manifest(require_server(self._names))
 
     def _on_manifest(self, manifest: Manifest) -> None:

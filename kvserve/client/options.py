@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kvserve.client.follower import Read
 from kvserve.client.values import NATIVE, Values, with_own
@@ -12,6 +15,9 @@ from kvserve.limits import TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX
 from kvserve.protocol.own import Codec
 
 Write = Literal["worker", "direct"]
+OnError = Literal["raise", "miss"]
+# Whether to start a server, and with which settings; or the path of a configuration file.
+Start = bool | Mapping[str, Any] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,10 @@ class Options:
     write: Write = "worker"
     queue_bytes: int | None = None
     codec: Codec | None = None
+    lazy: bool = False
+    wait: float = 0.0
+    start: Start = False
+    on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", check_timeout(self.timeout))
@@ -43,6 +53,25 @@ class Options:
         queue_bytes = self.queue_bytes
         if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
             raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
+        object.__setattr__(self, "wait", check_wait(self.wait))
+        object.__setattr__(self, "start", settings_of(self.start))
+        if self.on_error not in ("raise", "miss"):
+            raise InvalidArgument(f"on_error = {self.on_error!r}: use 'raise' or 'miss'")
+        if self.on_error == "miss" and self.write == "direct":
+            raise InvalidArgument(
+                "on_error = 'miss' goes with write = 'worker' alone: a trusted writer changes the "
+                "table itself, so what it loses cannot be told to a server later"
+            )
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether nothing is looked at before the first use."""
+        return self.lazy or self.start is not False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to do about a server that is not there, but to say so."""
+        return not self.is_lazy and self.on_error == "raise"
 
     def values(self) -> Values:
         """How a client of these options encodes and decodes."""
@@ -60,3 +89,22 @@ def check_timeout(timeout: float) -> float:
             f"timeout = {timeout!r}: use seconds, more than 0 and at most {TIMEOUT_SECONDS_MAX:.0f}"
         )
     return float(timeout)
+
+
+def check_wait(wait: float) -> float:
+    """Seconds to wait for a server; raises InvalidArgument if they make no sense."""
+    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < math.inf:
+        raise InvalidArgument(f"wait = {wait!r}: use seconds, 0 or more")
+    return float(wait)
+
+
+def settings_of(start: Start) -> Start:
+    """What `start` was given as, copied; raises InvalidArgument if it is none of its forms."""
+    if isinstance(start, (bool, str, os.PathLike)):
+        return start
+    if isinstance(start, Mapping) and all(isinstance(name, str) for name in start):
+        return dict(start)
+    raise InvalidArgument(
+        f"start = {start!r}: use True, a dict of settings such as {{'memory': '64MiB'}}, or the "
+        "path of a configuration file"
+    )

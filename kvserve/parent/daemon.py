@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import stat
 import sys
 import traceback
@@ -19,6 +20,7 @@ from pathlib import Path
 from kvserve.errors import InternalError, KvserveError, LimitError, ServerError, from_wire
 from kvserve.shortages import refusal, room_for
 
+_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)  # at its start, so that writing raises
 _READY = b"ready"
 _REPORT_BYTES_MAX = 64 * 1024
 
@@ -127,7 +129,8 @@ def launch(body: Callable[[Daemon], int], log_file: Path) -> int:
     os.close(writer)
     with os.fdopen(reader, "rb") as report:
         message = report.read()
-    os.waitpid(first, 0)
+    with contextlib.suppress(ChildProcessError):  # where its parent left SIGCHLD ignored
+        os.waitpid(first, 0)
     if message == _READY:
         return 0
     code, _, text = message.decode(errors="backslashreplace").partition(" ")
@@ -139,6 +142,7 @@ def launch(body: Callable[[Daemon], int], log_file: Path) -> int:
 def _live(body: Callable[[Daemon], int], daemon: Daemon) -> None:
     status = 1
     try:
+        _reset_signals()
         os.chdir("/")  # keep no file system busy
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -150,6 +154,16 @@ def _live(body: Callable[[Daemon], int], daemon: Daemon) -> None:
         daemon.failed(error)
     finally:
         os._exit(status)
+
+
+def _reset_signals() -> None:
+    """Takes back what the launching process left ignored or blocked, which exec does not: a program
+    that ignores SIGTERM, or a script behind nohup, must not make a server that never ends."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):  # the C library keeps some for itself
+            if signal.getsignal(number) == signal.SIG_IGN and number not in _PYTHON_IGNORES:
+                signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def open_standard_descriptors() -> None:

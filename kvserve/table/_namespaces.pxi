@@ -63,7 +63,7 @@ cdef class NamespaceReader:
         cdef bint full_notes = False
         cdef Reader reader = self.reader
         cdef uint32_t reading = reader.reading() if reader is not None else 0
-        if reading == 0:
+        if reading == 0 or reader._hides_some:
             return 0
         if reading & KV_HITS_NEED_FRESHNESS:
             for n in range(self.depth):

@@ -7,9 +7,12 @@ cdef class Reader(Attached):
     cdef uint64_t wall_ahead_ns  # of the monotonic clock; see `expired`
     cdef uint64_t boot_ahead_ms
     cdef object decode  # of payloads, as `is_packed` says
+    # Some records count as missing, which only a subclass knows: a namespace asks it for each key.
+    cdef public bint _hides_some
 
     def __cinit__(self):
         self.decode = codec.decode
+        self._hides_some = False
         self.policy_mask = KV_READS_HERE | KV_MISSES_ASK_WORKER | KV_HITS_NEED_FRESHNESS
         self.wall_ahead_ns = 0  # the epoch began before any boot
 

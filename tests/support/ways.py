@@ -36,7 +36,9 @@ ASYNC_CLIENTS = ("async", "async-uvloop", "async-writer")
 SERVED = (*CLIENTS, *ASYNC_CLIENTS)
 ASKING = tuple(way for way in SERVED if "writer" not in way)  # a worker, for each change
 NAMESPACES = ("namespace", "async-namespace")
-ALL = ("model", "table", *SERVED)
+# Made before their server, as far as they know; or to whom its errors are misses.
+LENIENT = ("lazy", "lazy-writer", "forgiving", "async-lazy", "async-forgiving")
+ALL = ("model", "table", *SERVED, *LENIENT)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "direct": {},
@@ -48,12 +50,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "async-writer": {"write": "direct"},
     "namespace": {},
     "async-namespace": {},
+    "lazy": {"lazy": True},
+    "lazy-writer": {"lazy": True, "write": "direct"},
+    "forgiving": {"on_error": "miss"},
+    "async-lazy": {"lazy": True},
+    "async-forgiving": {"on_error": "miss"},
 }
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "async": asyncio.new_event_loop,
     "async-uvloop": uvloop.new_event_loop,
     "async-writer": uvloop.new_event_loop,
     "async-namespace": asyncio.new_event_loop,
+    "async-lazy": asyncio.new_event_loop,
+    "async-forgiving": uvloop.new_event_loop,
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
 from kvserve import names as naming
+from kvserve.client.absent.lost import Lost
 from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.namespaces import AsyncNamespaces
 from kvserve.client.aio.workers import AsyncWorkerPool
@@ -35,7 +36,8 @@ from kvserve.client.follower import Ending, TableFollower
 from kvserve.client.options import Options
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes.generations import are_in_namespaces, living
-from kvserve.errors import InvalidArgument, KvserveError, WrongWorker
+from kvserve.client.values import Values
+from kvserve.errors import InvalidArgument, KvserveError, ServerError, WrongWorker
 from kvserve.live.feed import Event, Pace, Since, Watcher
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -61,7 +63,7 @@ class AsyncClient(AsyncNamespaces):
     def __init__(self, names: naming.Names, options: Options) -> None:
         self._names = names
         values = options.values()
-        self._reader = TableFollower(names, options.read, values)
+        self._reader = self._made_reader(names, options, values)
         self._operations = Operations(self._reader._manifest.value_bytes_max, values)
         self._workers = AsyncWorkerPool(
             names,
@@ -70,6 +72,27 @@ class AsyncClient(AsyncNamespaces):
             self._on_manifest,
             self._reader._died_over,
         )
+
+    def _made_reader(self, names: naming.Names, options: Options, values: Values) -> TableFollower:
+        return TableFollower(names, options.read, values, is_lazy=options.is_lazy)
+
+    async def _follow_table(self) -> None:
+        """Attaches the table that is served now, where the reader could not read."""
+        self._reader._follow_table()
+
+    @property
+    def _strict(self) -> Self:
+        return self
+
+    def _missed(self, error: ServerError, keys: list[Key] | None = None) -> None:
+        """See `blocking.dispatch.Dispatcher._missed`."""
+        del keys
+        raise error
+
+    @property
+    def lost(self) -> Lost:
+        """See `Client.lost`."""
+        return Lost()
 
     @property
     def _timeout_seconds(self) -> float:
@@ -122,7 +145,7 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.get`."""
         value = self._reader.get(key, default)
         if isinstance(value, AskWorker):
-            self._reader._follow_table()
+            await self._follow_table()
             return await self._run(self._operations.get(key, default))
         return value
 
@@ -133,16 +156,13 @@ class AsyncClient(AsyncNamespaces):
     def _record_here(self, key: Key) -> tuple[Any, int, int] | AskWorker | None:
         return self._reader._record_here(key)
 
-    def _follow_table(self) -> None:
-        self._reader._follow_table()
-
     async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
         found = self._reader._gets_here(key)
         if found is None:
             return default, None
         if isinstance(found, AskWorker):
-            self._reader._follow_table()
+            await self._follow_table()
             pair: tuple[Any, int | None] = await self._run(self._operations.gets(key, default))
             return pair
         return found
@@ -181,7 +201,7 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.ttl`."""
         ttl_ms = self._reader._ttl_ms(key)
         if isinstance(ttl_ms, AskWorker):
-            self._reader._follow_table()
+            await self._follow_table()
             seconds: float | None = await self._run(self._operations.ttl(key))
             return seconds
         return from_ttl_ms(ttl_ms)
@@ -203,13 +223,14 @@ class AsyncClient(AsyncNamespaces):
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
         found, rest = self._reader._get_many_here(keys)
-        if rest:
-            self._reader._follow_table()
-            by_worker = self._reader._split(rest, await self._workers.count())
-            gets = GetMany(by_worker, self._operations.values.decode)
-            await self._run_calls(gets)
-            found |= gets.found
-        return found
+        return await self._get_many_from_worker(found, rest) if rest else found
+
+    async def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
+        await self._follow_table()
+        by_worker = self._reader._split(rest, await self._workers.count())
+        gets = GetMany(by_worker, self._operations.values.decode)
+        await self._run_calls(gets)
+        return found | gets.found
 
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
@@ -239,7 +260,7 @@ class AsyncClient(AsyncNamespaces):
         """See `Client.scan`; for `async for`."""
         cursor = Cursor(prefix, match)
         while True:
-            self._reader._follow_table()
+            await self._follow_table()
             if not cursor.enter(self._reader._manifest):
                 return
             try:
@@ -298,6 +319,7 @@ class AsyncClient(AsyncNamespaces):
 
     async def verify(self) -> list[str]:
         """See `Client.verify`."""
+        await self._follow_table()
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
             call = Call(commands.VERIFY, (shard,), shard, idempotent=True)
@@ -305,7 +327,7 @@ class AsyncClient(AsyncNamespaces):
         return violations
 
     async def _ask_all_workers(self, command: commands.Command) -> list[Any]:
-        self._reader._follow_table()
+        await self._follow_table()
         deadline = self._workers.deadline()
         while True:
             workers = self._workers.manifest.workers

@@ -37,6 +37,8 @@ class AsyncDirectClient(AsyncClient):
         self._timeout = options.timeout
         self._closed = False
         self._table = DirectTable(names, wait_seconds=0)
+        if options.is_lazy:
+            return  # the first write joins
         try:
             self._join_writers()
         except BaseException:
@@ -80,21 +82,18 @@ class AsyncDirectClient(AsyncClient):
 
     # One key after another, so that the event loop goes on between two of them if a lock is taken.
 
-    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """See `Client.get_many`."""
-        found, rest = self._reader._get_many_here(keys)
-        if rest:
-            self._reader._follow_table()
-            missing = object()
-            gets = [self._operations.get(key, missing) for key in rest]
-            values = [
-                missing if isinstance(value, UnreadableValue) else value
-                for value in await self._run_batch(gets)
-            ]
-            self._raise_for_all(gets, values)
-            for key, value in zip(rest, values, strict=True):
-                if value is not missing:
-                    found[key] = value
+    async def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
+        await self._follow_table()
+        missing = object()
+        gets = [self._operations.get(key, missing) for key in rest]
+        values = [
+            missing if isinstance(value, UnreadableValue) else value
+            for value in await self._run_batch(gets)
+        ]
+        self._raise_for_all(gets, values)
+        for key, value in zip(rest, values, strict=True):
+            if value is not missing:
+                found[key] = value
         return found
 
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:

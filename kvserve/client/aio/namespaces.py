@@ -20,6 +20,7 @@ from kvserve.client.recipes.generations import (
     moved,
     new_generation,
 )
+from kvserve.errors import ServerError
 from kvserve.protocol.codec import Value
 from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
 
@@ -61,7 +62,11 @@ class AsyncNamespace(AsyncNamespaces):
         for key in self._namespace.generation_keys:
             generation = await self._client.get(key)
             if generation is None:
-                generation = await begin(driver_of(self._client), key)
+                try:
+                    generation = await begin(driver_of(self._client), key)
+                except ServerError as error:
+                    self._client._missed(error)
+                    generation = new_generation()  # nothing is there
             generations.append(generation)
         return self._namespace.prefix(generations)
 

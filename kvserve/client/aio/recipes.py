@@ -30,7 +30,7 @@ from kvserve.client.recipes.single_flight import (
     seek,
     with_flight,
 )
-from kvserve.errors import InvalidArgument, UnreadableValue
+from kvserve.errors import InvalidArgument, ServerError, UnreadableValue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,7 +143,13 @@ async def get_or_set(
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(await client.ttl(key))):
         return value
     flight = Flight(driver_of(client), client._names, key, terms)
-    value = await seek(flight, value)
+    try:
+        value = await seek(flight, value)
+    except ServerError as error:
+        client._missed(error)
+        if value is MISSING:
+            value = as_read(await _computed(factory), client._operations.values)
+        return value
     if value is not MISSING:
         return value
     try:
@@ -155,8 +161,16 @@ async def get_or_set(
         if value is MISSING:
             raise
         return value
-    await flight.complete(value)
+    try:
+        await flight.complete(value)
+    except ServerError as error:
+        client._missed(error, [key])
     return as_read(value, client._operations.values)
+
+
+async def _computed(factory: Callable[[], Awaitable[Any] | Any]) -> Any:
+    value = factory()
+    return await value if inspect.isawaitable(value) else value
 
 
 def memoize(

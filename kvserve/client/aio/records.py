@@ -11,6 +11,7 @@ from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.recipes import AsyncRecipes
 from kvserve.client.calls.operations import TTL, Key, Operations, Record, record_of
 from kvserve.client.recipes.updates import update
+from kvserve.errors import KvserveError
 from kvserve.table._core import AskWorker
 
 
@@ -24,10 +25,13 @@ class AsyncRecords(AsyncRecipes):
         root, full_key = self._root, await self._full_key(key)
         found = root._record_here(full_key)
         if isinstance(found, AskWorker):
-            root._follow_table()
-            record: Record | None = await root._run(self._operations.get_record(full_key))
-            return record
+            return await root._record_from_worker(full_key)
         return None if found is None else record_of(*found)
+
+    async def _record_from_worker(self, full_key: Key) -> Record | None:
+        await self._root._follow_table()
+        record: Record | None = await self._root._run(self._operations.get_record(full_key))
+        return record
 
     async def update(
         self, key: Key, function: Callable[[Any], Any], default: Any = None, ttl: TTL = None
@@ -55,4 +59,7 @@ class AsyncRecords(AsyncRecipes):
     async def expire_at(self, key: Key, when: datetime.datetime | float) -> bool:
         """See `Client.expire_at`."""
         operation = self._operations.expire_at(await self._full_key(key), when)
-        return bool(await self._root._run(operation))
+        (done,) = await self._root._run_batch([operation])
+        if isinstance(done, KvserveError):
+            raise done
+        return bool(done)

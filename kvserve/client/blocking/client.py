@@ -357,6 +357,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
             >>> cache.verify()
             []
         """
+        self._follow_table()
         violations: list[str] = []
         for shard in range(self._workers.manifest.shards):
             violations += self._workers.ask(

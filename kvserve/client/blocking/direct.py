@@ -60,6 +60,8 @@ class DirectClient(TrustedWriter, Client):
         super().__init__(names, options)
         self._timeout = options.timeout
         self._table = DirectTable(names, options.timeout)
+        if options.is_lazy:
+            return  # the first write joins
         try:
             self._join_writers()
         except BaseException:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Self
 
+from kvserve.client.absent.lost import Lost
 from kvserve.client.blocking.workers import WorkerPool
 from kvserve.client.calls.batches import Batch
 from kvserve.client.calls.call import (
@@ -17,7 +18,7 @@ from kvserve.client.calls.many import GetMany, Many
 from kvserve.client.calls.operations import Key, Operation, Operations
 from kvserve.client.follower import TableFollower
 from kvserve.client.options import Options
-from kvserve.errors import KvserveError, WrongWorker
+from kvserve.errors import KvserveError, ServerError, WrongWorker
 from kvserve.manifest import Manifest
 from kvserve.names import Names
 from kvserve.protocol import commands
@@ -35,7 +36,7 @@ class Dispatcher(TableFollower):
 
     def __init__(self, names: Names, options: Options) -> None:
         values = options.values()
-        super().__init__(names, options.read, values)
+        super().__init__(names, options.read, values, is_lazy=options.is_lazy)
         self._operations = Operations(self._manifest.value_bytes_max, values)
         self._workers = WorkerPool(
             names, self._manifest, options, self._on_manifest, self._died_over
@@ -48,6 +49,30 @@ class Dispatcher(TableFollower):
     @property
     def _timeout_seconds(self) -> float:
         return self._workers.timeout
+
+    @property
+    def _strict(self) -> Self:
+        """The client as one whose methods raise all errors, for recipes that must know."""
+        return self
+
+    def _missed(self, error: ServerError, keys: list[Key] | None = None) -> None:
+        """Takes an error of a recipe as a miss, or as a lost write of these keys; or raises it."""
+        del keys
+        raise error
+
+    @property
+    def lost(self) -> Lost:
+        """What `connect(on_error="miss")` made of errors so far. It asks no server.
+
+        Returns:
+            A `kvserve.Lost`: the numbers of reads that were misses and of writes that were lost,
+            how many keys are missing here until the server has been told, and the last error.
+
+        Example:
+            >>> cache.lost.writes, cache.lost.error
+            (0, None)
+        """
+        return Lost()
 
     def _on_manifest(self, manifest: Manifest) -> None:
         self._operations.value_bytes_max = manifest.value_bytes_max

@@ -21,6 +21,7 @@ from kvserve.client.recipes.generations import (
     moved,
     new_generation,
 )
+from kvserve.errors import ServerError
 from kvserve.protocol.codec import Value
 from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
 
@@ -79,7 +80,11 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         for key in self._namespace.generation_keys:
             generation = self._client.get(key)
             if generation is None:
-                generation = run_to_end(begin(Driver.of(self._client), key))
+                try:
+                    generation = run_to_end(begin(Driver.of(self._client), key))
+                except ServerError as error:
+                    self._client._missed(error)
+                    generation = new_generation()  # nothing is there
             generations.append(generation)
         return self._namespace.prefix(generations)
 

@@ -32,7 +32,7 @@ from kvserve.client.recipes.single_flight import (
     seek,
     with_flight,
 )
-from kvserve.errors import InvalidArgument, UnreadableValue
+from kvserve.errors import InvalidArgument, ServerError, UnreadableValue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,7 +90,8 @@ class Recipes:
         Raises:
             MisuseError: the factory asks for the value that it should compute.
             InvalidValue, ValueTooLarge: the computed value cannot be stored.
-            ServerUnavailable: on a miss, as any other call; the value is not computed.
+            ServerUnavailable: on a miss, as any other call; the value is not computed. With
+                `on_error="miss"` it is, each time, and not stored; a stale one is returned.
 
         Example:
             >>> cache.get_or_set("answer", lambda: 6 * 7, ttl=60)
@@ -249,30 +250,39 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
     if value is not MISSING and (not terms.stale_seconds or terms.is_fresh(client.ttl(key))):
         return value
     flight = Flight(Driver.of(client), client._names, key, terms)
-    value = run_to_end(seek(flight, value))
+    try:
+        value = run_to_end(seek(flight, value))
+    except ServerError as error:
+        client._missed(error)
+        if value is MISSING:
+            value = as_read(_checked(factory()), client._operations.values)
+        return value
     if value is not MISSING:
         return value
     try:
         with suppress(RuntimeError):  # no thread can be started: one claim_ttl must do
             keep_in_thread(flight.claim, flight.driver, flight.keep_until_ms, bound=True)
-        value = with_value(*with_flight(flight), vouched, flight.claim, factory)
-        _require_value(value)
+        value = _checked(with_value(*with_flight(flight), vouched, flight.claim, factory))
     except BaseException as error:
         run_to_end(flight.abandon())
         value = run_to_end(flight.instead_of(error))
         if value is MISSING:
             raise
         return value
-    run_to_end(flight.complete(value))
+    try:
+        run_to_end(flight.complete(value))
+    except ServerError as error:
+        client._missed(error, [key])
     return as_read(value, client._operations.values)
 
 
-def _require_value(value: Any) -> None:
-    """Raises InvalidArgument for a coroutine, which only an asyncio client can await."""
+def _checked(value: Any) -> Any:
+    """The value; raises InvalidArgument for a coroutine, which only an asyncio client can await."""
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()
         raise InvalidArgument("this factory is for an asyncio client: it makes an awaitable")
+    return value
 
 
 def memoize(

@@ -11,7 +11,7 @@ from kvserve.client.blocking.recipes import Recipes
 from kvserve.client.calls.operations import TTL, Key, Operations, Record, record_of
 from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.updates import update
-from kvserve.errors import InvalidArgument
+from kvserve.errors import InvalidArgument, KvserveError
 from kvserve.table._core import AskWorker
 
 
@@ -39,10 +39,13 @@ class Records(Recipes):
         root, full_key = self._root, self._full_key(key)
         found = root._record_here(full_key)
         if isinstance(found, AskWorker):
-            root._follow_table()
-            record: Record | None = root._run(self._operations.get_record(full_key))
-            return record
+            return root._record_from_worker(full_key)
         return None if found is None else record_of(*found)
+
+    def _record_from_worker(self, full_key: Key) -> Record | None:
+        self._root._follow_table()
+        record: Record | None = self._root._run(self._operations.get_record(full_key))
+        return record
 
     def update(
         self, key: Key, function: Callable[[Any], Any], default: Any = None, ttl: TTL = None
@@ -105,4 +108,8 @@ class Records(Recipes):
             >>> cache.expire_at("offer", 0), "offer" in cache
             (True, False)
         """
-        return bool(self._root._run(self._operations.expire_at(self._full_key(key), when)))
+        operation = self._operations.expire_at(self._full_key(key), when)
+        (done,) = self._root._run_batch([operation])
+        if isinstance(done, KvserveError):
+            raise done
+        return bool(done)

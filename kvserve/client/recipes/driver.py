@@ -38,13 +38,14 @@ class Driver:
         sleep: Method,
         within: Method,
     ) -> None:
-        self._get = as_coroutine(client.get)
-        self.gets = as_coroutine(client.gets)
-        self.ttl = as_coroutine(client.ttl)
-        self.set = as_coroutine(client.set)
-        self.add = as_coroutine(client.add)
-        self.cas = as_coroutine(client.cas)
-        self.delete = as_coroutine(client.delete)
+        strict = client._strict
+        self._get = as_coroutine(strict.get)
+        self.gets = as_coroutine(strict.gets)
+        self.ttl = as_coroutine(strict.ttl)
+        self.set = as_coroutine(strict.set)
+        self.add = as_coroutine(strict.add)
+        self.cas = as_coroutine(strict.cas)
+        self.delete = as_coroutine(strict.delete)
         self.sleep = sleep
         self.within = within
         self._client = client

@@ -1,0 +1,1 @@
+"""What a client does about a server that is not there; shared by both kinds of client."""
