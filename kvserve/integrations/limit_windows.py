@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvserve.limits import SLIDING_HITS_MAX
+
 if TYPE_CHECKING:
-    from kvserve.client.recipes.limiters import Hit
+    from kvserve.client.recipes.limiters import Usage
 
 NAMESPACE = "limits"
-MOVING = "moving"  # the name of the limiter whose windows move
+MOVING = "moving"  # the names of limiters: those that keep the time of each hit, up to 10,000,
+COUNTER = "counter"  # and those that keep the counts of two windows
+RATES = (1, SLIDING_HITS_MAX + 1)  # one of each kind that `MOVING` has
 # A limit that does not count is none: who asks is told by an error, as by every other storage.
 DEFAULTS = {"on_error": "raise", "codec": None}
 
@@ -23,29 +27,25 @@ def finite(ttl: float | None) -> float:
     return 0.0 if ttl is None else ttl
 
 
-def weight(expiry: int, now: float) -> float:
-    """How much of the previous window is within `expiry` seconds of now, from 1 down to 0.
+def moving_window(usage: Usage, now: float) -> tuple[float, int]:
+    """A window as limits tells it: when it began, by the time of day, and its hits.
 
     Example:
-        >>> weight(60, 120.0), weight(60, 165.0)
-        (1.0, 0.25)
+        >>> from kvserve.client.recipes.limiters import Usage
+        >>> moving_window(Usage(3, 7, 60.0, 15.0, 3, 0), 1000.0)
+        (985.0, 3)
     """
-    return 1 - (now / expiry) % 1
+    return now - usage.age, usage.used
 
 
-def sliding_window(
-    before: int, count: int, expiry: int, now: float
-) -> tuple[int, float, int, float]:
+def sliding_window(usage: Usage, expiry: int) -> tuple[int, float, int, float]:
     """Two windows as limits tells them: the hits and the seconds left of the last and of this one.
 
     Example:
-        >>> sliding_window(5, 2, 60, 165.0)
-        (5, 15.0, 2, 75.0)
+        >>> from kvserve.client.recipes.limiters import Usage
+        >>> sliding_window(Usage(4, 0, 60.0, 15.0, 2, 3), 60)
+        (3, 45.0, 2, 105.0)
     """
-    left = weight(expiry, now) * expiry
-    return before, left if before else 0.0, count, left + expiry
-
-
-def moving_window(seen: Hit, limit: int, expiry: int) -> tuple[float, int]:
-    """A window as limits tells it: when it began, by the time of day, and its hits."""
-    raise NotImplementedError
+    before = expiry - usage.age if usage.previous else 0.0
+    count = 2 * expiry - usage.age if usage.current else 0.0
+    return usage.previous, before, usage.current, count

@@ -5,12 +5,10 @@ Importing this registers the schemes `kvserve://` and `async+kvserve://`; docs/l
 
 from __future__ import annotations
 
-import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limits.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
-from limits.storage.base import TimestampedSlidingWindow
 
 from kvserve.errors import KvserveError
 from kvserve.integrations import limit_windows as windows
@@ -18,12 +16,13 @@ from kvserve.integrations.limits_aio import AsyncKvserveStorage
 from kvserve.integrations.shared import open_namespace
 from kvserve.integrations.urls import options_of
 
+if TYPE_CHECKING:
+    from kvserve.client.blocking.locks import Limiter
+
 __all__ = ["AsyncKvserveStorage", "KvserveStorage"]
 
 
-class KvserveStorage(
-    Storage, MovingWindowSupport, SlidingWindowCounterSupport, TimestampedSlidingWindow
-):
+class KvserveStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
     """A storage for `limits.strategies`: all of them, exact over all processes of the host.
 
     Args:
@@ -73,50 +72,41 @@ class KvserveStorage(
         return True
 
     def reset(self) -> int | None:
-        """Forgets all hits; how many, is not known."""
+        """Forgets all hits; returns of how many keys, without those of windows that move."""
+        count = self._keys.delete_prefix("")
         self._keys.clear()
-        return None
+        return count
 
     def clear(self, key: str) -> None:
-        """Forgets the hits of a key."""
+        """Forgets the hits of a key, in fixed and in moving windows."""
         self._keys.delete(key)
-        self._keys.limiter(windows.MOVING, 1, 1, sliding=True).reset(key)
+        for rate in windows.RATES:  # of both kinds of moving windows
+            self._moving(rate, 1).reset(key)
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """Counts hits, or none of them if they would be more than the limit within `expiry`."""
-        return (
-            self._keys.limiter(windows.MOVING, limit, expiry, sliding=True).hit(key, amount).allowed
-        )
+        return self._moving(limit, expiry).hit(key, amount).allowed
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """When the window began, and how many hits are in it."""
-        seen = self._keys.limiter(windows.MOVING, limit, expiry, sliding=True).peek(key)
-        return windows.moving_window(seen, limit, expiry)
+        return windows.moving_window(self._moving(limit, expiry).peek(key), time.time())
 
     def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:
-        """Counts hits in the current window, unless both together weigh more than the limit."""
-        if amount > limit:
-            return False
-        now = time.time()
-        previous, current = self.sliding_window_keys(key, expiry, now)
-        counts = self._keys.get_many([previous, current])
-        before = counts.get(previous, 0) * windows.weight(expiry, now)
-        if math.floor(before + counts.get(current, 0)) + amount > limit:
-            return False
-        if math.floor(before + self.incr(current, 2 * expiry, amount)) <= limit:
-            return True
-        self._keys.decr(current, amount, initial=None)  # others came first
-        return False
+        """Counts hits, unless those of both windows together weigh more than the limit."""
+        return self._counter(limit, expiry).hit(key, amount).allowed
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """The hits of the previous window and its seconds left, and those of the current one."""
-        now = time.time()
-        previous, current = self.sliding_window_keys(key, expiry, now)
-        counts = self._keys.get_many([previous, current])
-        return windows.sliding_window(counts.get(previous, 0), counts.get(current, 0), expiry, now)
+        return windows.sliding_window(self._counter(1, expiry).peek(key), expiry)
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:
         """Forgets the hits of both windows."""
-        self._keys.delete_many(self.sliding_window_keys(key, expiry, time.time()))
+        self._counter(1, expiry).reset(key)
+
+    def _moving(self, rate: int, per: float) -> Limiter:
+        return self._keys.limiter(windows.MOVING, rate, per, sliding=True)
+
+    def _counter(self, rate: int, per: float) -> Limiter:
+        return self._keys.limiter(windows.COUNTER, rate, per, sliding="counter")

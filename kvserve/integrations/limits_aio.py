@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limits.aio.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
-from limits.storage.base import TimestampedSlidingWindow
 
 from kvserve.errors import KvserveError
 from kvserve.integrations import limit_windows as windows
 from kvserve.integrations.shared import open_async_namespace
 from kvserve.integrations.urls import options_of
 
+if TYPE_CHECKING:
+    from kvserve.client.aio.locks import AsyncLimiter
 
-class AsyncKvserveStorage(
-    Storage, MovingWindowSupport, SlidingWindowCounterSupport, TimestampedSlidingWindow
-):
+
+class AsyncKvserveStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
     """The same for `limits.aio.strategies`; `async+kvserve://`. See `KvserveStorage`.
 
     Example:
@@ -63,48 +62,40 @@ class AsyncKvserveStorage(
 
     async def reset(self) -> int | None:
         """See `KvserveStorage.reset`."""
+        count = await self._keys.delete_prefix("")
         await self._keys.clear()
-        return None
+        return count
 
     async def clear(self, key: str) -> None:
         """See `KvserveStorage.clear`."""
         await self._keys.delete(key)
-        await self._keys.limiter(windows.MOVING, 1, 1, sliding=True).reset(key)
+        for rate in windows.RATES:
+            await self._moving(rate, 1).reset(key)
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """See `KvserveStorage.acquire_entry`."""
-        limiter = self._keys.limiter(windows.MOVING, limit, expiry, sliding=True)
-        return (await limiter.hit(key, amount)).allowed
+        return (await self._moving(limit, expiry).hit(key, amount)).allowed
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """See `KvserveStorage.get_moving_window`."""
-        seen = await self._keys.limiter(windows.MOVING, limit, expiry, sliding=True).peek(key)
-        return windows.moving_window(seen, limit, expiry)
+        return windows.moving_window(await self._moving(limit, expiry).peek(key), time.time())
 
     async def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:
         """See `KvserveStorage.acquire_sliding_window_entry`."""
-        if amount > limit:
-            return False
-        now = time.time()
-        previous, current = self.sliding_window_keys(key, expiry, now)
-        counts = await self._keys.get_many([previous, current])
-        before = counts.get(previous, 0) * windows.weight(expiry, now)
-        if math.floor(before + counts.get(current, 0)) + amount > limit:
-            return False
-        if math.floor(before + await self.incr(current, 2 * expiry, amount)) <= limit:
-            return True
-        await self._keys.decr(current, amount, initial=None)  # others came first
-        return False
+        return (await self._counter(limit, expiry).hit(key, amount)).allowed
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """See `KvserveStorage.get_sliding_window`."""
-        now = time.time()
-        previous, current = self.sliding_window_keys(key, expiry, now)
-        counts = await self._keys.get_many([previous, current])
-        return windows.sliding_window(counts.get(previous, 0), counts.get(current, 0), expiry, now)
+        return windows.sliding_window(await self._counter(1, expiry).peek(key), expiry)
 
     async def clear_sliding_window(self, key: str, expiry: int) -> None:
         """See `KvserveStorage.clear_sliding_window`."""
-        await self._keys.delete_many(self.sliding_window_keys(key, expiry, time.time()))
+        await self._counter(1, expiry).reset(key)
+
+    def _moving(self, rate: int, per: float) -> AsyncLimiter:
+        return self._keys.limiter(windows.MOVING, rate, per, sliding=True)
+
+    def _counter(self, rate: int, per: float) -> AsyncLimiter:
+        return self._keys.limiter(windows.COUNTER, rate, per, sliding="counter")

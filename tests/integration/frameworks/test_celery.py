@@ -16,6 +16,7 @@ from support.servers import Server, StartServer
 
 pytest.importorskip("celery")
 from celery import Celery, chord, group
+from celery.exceptions import ChordError
 from celery.exceptions import TimeoutError as CeleryTimeout
 
 import kvserve
@@ -64,7 +65,9 @@ def named(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.mark.usefixtures("named")
-def test_results_groups_errors_and_chords(tasks: Any) -> None:
+def test_results_groups_errors_chords_and_states(
+    tasks: Any, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
     with working():
         assert tasks.add.delay(2, 3).get(timeout=WAIT) == 5
         many = group(tasks.add.s(number, 1) for number in range(20)).apply_async()
@@ -73,23 +76,12 @@ def test_results_groups_errors_and_chords(tasks: Any) -> None:
             tasks.fail.delay("tea").get(timeout=WAIT)
         together = chord(tasks.add.s(number, 0) for number in range(20))(tasks.add_up.s())
         assert together.get(timeout=WAIT) == sum(range(20))
+        broken = chord([tasks.add.s(1, 1), tasks.fail.s("tea")])(tasks.add_up.s())
+        with pytest.raises(ChordError, match="tea"):
+            broken.get(timeout=WAIT)
         processes = group(tasks.my_process.s() for _ in range(30)).apply_async().get(timeout=WAIT)
         assert len(set(processes)) > 1
 
-
-@pytest.mark.usefixtures("named")
-def test_a_chord_with_a_failed_task_tells_it(tasks: Any) -> None:
-    with working():
-        broken = chord([tasks.add.s(1, 1), tasks.fail.s("tea")])(tasks.add_up.s())
-        with pytest.raises(Exception, match="tea"):
-            broken.get(timeout=WAIT)
-
-
-@pytest.mark.usefixtures("named")
-def test_states_while_a_task_runs(
-    tasks: Any, tmp_path: Path, eventually: Callable[..., None]
-) -> None:
-    with working():
         result = tasks.halfway.delay()
         eventually(lambda: result.state == "HALFWAY")
         assert result.info == {"done": 50}
