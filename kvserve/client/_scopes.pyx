@@ -173,14 +173,20 @@ cdef class _Holder:
         cdef Vouched mine = self._mine()
         return self._latest if mine is None else mine
 
+    @property
+    def _has_mine(self):
+        """Whether the caller has acquired the lock, and not released it, through this object."""
+        cdef Vouched hold = self._mine()
+        return hold is not None and hold._state == GIVEN and hold._pid == getpid()
+
     def _check_new(self):
         """Forgets the holds of threads and tasks that ended.
 
         Raises:
             MisuseError: the caller has the lock already.
         """
-        cdef Vouched hold = self._mine()
-        if hold is not None and hold._state == GIVEN and hold._pid == getpid():
+        cdef Vouched hold
+        if self._has_mine:
             raise MisuseError(
                 "this thread or task acquired this lock already; it is not reentrant: release it "
                 "first"
@@ -233,8 +239,9 @@ cdef class _Holder:
 cdef class Holder(_Holder):
     """How a blocking lock is taken and given up.
 
-    A subclass has `_take(timeout)`, which returns the new hold; `_give_back(hold)`, which ends the
-    one given up, or None; and `_leave(hold, exception_type)`, the same at the end of a block.
+    A subclass has `_take(blocking, timeout)`, which returns the new hold, or None if another has it
+    and `blocking` is not None; `_give_back(hold)`, which ends the one given up, or None; and
+    `_leave(hold, exception_type)`, the same at the end of a block.
     """
 
     cdef object _me(self):
@@ -248,31 +255,40 @@ cdef class Holder(_Holder):
     def _thread_bound(self, bound):
         self._for_all = not bound
 
-    def acquire(self, timeout=None):
-        """Waits for the lock and takes it.
+    def acquire(self, blocking=None, timeout=None):
+        """Takes the lock, and waits for it if it must.
 
         Args:
-            timeout: seconds to wait, for the lock and for the workers; 0: try once; math.inf: for
-                ever; None: the lock's own timeout.
+            blocking: None: to be told by LockTimeout that another has it. True or False: to be told
+                by the answer, as by threading.Lock; False does not wait for another holder.
+            timeout: seconds to wait, for the lock and for the workers; 0: try once; math.inf, or
+                -1 as in threading.Lock: for ever; None: the lock's own timeout.
 
         Returns:
-            The fencing number.
+            The fencing number; if `blocking` was given, whether the lock was taken.
 
         Raises:
             LockTimeout: another holder had it all the time, perhaps a thread with this same object.
-            MisuseError: this thread has acquired it through this object already.
+                Not if `blocking` was given.
+            MisuseError: this thread has acquired it through this object already. Not if `blocking`
+                is False: the answer is False then.
+            InvalidArgument: `blocking` is no bool, or False with a timeout.
             LimitError: no thread can be started to renew it.
             ServerError: a worker did not answer.
 
         Example:
             >>> lock = cache.lock("by hand")
             >>> number = lock.acquire(timeout=5)
+            >>> cache.lock("by hand").acquire(blocking=False)
+            False
             >>> lock.release()
         """
-        hold = self._take(timeout)
-        number = hold.fencing
+        hold = self._take(blocking, timeout)
+        if hold is None:
+            return False
+        answer = hold.fencing if blocking is None else True
         self._hand_over(hold)
-        return number
+        return answer
 
     def release(self):
         """Gives the lock up.
@@ -284,7 +300,7 @@ cdef class Holder(_Holder):
         self._give_back(self._take_back())
 
     def __enter__(self):
-        self._hand_over(self._take(None))
+        self._hand_over(self._take(None, None))
         return self
 
     def __exit__(self, exception_type, exception, traceback):
@@ -312,19 +328,21 @@ cdef class AsyncHolder(_Holder):
 
         return _current_tasks.get(self._running_loop())
 
-    async def acquire(self, timeout=None):
+    async def acquire(self, blocking=None, timeout=None):
         """See `Lock.acquire`."""
-        hold = await self._take(timeout)
-        number = hold.fencing
+        hold = await self._take(blocking, timeout)
+        if hold is None:
+            return False
+        answer = hold.fencing if blocking is None else True
         self._hand_over(hold)
-        return number
+        return answer
 
     def release(self):
         """See `Lock.release`."""
         return self._give_back(self._take_back())
 
     async def __aenter__(self):
-        hold = await self._take(None)
+        hold = await self._take(None, None)
         self._hand_over(hold)
         return self
 

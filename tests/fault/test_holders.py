@@ -87,6 +87,12 @@ def by_hand(cache: kvserve.Client, name: str, kept: list[Any]) -> None:
     kept[-1].release()
 
 
+def by_answer(cache: kvserve.Client, name: str, kept: list[Any]) -> None:
+    kept.append(cache.lock(name, ttl=TTL))
+    assert kept[-1].acquire(blocking=False)
+    kept[-1].release()
+
+
 def compute(cache: kvserve.Client, name: str, _: list[Any]) -> None:
     assert cache.get_or_set(name, lambda: name, ttl=60, claim_ttl=TTL) == name
 
@@ -100,7 +106,7 @@ def memoized(cache: kvserve.Client, name: str, kept: list[Any]) -> None:
     assert twice(name) == 2 * name
 
 
-KINDS = (block, by_hand, compute, memoized)
+KINDS = (block, by_hand, by_answer, compute, memoized)
 
 
 async def block_async(cache: kvserve.AsyncClient, name: str, kept: list[Any]) -> None:
@@ -112,6 +118,12 @@ async def block_async(cache: kvserve.AsyncClient, name: str, kept: list[Any]) ->
 async def by_hand_async(cache: kvserve.AsyncClient, name: str, kept: list[Any]) -> None:
     kept.append(cache.namespace("eu").lock(name, ttl=TTL, timeout=0))
     await kept[-1].acquire()
+    await kept[-1].release()
+
+
+async def by_answer_async(cache: kvserve.AsyncClient, name: str, kept: list[Any]) -> None:
+    kept.append(cache.lock(name, ttl=TTL))
+    assert await kept[-1].acquire(blocking=False)
     await kept[-1].release()
 
 
@@ -132,7 +144,7 @@ async def memoized_async(cache: kvserve.AsyncClient, name: str, kept: list[Any])
     assert await twice(name) == 2 * name
 
 
-ASYNC_KINDS = (block_async, by_hand_async, compute_async, memoized_async)
+ASYNC_KINDS = (block_async, by_hand_async, by_answer_async, compute_async, memoized_async)
 CANCELS: dict[str, Callable[..., Any]] = {
     "waiting": lambda work, number: cancelled_at(work, number, when="waiting", tidies_up=True),
     "woken": lambda work, number: cancelled_at(work, number, when="woken", tidies_up=True),
@@ -211,7 +223,7 @@ def interrupt_at_every_step(
 
 @unraisable
 @unawaited
-@pytest.mark.parametrize("work", [block, compute, memoized])
+@pytest.mark.parametrize("work", [block, by_answer, compute, memoized])
 def test_signal_handler_that_raises_at_random(
     cache: kvserve.Client, eventually: Eventually, work: Callable[..., None]
 ) -> None:

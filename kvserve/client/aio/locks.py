@@ -102,8 +102,12 @@ class AsyncLock(LockState, AsyncHolder):
     def _keep(self, claim: Claim, until_ms: float) -> None:
         keep_in_task(claim, self._driver, until_ms)
 
-    async def _take(self, timeout: float | None) -> Claim:
-        return await self._got(timeout)
+    async def locked(self) -> bool:
+        """See `Lock.locked`."""
+        return await self._is_locked()
+
+    async def _take(self, blocking: bool | None, timeout: float | None) -> Claim | None:
+        return await self._got(blocking, timeout)
 
     async def _give_back(self, claim: Claim | None) -> None:
         await self._end(claim)

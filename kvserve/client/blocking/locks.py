@@ -46,8 +46,27 @@ class Lock(LockState, Holder):
     def _keep(self, claim: Claim, until_ms: float) -> None:
         keep_in_thread(claim, self._driver, until_ms, bound=self._thread_bound)
 
-    def _take(self, timeout: float | None) -> Claim:
-        return run_to_end(self._got(timeout))
+    def locked(self) -> bool:
+        """Whether anybody holds the lock: this object or another, in any process.
+
+        It is read from shared memory. Only where that cannot tell, as with a store behind it, a
+        worker is asked. The answer may be outdated when it is there: to take the lock, acquire it.
+
+        Raises:
+            ServerError: a worker had to be asked, and did not answer.
+
+        Example:
+            >>> lock = cache.lock("looked at")
+            >>> with cache.lock("looked at"):
+            ...     lock.locked(), lock.held
+            (True, False)
+            >>> lock.locked()
+            False
+        """
+        return run_to_end(self._is_locked())
+
+    def _take(self, blocking: bool | None, timeout: float | None) -> Claim | None:
+        return run_to_end(self._got(blocking, timeout))
 
     def _give_back(self, claim: Claim | None) -> None:
         run_to_end(self._end(claim))

@@ -33,6 +33,7 @@ from kvserve.errors import (
 )
 
 LOCK_SECONDS_DEFAULT = 30.0
+_FOR_EVER = -1  # the timeout that threading.Lock has by default
 _FENCE_SECONDS = 86_400.0  # how long a number is remembered; names used once must not pile up
 
 
@@ -52,6 +53,7 @@ class LockState:
     """
 
     _hold: Any
+    _has_mine: Any
     _check_new: Any
     _forget: Any
 
@@ -119,10 +121,33 @@ class LockState:
         """Begins to renew it. Raises RuntimeError if that cannot be done."""
         raise NotImplementedError
 
-    async def _got(self, timeout: float | None) -> Claim:
-        """Takes the lock; returns its claim, which is not vouched for yet."""
+    async def _is_locked(self) -> bool:
+        """Whether anybody holds it."""
+        left = await self._driver.ttl(self._key)  # a worker is asked where the table cannot tell
+        return left is not None
+
+    async def _got(self, blocking: bool | None, timeout: float | None) -> Claim | None:
+        """Takes the lock; returns its claim, which is not vouched for yet.
+
+        None means that another holder has it, and that `blocking` asks for an answer, no exception.
+        """
+        if blocking is None:
+            return await self._won(timeout)
+        timeout = _threading_timeout(blocking, timeout)
+        if not blocking and self._has_mine:
+            return None
+        try:
+            return await self._won(timeout)
+        except LockTimeout:
+            return None
+
+    async def _won(self, timeout: float | None) -> Claim:
+        """The same; raises LockTimeout if another has it."""
         self._check_new()
-        timeout = self._timeout if timeout is None else _checked_timeout(timeout)
+        if timeout is None:
+            timeout = self._timeout
+        else:
+            timeout = _checked_timeout(math.inf if timeout == _FOR_EVER else timeout)
         give_up_ms = math.inf if timeout is None else now_ms() + timeout * 1000
         # A single try waits for no other holder, only for the answer.
         seconds = self._driver.timeout if not timeout else min(timeout, self._driver.timeout)
@@ -212,3 +237,16 @@ def _checked_timeout(timeout: float | None) -> float | None:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
         raise InvalidArgument(f"timeout = {timeout!r}: use seconds, or None to wait for ever")
     return float(timeout)
+
+
+def _threading_timeout(blocking: bool, timeout: float | None) -> float | None:
+    """The timeout of an `acquire(blocking, timeout)`, as threading.Lock understands it."""
+    if not isinstance(blocking, bool):
+        raise InvalidArgument(
+            f"blocking = {blocking!r}: use True or False; for seconds to wait: timeout={blocking!r}"
+        )
+    if blocking:
+        return timeout
+    if timeout not in (None, _FOR_EVER, 0):
+        raise InvalidArgument(f"timeout = {timeout!r} with blocking=False, which waits for nobody")
+    return 0

@@ -134,7 +134,7 @@ def test_an_asyncio_lock_is_renewed_beyond_the_time_that_its_acquisition_had(
     async def main() -> None:
         async with await kvserve.connect_async(served.name, timeout=0.3) as cache:
             lock = cache.lock("outlives", ttl=0.4)
-            await lock.acquire(timeout)
+            await lock.acquire(timeout=timeout)
             key = "kvserve:lock:outlives"
             _, first = await cache.gets(key)
             seen = {first}
