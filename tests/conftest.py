@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "watchdog(seconds): how long this test may take at most")
     config.addinivalue_line("markers", "ways(*names): the ways of access a behaviour applies to")
+    config.addinivalue_line("markers", "time_intensive: dogpile.cache's, of tests that wait")
     config.stash[_TERMINAL] = os.dup(2)  # capturing is suspended during this hook
 
 

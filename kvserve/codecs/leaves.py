@@ -55,6 +55,12 @@ def _as_time(stored: tuple[str, int, Any]) -> datetime.time:
     return datetime.time.fromisoformat(text).replace(tzinfo=_as_zone(zone), fold=fold)
 
 
+def _as_bytearray(stored: Any) -> bytearray:
+    if type(stored) is not bytes:  # a number would be a length
+        raise ValueError("a bytearray of something else than bytes")
+    return bytearray(stored)
+
+
 # By name; the items of a set are stored as its own items are, so it is not among these.
 LEAVES: Final = {
     "date": Leaf(datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
@@ -67,7 +73,7 @@ LEAVES: Final = {
     ),
     "decimal": Leaf(decimal.Decimal, str, decimal.Decimal),
     "uuid": Leaf(uuid.UUID, lambda value: value.bytes, lambda stored: uuid.UUID(bytes=stored)),
-    "bytearray": Leaf(bytearray, bytes, bytearray),
+    "bytearray": Leaf(bytearray, bytes, _as_bytearray),
     "complex": Leaf(
         complex, lambda value: (value.real, value.imag), lambda stored: complex(*stored)
     ),

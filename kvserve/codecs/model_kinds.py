@@ -1,8 +1,8 @@
 """What a model is made of: the fields of a dataclass, a named tuple, a pydantic or msgspec model.
 
 An object is taken apart into its fields and made of them again without its `__init__`, so that it
-comes back as it was, whatever that does. pydantic and msgspec are not imported: who has a model of
-theirs has imported them.
+comes back as it was, whatever that does. Only msgspec's `__post_init__` runs. pydantic and msgspec
+are not imported: who has a model of theirs has imported them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 import sys
+import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,6 +46,16 @@ def kind_of(kind: type) -> ModelKind | None:
     if dataclasses.is_dataclass(kind):
         return ModelKind(name, kind, *_of_dataclass(kind))
     return None
+
+
+def annotations_of(kind: Any) -> list[Any]:
+    """What the fields of a type are annotated with; names for type checkers alone are left out."""
+    if _is_subclass(kind, "pydantic", "BaseModel"):
+        return [field.annotation for field in kind.model_fields.values()]
+    try:
+        return list(typing.get_type_hints(kind).values())
+    except Exception:  # a name that is not there
+        return list(getattr(kind, "__annotations__", {}).values())
 
 
 def _is_subclass(kind: type, module: str, base: str) -> bool:
@@ -99,8 +110,9 @@ def _of_msgspec(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         return {name: getattr(value, name) for name in names}
 
     def restore(fields: Any) -> Any:
-        made = kind.__new__(kind)
-        for name, value in _checked(fields, names).items():
+        checked = _checked(fields, names)
+        made = kind(**checked)  # there is no other way
+        for name, value in checked.items():  # whatever its __post_init__ has made of them
             force(made, name, value)
         return made
 
@@ -117,9 +129,9 @@ def _of_pydantic(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]
         _require_nothing_else(value, names)
         return {
             "fields": fields,
-            "extra": state["__pydantic_extra__"],
+            "extra": state.get("__pydantic_extra__"),  # a RootModel has none
             "set": set(state["__pydantic_fields_set__"]),
-            "private": state["__pydantic_private__"],
+            "private": state.get("__pydantic_private__"),
         }
 
     def restore(stored: Any) -> Any:

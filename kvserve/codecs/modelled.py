@@ -2,7 +2,7 @@
 
 What is stored is msgpack as of codec 3, in which each tuple is a pair: what a thing is, and what it
 holds. So nothing that is plain can be taken for a model. A model is named, and only the types that
-this client was given are looked for: a payload imports nothing, and calls no `__init__`.
+this client was given are looked for: a payload imports nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import typing
 from typing import Any
 
 from kvserve.codecs.leaves import LEAVES, NAMES
-from kvserve.codecs.model_kinds import ModelKind, kind_of
+from kvserve.codecs.model_kinds import ModelKind, annotations_of, kind_of
 from kvserve.errors import InvalidArgument
 from kvserve.protocol.codec import MSGPACK, decode, encode_exactly
 
@@ -27,8 +27,9 @@ def models(*kinds: Any) -> Models:
     It carries dataclasses, named tuples, enums, and pydantic's and msgspec's models, inside of each
     other and of lists, tuples, dicts and sets; with them date, time, datetime of any zone,
     timedelta, Decimal, UUID, complex and bytearray. An object comes back without running its
-    `__init__` or its validators. No code of a payload is executed, and a payload can make objects
-    of these types only, though with any content.
+    `__init__` or its validators; only the `__post_init__` of a msgspec.Struct runs. No code of a
+    payload is executed, and a payload can make objects of these types only, though with any
+    content.
 
     Args:
         kinds: the types, or annotations such as `list[User]`. The types that their fields name
@@ -118,13 +119,8 @@ class Models:
         return True
 
     def _learn_fields(self, kind: type) -> None:
-        try:
-            hints = typing.get_type_hints(kind)
-        except Exception:  # names that are there for type checkers alone: see `_stored`
-            hints = getattr(kind, "__annotations__", {})
-        for hint in hints.values():
-            if hint is not kind:
-                self.learn(hint)
+        for hint in annotations_of(kind):
+            self.learn(hint)
 
     def _stored(self, value: Any) -> Any:
         kind = type(value)
@@ -173,10 +169,10 @@ class Models:
         content = self._restored(held)
         if model is not None:
             return model.restore(content)
-        if name == "dict":
-            return dict(content)
-        if name in _CONTAINERS:
-            return _CONTAINERS[name](content)
+        if name == "dict" or name in _CONTAINERS:
+            if type(content) is not list:
+                raise ValueError(f"a {name} that is no list of items")
+            return dict(content) if name == "dict" else _CONTAINERS[name](content)
         if name in LEAVES:
             return LEAVES[name].restore(content)
         raise ValueError(f"a newer kvserve wrote it: {name!r:.80}")

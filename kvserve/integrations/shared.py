@@ -31,7 +31,7 @@ DEFAULTS = {
     "lifetimes": "lenient",
 }
 _OF_CONNECT = frozenset(field.name for field in dataclasses.fields(Options))
-_OF_ADAPTERS = frozenset({"name", "namespace", "codec", "signing_key"})
+OPTIONS = _OF_CONNECT | {"name", "namespace", "codec", "signing_key"}  # what an adapter can be told
 # One client for each kind and set of options, whatever number of backends asks for it.
 _CLIENTS: dict[tuple[Any, ...], Any] = {}
 
@@ -80,17 +80,18 @@ def open_async_namespace(
 def _shared_client(
     kind: Literal["blocking", "asyncio"], options: Mapping[str, Any], codec: Any
 ) -> Any:
-    if unknown := sorted(set(options) - _OF_CONNECT - _OF_ADAPTERS - set(DEFAULTS)):
-        known = ", ".join(sorted(_OF_CONNECT | _OF_ADAPTERS | set(DEFAULTS)))
-        raise InvalidArgument(f"unknown options {', '.join(map(str, unknown))}; there are {known}")
+    if unknown := sorted(map(str, set(options) - OPTIONS)):
+        known = ", ".join(sorted(OPTIONS))
+        raise InvalidArgument(f"unknown options {', '.join(unknown)}; there are {known}")
     chosen = {"codec": codec, **DEFAULTS, **options}
+    if chosen.get("write") == "direct" and "on_error" not in options:
+        chosen["on_error"] = "raise"  # a trusted writer knows no other
     chosen.pop("namespace", None)
     where = names.instance(chosen.pop("name", None) or None)
     key = (kind, where, *sorted((name, _hashable(value)) for name, value in chosen.items()))
     client = _CLIENTS.get(key)
     if client is None:
         chosen["codec"] = _codec(chosen["codec"], chosen.pop("signing_key", None))
-        # TODO(h-web): all of `chosen`, once the client has these options.
         chosen = {name: each for name, each in chosen.items() if name in _OF_CONNECT}
         make: Any = connect if kind == "blocking" else async_client
         # It has opened nothing yet, so that of two threads' clients one may be dropped.

@@ -84,4 +84,5 @@ cdef int64_t SECONDS_LAST = (DATETIME.max.replace(tzinfo=UTC) - EPOCH) // DELTA(
 
 # One extension in some files, each with one purpose.
 include "_pack.pxi"
+include "_refusals.pxi"
 include "_unpack.pxi"

@@ -29,6 +29,7 @@ ARRAY: Final = 4  # arrays.py draws it
 Value = Any  # what the codecs carry; narrower types would reject valid dicts (dict is invariant)
 
 COUNTER_BYTES = 8
+# What needs no look whether it is an array.
 _PACKED = frozenset((list, tuple, dict, float, bool, type(None), datetime.datetime, int))
 
 

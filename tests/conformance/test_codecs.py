@@ -9,13 +9,12 @@ import decimal
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support import ways
 from support.codecs import Doing, Reversing, SafeString, some_user
-from support.servers import Server, StartServer
+from support.servers import Server
 
 from kvserve import codecs
 from kvserve.errors import InvalidValue, NotACounter, UnreadableValue, ValueTooLarge
@@ -26,22 +25,9 @@ SIGNING = b"a key of thirty-two secret bytes"
 pytestmark = pytest.mark.ways(*EVERY)
 
 
-@pytest.fixture(scope="module", params=["alone", "sqlite"])
-def served(
-    request: pytest.FixtureRequest, make_module_server: StartServer, tmp_path_factory: Any
-) -> Server:
-    """Two servers, one of them with a store behind it, where no trusted writer may be."""
-    if request.param == "alone":
-        return make_module_server("--writers", "16")
-    path: Path = tmp_path_factory.mktemp("store") / "cache.db"
-    return make_module_server("--store", f"sqlite:///{path}")
-
-
 @pytest.fixture(scope="module")
-def opened(way: str, request: pytest.FixtureRequest, served: Server) -> str:
+def opened(served: Server) -> str:
     """Where to connect: each test brings its own codec."""
-    if "writer" in way and "sqlite" in request.node.name:
-        pytest.skip("a server with a store has no trusted writers")
     return served.name
 
 
@@ -84,7 +70,9 @@ def test_its_values_come_back_by_every_call(cache: Any, key: str) -> None:
     with_codec.set_many({key: other, f"{key} 2": one, f"{key} 3": 7})
     found = with_codec.get_many([key, f"{key} 2", f"{key} 3"])
     assert found == {key: other, f"{key} 2": one, f"{key} 3": 7}
-    assert [type(found[each]) for each in found] == [SafeString, SafeString, int]
+    assert {each: type(value) for each, value in found.items()} == {
+        key: SafeString, f"{key} 2": SafeString, f"{key} 3": int
+    }  # fmt: skip
     with with_codec.pipeline() as pipe:
         pipe.set(key, one).get(key).gets(key).incr(f"{key} 3")
     assert same(pipe.results[1], one)
@@ -143,12 +131,12 @@ def test_other_clients_are_told_what_they_lack(cache: Any, key: str) -> None:
         for read in (client.get, client.gets):
             with pytest.raises(UnreadableValue, match=text) as caught:
                 read(key)
-            assert key in str(caught.value)
+            assert key[:14] in str(caught.value)  # a long one is cut short
             assert "connect(codec=" in str(caught.value)
         client.set(f"{key} 2", 1)
         assert client.get_many([key, f"{key} 2"]) == {f"{key} 2": 1}
-        with pytest.raises(UnreadableValue):
-            client.pipeline().get(key).execute()
+        with pytest.raises(UnreadableValue), client.pipeline() as pipe:
+            pipe.get(key)
         assert client.contains(key)
         with pytest.raises(NotACounter):
             client.incr(key)
@@ -206,8 +194,8 @@ def test_its_base_exceptions_pass_and_do_no_harm(cache: Any, key: str) -> None:
     for read in (client.get, client.gets, lambda key: client.get_many([key, key])):
         with pytest.raises(Stop):
             read(key)
-    with pytest.raises(Stop):
-        client.pipeline().set("other", 1).get(key).execute()
+    with pytest.raises(Stop), client.pipeline() as pipe:
+        pipe.set("other", 1).get(key)
     client.set(key, 1)
     assert client.get(key) == 1
 
@@ -226,12 +214,13 @@ def test_it_may_call_the_cache_itself(cache: Any, key: str) -> None:
     client.set_many({f"{key} {number}": SafeString(f"{number}") for number in range(40)})
     assert client.get(key) == ("written inside", 1, "x")
     many = [f"{key} {number}" for number in range(40)]
-    assert [found[2] for found in client.get_many(many).values()] == [*map(str, range(40))]
+    found = client.get_many(many)
+    assert [found[each][2] for each in many] == [*map(str, range(40))]
     pipe = client.pipeline().get(key).get(many[0])
-    assert [found[2] for found in pipe.execute()] == ["x", "0"]
+    assert [each[2] for each in pipe.execute()] == ["x", "0"]
 
 
-@pytest.mark.ways(*ways.CLIENTS)
+@pytest.mark.ways("direct", "writer")
 def test_it_may_close_the_client(cache: Any, key: str) -> None:
     cache(Reversing()).set_many({f"{key} {n}": SafeString("x") for n in range(20)})
 

@@ -109,17 +109,19 @@ def test_recipes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runner.failures == 0
 
 
-def test_values(server: Server) -> None:
-    """Its table of values is tried by tests/unit/test_values.py; here its example."""
-    found: dict[str, Any] = {}
+def test_values(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table of values is tried by tests/unit/test_values.py; here its examples."""
+    monkeypatch.setenv("KVSERVE_NAME", server.name)
+    found: dict[str, Any] = {"__name__": "example"}
     definitions, *examples = blocks("values.md", "python")
     exec(definitions[1], found)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     with server.connect() as found["cache"]:
         for line, source in examples:
             parsed = doctest.DocTestParser().get_doctest(source, found, "values.md", "", line)
-            runner.run(parsed)
-    assert runner.tries > 0
+            runner.run(parsed, clear_globs=False)
+            found |= parsed.globs
+    assert runner.tries > 20
     assert runner.failures == 0
 
 

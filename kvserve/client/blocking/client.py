@@ -66,7 +66,8 @@ class Client(Namespaces, MappingMethods, ManyKeys):
         Args:
             key: str or bytes.
             value: bytes, str, int, None, bool, float, datetime with a time zone, or a list, tuple
-                or dict of these, by exact type; docs/values.md has the table.
+                or dict of these, by exact type; or an array, alone; docs/values.md has the table.
+                The client's codec, if it has one, carries what else there is.
             ttl: seconds or a timedelta until it expires, a millisecond at least; None: the
                 server's `default_ttl`, which is never unless it is configured; `math.inf`: never.
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from support.servers import Server, StartServer
 
 from kvserve.integrations.shared import close_clients
-
-if TYPE_CHECKING:
-    from support.response_shop import Shop
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +29,3 @@ def own_clients() -> Iterator[None]:
 def namespace() -> str:
     """A namespace that no other test uses."""
     return f"test-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-def make_shop(served: Server, namespace: str) -> Callable[..., Shop]:
-    """Makes applications behind a cache of responses, with these of its arguments."""
-    from support.response_shop import Shop
-
-    return functools.partial(Shop, served.name, namespace)
-
-
-@pytest.fixture
-def shop(make_shop: Callable[..., Shop]) -> Shop:
-    """An application behind a cache of responses."""
-    return make_shop()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.asgi import ask
+from support.servers import Server
 
 pytest.importorskip("starlette")
 from starlette.middleware import Middleware
@@ -18,6 +20,18 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from support.response_shop import Shop
 
 from kvserve.integrations.starlette import cached
+
+
+@pytest.fixture
+def make_shop(served: Server, namespace: str) -> Callable[..., Shop]:
+    """Makes applications behind a cache of responses, with these of its arguments."""
+    return functools.partial(Shop, served.name, namespace)
+
+
+@pytest.fixture
+def shop(make_shop: Callable[..., Shop]) -> Shop:
+    """An application behind a cache of responses."""
+    return make_shop()
 
 
 def test_a_response_with_a_lifetime_is_kept(shop: Shop) -> None:
