@@ -27,6 +27,6 @@ def cached(ttl: float | None = None, *, tags: Tags = (), public: bool = False) -
     """
 
     async def note(request: Request) -> None:
-        mark(request, ttl, tags, public)
+        await mark(request, ttl, tags, public)
 
     return Depends(note)

@@ -16,6 +16,8 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kvserve.client.aio.locks import driver_of
+from kvserve.client.recipes.tags import marks_of, tag_keys
 from kvserve.errors import KvserveError
 from kvserve.integrations import http_rules as rules
 from kvserve.integrations.shared import open_async_namespace, open_namespace
@@ -195,18 +197,34 @@ class ResponseCache:
                 pause = min(pause * 2, _POLL_SECONDS_MAX)
         return Claim(), None
 
+    async def marks(self, tags: Collection[str]) -> bytes | None:
+        """What a response with these tags is stored with; of a moment before it is computed.
+
+        A response that one of its tags is invalidated for meanwhile is then stored out of reach.
+        None: the server does not answer.
+        """
+        try:
+            return await marks_of(driver_of(self._cache._root), tag_keys(self._cache._path, tags))
+        except KvserveError as error:
+            LOG.debug("a response is not stored: %s", error)
+            return None
+
     async def store(
-        self, place: Place, request: rules.Fields, made: Stored, tags: Collection[str]
+        self, place: Place, request: rules.Fields, made: Stored, marks: bytes | None
     ) -> None:
         """Stores a response, unless it is too large, or the server does not answer."""
         names = tuple(sorted(rules.vary(rules.fields(made.headers)).union(place.names or ())))
         ttl = made.until - time.time()
-        with suppress(KvserveError):
+        if marks is None or ttl <= 0:
+            return
+        try:
             if (names, made.for_everybody) != (place.names, place.for_everybody):
                 index = (names, made.for_everybody)
                 await self._cache.set(f"index:{place.page}", index, ttl=max(ttl, INDEX_SECONDS))
-            key = _key(place.page, names, request)
-            await self._cache.set(key, tuple(made), ttl=ttl, tags=list(tags))
+            key = await self._cache._full_key(_key(place.page, names, request))
+            await driver_of(self._cache._root).marked("set", marks, key, tuple(made), ttl)
+        except KvserveError as error:
+            LOG.debug("a response is not stored: %s", error)
 
 
 def _key(page: str, names: Collection[bytes], request: rules.Fields) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from anyio import from_thread
 from starlette.requests import Request
+
+if TYPE_CHECKING:
+    from kvserve.integrations.responses import ResponseCache
 
 SCOPE_KEY = "kvserve.responses"  # where a route finds what the middleware wants to know
 Tags = Sequence[str] | Callable[[Request], Sequence[str]]
@@ -15,21 +19,28 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class Marks:
-    """What a route says about its response."""
+    """What a route says about its response, and what its tags were before it was computed."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: ResponseCache, tags: list[str]) -> None:
         self.ttl: float | None = None
         self.public = False
-        self.tags: list[str] = []
+        self.tags = tags
+        self.before: bytes | None = None
+        self._cache = cache
+
+    async def begin(self) -> None:
+        """Reads the tags. What invalidates one from now on, invalidates the response as well."""
+        self.before = await self._cache.marks(self.tags)
 
 
-def mark(request: Request, ttl: float | None, tags: Tags, public: bool) -> None:
+async def mark(request: Request, ttl: float | None, tags: Tags, public: bool) -> None:
     """Tells the middleware about the response to a request; without a middleware, nobody."""
     marks = request.scope.get(SCOPE_KEY)
     if marks is not None:
         marks.ttl, marks.public = ttl, public
         given = tags(request) if callable(tags) else tags
         marks.tags += [tag.format_map(request.path_params) for tag in given]
+        await marks.begin()
 
 
 def cached(
@@ -40,7 +51,7 @@ def cached(
     Args:
         ttl: seconds; None: as the response's Cache-Control says, else the `default_ttl`.
         tags: to invalidate the responses by; `{name}` stands for a parameter of the path. Or a
-            function that makes them of the request.
+            function that makes them of the request. At most 14.
         public: the response is the same for all users, also for those with cookies or a login.
 
     Example:
@@ -50,23 +61,23 @@ def cached(
     """
 
     def decorate(function: Endpoint) -> Endpoint:
-        def note(*args: Any, **kwargs: Any) -> None:
-            for each in (*args, *kwargs.values()):
+        async def note(*args: Any) -> None:
+            for each in args:
                 if isinstance(each, Request):
-                    mark(each, ttl, tags, public)
+                    await mark(each, ttl, tags, public)
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def call(*args: Any, **kwargs: Any) -> Any:
-                note(*args, **kwargs)
+                await note(*args, *kwargs.values())
                 return await function(*args, **kwargs)
 
             return call  # type: ignore[return-value]
 
         @functools.wraps(function)
         def call_blocking(*args: Any, **kwargs: Any) -> Any:
-            note(*args, **kwargs)
+            from_thread.run(note, *args, *kwargs.values())  # Starlette runs it in a thread
             return function(*args, **kwargs)
 
         return call_blocking  # type: ignore[return-value]

@@ -86,15 +86,17 @@ class CacheMiddleware:
                 if found is not None and asked.takes(found):
                     await self._answer(found, asked, send, b"HIT")
                     return
+            marks = scope[SCOPE_KEY] = Marks(cache, [path_tag(scope["path"])])
+            if place.names is not None:  # of another page it is not known that it can be cached
+                await marks.begin()
             try:
-                await self.app(scope, receive, self._recorder(asked, send, claim))
+                await self.app(scope, receive, self._recorder(asked, marks, send, claim))
             finally:
                 await claim.end()
 
-    def _recorder(self, asked: _Asked, send: Send, claim: Claim) -> Recorder:
+    def _recorder(self, asked: _Asked, marks: Marks, send: Send, claim: Claim) -> Recorder:
         """Has a response sent, and stored before that, if it may be."""
         cache = self.cache
-        marks = asked.scope[SCOPE_KEY] = Marks()
         seconds = 0.0
 
         def is_wanted(start: Message) -> bool:
@@ -109,8 +111,9 @@ class CacheMiddleware:
 
         async def keep(start: Message, body: bytes) -> None:
             made = as_stored(start["status"], start.get("headers", ()), body, seconds, marks.public)
-            tags = [*marks.tags, path_tag(asked.scope["path"])]
-            await cache.store(asked.place, asked.request, made, tags)
+            if marks.before is None:
+                await marks.begin()
+            await cache.store(asked.place, asked.request, made, marks.before)
             await claim.end()
             await self._answer(made, asked, send, b"MISS")
 
