@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvserve.client.aio.locks import driver_of
+from kvserve.client.recipes.key_layout import joined
 from kvserve.client.recipes.tags import marks_of, tag_keys
 from kvserve.errors import KvserveError
 from kvserve.integrations import http_rules as rules
@@ -50,6 +51,13 @@ class Place(NamedTuple):
     def is_open_to(self, personal: Iterable[bytes]) -> bool:
         """Whether a request with these personal fields can expect a response from here."""
         return self.for_everybody or all(name in (self.names or ()) for name in personal)
+
+
+class Before(NamedTuple):
+    """The prefix of the responses' keys and the generations of some tags, at one moment."""
+
+    prefix: str
+    marks: bytes
 
 
 class Claim:
@@ -197,32 +205,37 @@ class ResponseCache:
                 pause = min(pause * 2, _POLL_SECONDS_MAX)
         return Claim(), None
 
-    async def marks(self, tags: Collection[str]) -> bytes | None:
-        """What a response with these tags is stored with; of a moment before it is computed.
+    async def before(self, tags: Collection[str]) -> Before | None:
+        """What a response with these tags is stored with, of a moment before it is computed.
 
-        A response that one of its tags is invalidated for meanwhile is then stored out of reach.
+        If one of its tags is invalidated meanwhile, or all is cleared, it is stored out of reach.
         None: the server does not answer.
         """
+        cache = self._cache
         try:
-            return await marks_of(driver_of(self._cache._root), tag_keys(self._cache._path, tags))
+            prefix = await cache._prefix()
+            return Before(
+                prefix, await marks_of(driver_of(cache._root), tag_keys(cache._path, tags))
+            )
         except KvserveError as error:
             LOG.debug("a response is not stored: %s", error)
             return None
 
     async def store(
-        self, place: Place, request: rules.Fields, made: Stored, marks: bytes | None
+        self, place: Place, request: rules.Fields, made: Stored, before: Before | None
     ) -> None:
         """Stores a response, unless it is too large, or the server does not answer."""
         names = tuple(sorted(rules.vary(rules.fields(made.headers)).union(place.names or ())))
         ttl = made.until - time.time()
-        if marks is None or ttl <= 0:
+        if before is None or ttl <= 0:
             return
+        root = self._cache._root
         try:
             if (names, made.for_everybody) != (place.names, place.for_everybody):
-                index = (names, made.for_everybody)
-                await self._cache.set(f"index:{place.page}", index, ttl=max(ttl, INDEX_SECONDS))
-            key = await self._cache._full_key(_key(place.page, names, request))
-            await driver_of(self._cache._root).marked("set", marks, key, tuple(made), ttl)
+                key = joined(before.prefix, f"index:{place.page}")
+                await root.set(key, (names, made.for_everybody), max(ttl, INDEX_SECONDS))
+            key = joined(before.prefix, _key(place.page, names, request))
+            await driver_of(root).marked("set", before.marks, key, tuple(made), ttl)
         except KvserveError as error:
             LOG.debug("a response is not stored: %s", error)
 

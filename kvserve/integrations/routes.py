@@ -11,7 +11,7 @@ from anyio import from_thread
 from starlette.requests import Request
 
 if TYPE_CHECKING:
-    from kvserve.integrations.responses import ResponseCache
+    from kvserve.integrations.responses import Before, ResponseCache
 
 SCOPE_KEY = "kvserve.responses"  # where a route finds what the middleware wants to know
 Tags = Sequence[str] | Callable[[Request], Sequence[str]]
@@ -25,12 +25,12 @@ class Marks:
         self.ttl: float | None = None
         self.public = False
         self.tags = tags
-        self.before: bytes | None = None
+        self.before: Before | None = None
         self._cache = cache
 
     async def begin(self) -> None:
         """Reads the tags. What invalidates one from now on, invalidates the response as well."""
-        self.before = await self._cache.marks(self.tags)
+        self.before = await self._cache.before(self.tags)
 
 
 async def mark(request: Request, ttl: float | None, tags: Tags, public: bool) -> None:
