@@ -107,9 +107,7 @@ def django_turns(
     return turns
 
 
-def cachelib_turns(
-    caches: Caches, seconds: float, _: asyncio.AbstractEventLoop
-) -> dict[str, Turn]:
+def cachelib_turns(caches: Caches, seconds: float, _: asyncio.AbstractEventLoop) -> dict[str, Turn]:
     turns = {}
     for label, cache in caches.items():
         cache.set_many(dict.fromkeys([KEY, *MANY], VALUE))

@@ -51,14 +51,15 @@ if TYPE_CHECKING:
     from kvserve.client.absent.lost import Lost
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
+    from kvserve.client.calls.markers import ASK_WORKER, UNCHANGED
     from kvserve.client.calls.operations import Record
+    from kvserve.client.calls.rules import DO_NOT_KEEP, lifetime
     from kvserve.client.connect import async_client, connect, connect_async
-    from kvserve.client.recipes.updates import UNCHANGED
     from kvserve.live.feed import Event
-    from kvserve.table._core import ASK_WORKER
 
 __all__ = [
     "ASK_WORKER",
+    "DO_NOT_KEEP",
     "UNCHANGED",
     "AlreadyServed",
     "AsyncClient",
@@ -99,22 +100,25 @@ __all__ = [
     "codecs",
     "connect",
     "connect_async",
+    "lifetime",
 ]
 
 
 # Imported at first use: no program needs all of it, and `kvserve get`, which reads the table
 # itself, and `kvserve serve` need none of it.
 _LATE = {
-    "ASK_WORKER": "kvserve.table._core",
+    "ASK_WORKER": "kvserve.client.calls.markers",
     "AsyncClient": "kvserve.client.aio.client",
     "Client": "kvserve.client.blocking.client",
+    "DO_NOT_KEEP": "kvserve.client.calls.rules",
     "Event": "kvserve.live.feed",
     "Lost": "kvserve.client.absent.lost",
     "Record": "kvserve.client.calls.operations",
-    "UNCHANGED": "kvserve.client.recipes.updates",
+    "UNCHANGED": "kvserve.client.calls.markers",
     "async_client": "kvserve.client.connect",
     "connect": "kvserve.client.connect",
     "connect_async": "kvserve.client.connect",
+    "lifetime": "kvserve.client.calls.rules",
 }
 
 

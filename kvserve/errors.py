@@ -19,6 +19,8 @@ class KvserveError(Exception):
     """
 
     wire_code: ClassVar[int] = 0
+    key: str | bytes | None = None  # of `set_many`: the one that was refused
+    failed: list[str | bytes] | None = None  # of `set_many`: the keys not known to be stored
 
 
 class MisuseError(KvserveError, ValueError):

@@ -106,8 +106,12 @@ def visit(place: Path, seconds: float, milliseconds: list[float]) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         shelf = int(dice.paretovariate(1.0)) % SHELVES
-        paths = [f"/shelf/{shelf}", "/cart", f"/cart/{dice.randrange(ARTICLES)}"]
-        method, path = dice.choices(list(zip(("GET", "GET", "POST"), paths)), [80, 15, 5])[0]
+        visits = [
+            ("GET", f"/shelf/{shelf}"),
+            ("GET", "/cart"),
+            ("POST", f"/cart/{dice.randrange(ARTICLES)}"),
+        ]
+        method, path = dice.choices(visits, weights=[80, 15, 5])[0]
         began = time.perf_counter()
         cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
         connection.request(method, path, headers={"Cookie": cookie})

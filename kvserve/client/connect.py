@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvserve import names as naming
 from kvserve.client.absent.patience import made, made_async
+from kvserve.client.calls.rules import Lifetimes, LongKeys, TooLarge
 from kvserve.client.follower import Read
 from kvserve.client.options import OnError, Options, Start, Write
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
@@ -32,6 +33,9 @@ def connect(
     wait: float = 0.0,
     start: Start = False,
     on_error: OnError = "raise",
+    long_keys: LongKeys = "refuse",
+    too_large: TooLarge = "keep",
+    lifetimes: Lifetimes = "strict",
 ) -> Client:
     """A client of a running server.
 
@@ -55,6 +59,12 @@ def connect(
             configuration file. Reads miss until then. Implies `lazy`.
         on_error: `raise` raises what the server causes; `miss` makes such errors misses and lost
             writes, see `Client.lost`. What the caller did wrong is raised in any case.
+        long_keys: `hash` replaces a key of more than 1,024 bytes, or with letters that no UTF-8
+            has, by its beginning and a hash; `refuse` raises InvalidKey.
+        too_large: `remove`: a `set` whose value is too large removes the old one before it raises
+            ValueTooLarge; `keep` leaves the old one.
+        lifetimes: `lenient` takes any ttl: one of 0 or less removes the key, or does not store it,
+            and one beyond a century is for ever; `strict` raises InvalidTTL for these.
 
     Returns:
         A client, for any number of threads, usable after a fork, and as a context manager.
@@ -83,6 +93,9 @@ def connect(
         wait=wait,
         start=start,
         on_error=on_error,
+        long_keys=long_keys,
+        too_large=too_large,
+        lifetimes=lifetimes,
     )
     make = partial(_client_class(options), names, options)
     return make() if options.is_lazy or not options.wait else made(make, options.wait)
@@ -100,6 +113,9 @@ async def connect_async(
     wait: float = 0.0,
     start: Start = False,
     on_error: OnError = "raise",
+    long_keys: LongKeys = "refuse",
+    too_large: TooLarge = "keep",
+    lifetimes: Lifetimes = "strict",
 ) -> AsyncClient:
     """An asyncio client of a running server.
 
@@ -127,6 +143,9 @@ async def connect_async(
         wait=wait,
         start=start,
         on_error=on_error,
+        long_keys=long_keys,
+        too_large=too_large,
+        lifetimes=lifetimes,
     )
     make = partial(_async_client_class(options), names, options)
     if options.is_lazy or not options.wait:
@@ -146,6 +165,9 @@ def async_client(
     wait: float = 0.0,
     start: Start = False,
     on_error: OnError = "raise",
+    long_keys: LongKeys = "refuse",
+    too_large: TooLarge = "keep",
+    lifetimes: Lifetimes = "strict",
 ) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
@@ -173,6 +195,9 @@ def async_client(
         wait=wait,
         start=start,
         on_error=on_error,
+        long_keys=long_keys,
+        too_large=too_large,
+        lifetimes=lifetimes,
     )
     make = partial(_async_client_class(options), names, options)
     return make() if options.is_lazy or not options.wait else made(make, options.wait)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from kvserve import runtime
 from kvserve.client import forks
+from kvserve.client.calls.rules import Rules
 from kvserve.client.notes import Notes
 from kvserve.client.values import NATIVE, Values
 from kvserve.descriptors import LockGuard
@@ -97,6 +98,11 @@ class TableFollower(Reader):
                 self._manifest = require_server(names)
                 self._attach_table()
         _all_followers.add(self)
+
+    def _fit_keys_by(self, rules: Rules) -> None:
+        """Reads by the rules what a key that does not fit is replaced by."""
+        if rules.long_keys == "hash":
+            self._set_fitting(rules.key)
 
     def _attach_table(self) -> None:
         """Attaches the table of the running instance, in place of the one attached before.

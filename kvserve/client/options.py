@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.follower import Read
 from kvserve.client.values import NATIVE, Values, with_own
 from kvserve.errors import InvalidArgument
@@ -41,6 +42,14 @@ class Options:
     wait: float = 0.0
     start: Start = False
     on_error: OnError = "raise"
+    long_keys: LongKeys = "refuse"
+    too_large: TooLarge = "keep"
+    lifetimes: Lifetimes = "strict"
+
+    @property
+    def rules(self) -> Rules:
+        """What is done with what does not fit."""
+        return Rules(long_keys=self.long_keys, too_large=self.too_large, lifetimes=self.lifetimes)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", check_timeout(self.timeout))
@@ -50,6 +59,7 @@ class Options:
             raise InvalidArgument(f"write = {self.write!r}: use 'worker' or 'direct'")
         if self.write == "direct" and self.read != "direct":
             raise InvalidArgument("write = 'direct' goes with read = 'direct' alone")
+        _ = self.rules  # raises
         queue_bytes = self.queue_bytes
         if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
             raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")

@@ -9,7 +9,6 @@ from kvserve.client.calls.operations import TTL, Key, Operation, Operations
 from kvserve.client.contract import AsyncBatches, Batches
 from kvserve.errors import KvserveError, MisuseError
 from kvserve.protocol.codec import Value
-from kvserve.table._core import check_key
 
 
 class Collector:
@@ -92,7 +91,7 @@ class Collector:
         return self._add(self._make.decr(key, delta, initial, ttl))
 
     def _add(self, operation: Operation) -> Self:
-        check_key(operation.key)  # here, so that the faulty line raises
+        self._make.check_key(operation.key)  # here, so that the faulty line raises
         self._collected.append(operation)
         return self
 

@@ -13,7 +13,7 @@ from typing import Any
 from cachelib.base import BaseCache
 
 from kvserve.errors import CounterOverflow, InvalidArgument, NotACounter, ValueTooLarge
-from kvserve.integrations.shared import open_namespace
+from kvserve.integrations.shared import open_namespace, set_many
 
 Timeout = int | float | datetime.timedelta | None
 _NO_COUNTER = (NotACounter, CounterOverflow, InvalidArgument)
@@ -93,10 +93,10 @@ class KvserveCache(BaseCache):
             return False
 
     def set_many(self, mapping: dict[str, Any], timeout: Timeout = None) -> list[Any]:
-        """See cachelib; without the keys whose values are too large, or lost."""
+        """See cachelib; without the keys whose values are too large."""
         values = {self._full(key): self._dumped(value) for key, value in mapping.items()}
-        self._cache.set_many(values, self._ttl(timeout))
-        return list(mapping)
+        refused = set(set_many(self._cache, values, self._ttl(timeout)))
+        return [key for key, full in zip(mapping, values, strict=True) if full not in refused]
 
     def delete(self, key: str) -> bool:
         """See cachelib."""

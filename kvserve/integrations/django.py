@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -28,7 +28,7 @@ from kvserve.errors import (
     NotACounter,
     ValueTooLarge,
 )
-from kvserve.integrations.shared import open_namespace
+from kvserve.integrations.shared import open_namespace, set_many
 
 _COUNT_ITEMS = ("MAX_ENTRIES", "CULL_FREQUENCY")  # options of other backends; Django reads them
 _NO_COUNTER = (NotACounter, CounterOverflow, InvalidArgument)
@@ -85,7 +85,7 @@ class KvserveCache(BaseCache):
     ) -> None:
         """See Django. What is too large is not kept, nor is what the key had before."""
         made = self.make_and_validate_key(key, version)
-        with _as_django_says():
+        with suppress(ValueTooLarge), _as_django_says():
             self._cache.set(made, value, self.get_backend_timeout(timeout))
 
     def add(
@@ -93,9 +93,11 @@ class KvserveCache(BaseCache):
     ) -> bool:
         """See Django."""
         made = self.make_and_validate_key(key, version)
-        with _as_django_says():
-            return self._cache.add(made, value, self.get_backend_timeout(timeout))
-        return False
+        try:
+            with _as_django_says():
+                return self._cache.add(made, value, self.get_backend_timeout(timeout))
+        except ValueTooLarge:
+            return False
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """See Django."""
@@ -135,8 +137,10 @@ class KvserveCache(BaseCache):
         made = {self.make_and_validate_key(key, version): key for key in data}
         values = {key: data[each] for key, each in made.items()}
         with _as_django_says():
-            self._cache.set_many(values, self.get_backend_timeout(timeout))
-        return []
+            return [
+                made[key]
+                for key in set_many(self._cache, values, self.get_backend_timeout(timeout))
+            ]
 
     async def aset_many(
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -175,10 +179,8 @@ class KvserveCache(BaseCache):
 
 @contextmanager
 def _as_django_says() -> Iterator[None]:
-    """Raises what the pickler raised, as other backends do; what is too large is no error."""
+    """Raises what the pickler raised, as other backends do."""
     try:
         yield
-    except ValueTooLarge:
-        pass
     except InvalidValue as error:
         raise error.__cause__ or error from None

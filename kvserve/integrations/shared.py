@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kvserve import names
 from kvserve.client.connect import async_client, connect
 from kvserve.client.options import Options
-from kvserve.errors import InvalidArgument
+from kvserve.errors import InvalidArgument, ValueTooLarge
 
 if TYPE_CHECKING:
     from kvserve.client.aio.client import AsyncClient
@@ -97,6 +97,30 @@ def _shared_client(
         # It has opened nothing yet, so that of two threads' clients one may be dropped.
         client = _CLIENTS.setdefault(key, make(where.name, **chosen))
     return client
+
+
+def set_many(cache: Namespace, values: Mapping[str, Any], ttl: float) -> list[str]:
+    """Stores what is not too large, in few round trips; returns the keys of what is.
+
+    Raises:
+        InvalidValue, ServerError: as `Client.set_many`.
+
+    Example:
+        >>> pages = open_namespace({}, namespace="pages")
+        >>> set_many(pages, {"front": "<p>tea</p>", "poster": bytes(2**21)}, 60)
+        ['poster']
+    """
+    left, refused = dict(values), []
+    while left:
+        try:
+            cache.set_many(left, ttl)
+            break
+        except ValueTooLarge as error:
+            keys = [key for key in (error.key,) if isinstance(key, str) and key in left]
+            for key in keys or list(left):
+                refused.append(key)
+                del left[key]
+    return refused
 
 
 def close_clients() -> None:

@@ -33,6 +33,8 @@ from kvserve.errors import (
     InternalError,
     InvalidArgument,
     InvalidKey,
+    InvalidTTL,
+    MisuseError,
     NotACounter,
     ServerBusy,
     ServerUnavailable,
@@ -179,6 +181,15 @@ cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
     borrow_key(key, out)
     kv_locate(t, out)
     return 0
+
+
+cdef inline bint may_not_fit(key):
+    """Whether a key is perhaps too long, or looks like what replaces such a key."""
+    if PyUnicode_CheckExact(key) and PyUnicode_IS_ASCII(key):
+        return PyUnicode_GET_LENGTH(key) >= KV_KEY_BYTES_MAX
+    if PyBytes_CheckExact(key):
+        return PyBytes_GET_SIZE(key) >= KV_KEY_BYTES_MAX
+    return True
 
 
 cdef inline bint is_packed(const kv_view *view) noexcept nogil:

@@ -23,6 +23,7 @@ cdef class NamespaceReader:
     cdef tuple keys  # of the generations: bytes that the levels refer to
     cdef Level *levels
     cdef Py_ssize_t depth
+    cdef bint fits_keys
     cdef uint64_t attachment  # of the reader, for which the prefix holds; 0: for none
     cdef bytes prefix
     cdef str text  # the same
@@ -36,14 +37,17 @@ cdef class NamespaceReader:
     def __dealloc__(self):
         PyMem_Free(self.levels)
 
-    def _read_through(self, Reader reader not None, str names not None, list keys not None):
+    def _read_through(self, Reader reader not None, str names not None, list keys not None, *,
+                      bint fits_keys=False):
         """Reads through this reader from now on.
 
         Args:
             names: what comes before the generations in the prefix.
             keys: of the generations' records, the outermost first.
+            fits_keys: keys that do not fit are replaced, and left to the namespace.
         """
         cdef Py_ssize_t n
+        self.fits_keys = fits_keys
         self.attachment = 0
         self.depth = 0
         PyMem_Free(self.levels)
@@ -122,6 +126,22 @@ cdef class NamespaceReader:
         self.attachment = attachment
         return True
 
+    cdef inline bint fits(self, key) except -1:
+        """Whether a key is surely not one that is replaced."""
+        cdef kv_key own
+        cdef Py_ssize_t room = KV_KEY_BYTES_MAX - 1 - PyBytes_GET_SIZE(self.prefix)
+        if not self.fits_keys:
+            return True
+        if PyUnicode_CheckExact(key) and PyUnicode_IS_ASCII(key):
+            return PyUnicode_GET_LENGTH(key) < room
+        if PyBytes_CheckExact(key):
+            return PyBytes_GET_SIZE(key) < room
+        try:
+            borrow_key(key, &own)
+        except InvalidKey:  # perhaps it can be replaced
+            return False
+        return own.length < room
+
     cdef inline bint locate(self, key, uint8_t *buffer, kv_key *k) except -1:
         """Makes the full key in a buffer, and finds its shard. False: it is too long."""
         cdef kv_key own
@@ -143,7 +163,7 @@ cdef class NamespaceReader:
         cdef uint8_t buffer[KV_KEY_BYTES_MAX]
         cdef object value = _ask_worker
         cdef uint32_t reading = self.current()
-        if reading != 0 and self.locate(key, buffer, &k):
+        if reading != 0 and self.fits(key) and self.locate(key, buffer, &k):
             value = self.reader.get_located(reading, &k, key, default)
         return self._get_by_client(key, default) if value is _ask_worker else value
 
@@ -152,7 +172,7 @@ cdef class NamespaceReader:
         cdef kv_key k
         cdef uint8_t buffer[KV_KEY_BYTES_MAX]
         cdef uint32_t reading = self.current()
-        if reading != 0 and self.locate(key, buffer, &k):
+        if reading != 0 and self.fits(key) and self.locate(key, buffer, &k):
             return self.reader.get_located(reading, &k, key, default)
         return self._get_here_by_client(key, default)
 
@@ -171,7 +191,7 @@ cdef class NamespaceReader:
     def _full_key_here(self, key):
         """The key with the prefix in front, or None."""
         cdef kv_key unused
-        if self.current() == 0:
+        if self.current() == 0 or not self.fits(key):
             return None
         borrow_key(key, &unused)
         return self.text + <str>key if unused.flags else self.prefix + <bytes>key
@@ -191,6 +211,8 @@ cdef class NamespaceReader:
         text, prefix = self.text, self.prefix
         own = tuple(keys)
         for key in own:
+            if not self.fits(key):
+                return None
             borrow_key(key, &unused)
             full.append(text + <str>key if unused.flags else prefix + <bytes>key)
         found = self.reader._get_some_here(full, rest, own)

@@ -9,6 +9,7 @@ cdef class Reader(Attached):
     cdef object decode  # of payloads, as `is_packed` says
     # Some records count as missing, which only a subclass knows: a namespace asks it for each key.
     cdef public bint _hides_some
+    cdef object fit  # returns what replaces a key that is too long; None: such keys are refused
 
     def __cinit__(self):
         self.decode = codec.decode
@@ -19,6 +20,15 @@ cdef class Reader(Attached):
     def _use_values(self, encode, decode, as_is_bytes_max):
         """Makes values of payloads by `decode` from now on; see kvserve/client/values.py."""
         self.decode = decode
+    def _set_fitting(self, fit):
+        """Replaces keys that may not fit by what this returns for them."""
+        self.fit = fit
+
+    cdef inline object fitted(self, key):
+        """The key, or what replaces it. It must live as long as its bytes are borrowed."""
+        if self.fit is not None and may_not_fit(key):
+            return self.fit(key)
+        return key
 
     cdef inline uint32_t reading(self) noexcept:
         """How to read now, as `kv_read_mode` says; 0: not here."""
@@ -142,7 +152,8 @@ cdef class Reader(Attached):
         cdef uint32_t reading = self.reading()
         if reading == 0:
             return self._get_from_worker(key, default)
-        as_key(&self.t, key, &k)
+        cdef object held = self.fitted(key)
+        as_key(&self.t, held, &k)
         value = self.get_located(reading, &k, key, default)
         return self._get_from_worker(key, default) if value is _ask_worker else value
 
@@ -207,18 +218,19 @@ cdef class Reader(Attached):
         """
         check_keys(keys)
         cdef tuple wanted = tuple(keys)  # ours: the caller's may change while a value is decoded
+        cdef tuple held = wanted if self.fit is None else tuple([self.fitted(key) for key in wanted])
         cdef Py_ssize_t n = 0, count = len(wanted)
         cdef uint32_t reading
         # A dict that grows while it is filled takes a fifth more time.
         cdef dict found = new_dict(min(count, PRESIZED_MAX))
         while n < count and (reading := self.reading()) != 0:
-            n = self._get_group(reading, wanted, names or wanted, n, found, rest)
+            n = self._get_group(reading, wanted, held, names or wanted, n, found, rest)
         for n in range(n, count):
-            check_key(wanted[n])
+            check_key(held[n])
             rest.append(wanted[n])
         return found
 
-    cdef Py_ssize_t _get_group(self, uint32_t reading, tuple wanted, tuple names,
+    cdef Py_ssize_t _get_group(self, uint32_t reading, tuple wanted, tuple held, tuple names,
                                Py_ssize_t first, dict found, list rest) except -1:
         """Reads the next keys of many, in steps (see `kv_prefetch_bucket`); returns where to go on.
 
@@ -231,7 +243,7 @@ cdef class Reader(Attached):
         cdef Py_ssize_t n, count = min(<Py_ssize_t>KEYS_AHEAD, len(wanted) - first)
         cdef uint64_t attachment = self.attachment
         for n in range(count):
-            as_key(&self.t, wanted[first + n], &k[n])
+            as_key(&self.t, held[first + n], &k[n])
             kv_prefetch_bucket(&self.t, &k[n], &view[n])
         for n in range(count):
             here[n] = not self.lapsed(reading, k[n].shard)
@@ -263,7 +275,8 @@ cdef class Reader(Attached):
         cdef uint32_t reading = self.reading()
         if reading == 0:
             return _ask_worker
-        as_key(&self.t, key, &k)
+        cdef object held = self.fitted(key)
+        as_key(&self.t, held, &k)
         if self.lapsed(reading, k.shard):
             return _ask_worker
         value = self._copy(&k, view)
@@ -338,7 +351,8 @@ cdef class Reader(Attached):
         cdef object miss = _ask_worker if reading & KV_MISSES_ASK_WORKER else None
         if reading == 0:
             return _ask_worker
-        as_key(&self.t, key, &k)
+        cdef object held = self.fitted(key)
+        as_key(&self.t, held, &k)
         if self.lapsed(reading, k.shard):
             return _ask_worker
         for retries in range(RETRIES_MAX):

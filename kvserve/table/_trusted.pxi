@@ -20,6 +20,7 @@ cdef class TrustedWriter(Reader):
     cdef Py_ssize_t value_bytes_max
     cdef object encode  # to a codec and a payload
     cdef Py_ssize_t as_is_bytes_max  # of bytes and ASCII text that need no `encode`
+    cdef bint has_rules  # of the client: what is refused here, they may take
 
     def __dealloc__(self):
         PyBuffer_Release(&self.page)
@@ -137,21 +138,46 @@ cdef class TrustedWriter(Reader):
         except LeaseLost:  # `ready` gets another one, or raises why there is none
             return self.store(key, value, ttl, condition, expected, keep_ttl)
 
+    def _obey_rules(self):
+        """Leaves what is refused here to the client's operations, whose rules may take it."""
+        self.has_rules = True
+
     def set(self, key, value, ttl=None):
         """See `Client.set`."""
-        return self.store(key, value, ttl, KV_SET, 0)
+        try:
+            return self.store(key, value, ttl, KV_SET, 0)
+        except MisuseError:
+            if not self.has_rules:
+                raise
+        return self._set_by(self._operations, key, value, ttl)
 
     def add(self, key, value, ttl=None):
         """See `Client.add`."""
-        return self.store(key, value, ttl, KV_ADD, 0) != 0
+        try:
+            return self.store(key, value, ttl, KV_ADD, 0) != 0
+        except MisuseError:
+            if not self.has_rules:
+                raise
+        return self._run(self._operations.add(key, value, ttl))
 
     def replace(self, key, value, ttl=None, *, keep_ttl=False):
         """See `Client.replace`."""
-        return self.store(key, value, ttl, KV_REPLACE, 0, keep_ttl) != 0
+        try:
+            return self.store(key, value, ttl, KV_REPLACE, 0, keep_ttl) != 0
+        except MisuseError:
+            if not self.has_rules:
+                raise
+        return self._run(self._operations.replace(key, value, ttl, keep_ttl=keep_ttl))
 
     def cas(self, key, value, version, ttl=None, *, keep_ttl=False):
         """See `Client.cas`."""
-        return self.store(key, value, ttl, KV_CAS, self._check_version(version), keep_ttl) != 0
+        self._check_version(version)
+        try:
+            return self.store(key, value, ttl, KV_CAS, version, keep_ttl) != 0
+        except MisuseError:
+            if not self.has_rules:
+                raise
+        return self._run(self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl))
 
     def delete(self, key, version=None):
         """See `Client.delete`."""
@@ -159,6 +185,7 @@ cdef class TrustedWriter(Reader):
         if version is not None:
             version = self._check_version(version)
         writer = self.ready()
+        key = self.fitted(key)
         try:
             return writer.delete(key) if version is None else writer.delete_version(key, version)
         except LeaseLost:
@@ -167,11 +194,17 @@ cdef class TrustedWriter(Reader):
     def touch(self, key, ttl=None):
         """See `Client.touch`."""
         cdef Writer writer = self.ready()
-        cdef uint64_t ttl_ms = 0 if ttl is None else self.life_ms(ttl)
+        cdef uint64_t ttl_ms
+        key = self.fitted(key)
         try:
+            ttl_ms = 0 if ttl is None else self.life_ms(ttl)
             return writer.touch(key, ttl_ms)
         except LeaseLost:
             return self.touch(key, ttl)
+        except InvalidTTL:
+            if not self.has_rules:
+                raise
+        return self._run(self._operations.touch(key, ttl))
 
     cdef int64_t counter(self, name, number) except? -1:
         cdef int overflow = 0
@@ -189,11 +222,17 @@ cdef class TrustedWriter(Reader):
         cdef int64_t by = self.counter("delta", delta)
         if initial is not None:
             self.counter("initial", initial)
-        cdef uint64_t ttl_ms = self.life_ms(ttl)
+        cdef uint64_t ttl_ms
+        key = self.fitted(key)
         try:
+            ttl_ms = self.life_ms(ttl)
             return writer.incr(key, by, initial, ttl_ms)
         except LeaseLost:
             return self.incr(key, delta, initial, ttl)
+        except InvalidTTL:
+            if not self.has_rules:
+                raise
+        return self._run(self._operations.incr(key, delta, initial, ttl))
 
     def decr(self, key, delta=1, initial=0, ttl=None):
         """See `Client.decr`."""
@@ -207,6 +246,9 @@ cdef class TrustedWriter(Reader):
         Returns:
             None; or after an error that the server's state caused, this error and how many were
             stored before it.
+
+        Raises:
+            ValueTooLarge: for such a long key; `failed` has all of these.
         """
         cdef kv_key k
         cdef kv_value v
@@ -216,6 +258,7 @@ cdef class TrustedWriter(Reader):
         cdef list holders = []
         cdef list codecs = []
         cdef uint32_t longest = 0
+        cdef list failed = []
         cdef Py_ssize_t done = 0
         refused = None
         for value in values.values():
@@ -248,7 +291,9 @@ cdef class TrustedWriter(Reader):
                 return error, done
             except ValueTooLarge as error:
                 refused = refused or error
+                failed.append(key)
             done += 1
         if refused is not None:
+            refused.failed = failed
             raise refused
         return None

@@ -30,6 +30,21 @@ for _ in range(int(turns)):
         numbers, version = cache.gets(f"{key} list", [])
         if cache.cas(f"{key} list", [*numbers, len(numbers)], version):
             break
+    cache.update(f"{key} sums", lambda had: [had[0] + 1, [*had[1], len(had[1])]], [0, []])
+cache.close()
+"""
+KEEP = """
+import sys
+from support import ways
+way, name, key = sys.argv[1:]
+cache = ways.connect(way, name)
+turn = 0
+while cache.get(f"{key} on") is not None:
+    turn += 1
+    if turn % 2:
+        cache.replace(key, turn, keep_ttl=True)
+    else:
+        cache.update(key, lambda had: [had])
 cache.close()
 """
 READ_WHILE_CLOSING = """
@@ -100,6 +115,28 @@ def test_processes_lose_no_count_and_no_swap(
     assert [process.returncode for process in processes] == [0] * 4
     assert cache.get(f"{key} count") == 4 * turns
     assert cache.get(f"{key} list") == list(range(4 * turns))
+    assert cache.get(f"{key} sums") == [4 * turns, list(range(4 * turns))]
+
+
+@pytest.mark.ways("direct", "writer", "async-writer", "worker-fifo")
+def test_a_kept_ttl_is_the_one_that_was_given_last(
+    cache: Any, way: str, served: Server, key: str
+) -> None:
+    """A change that read the ttl before it has the shard would undo the touch in between."""
+    cache.set(f"{key} on", True)
+    cache.set(key, 0, 10_000)
+    with started(KEEP, way, served.name, key, count=3) as processes:
+        try:
+            while not isinstance(cache.get(key), list):
+                assert [each.poll() for each in processes] == [None] * 3
+            for turn in range(4 * TURNS):
+                ttl = 20_000 + 100 * turn
+                assert cache.touch(key, ttl) is True
+                for _ in range(3):
+                    assert ttl - 50 < cache.ttl(key) <= ttl
+        finally:
+            cache.delete(f"{key} on")
+    assert [process.returncode for process in processes] == [0] * 3
 
 
 @pytest.mark.ways(*ways.CLIENTS)

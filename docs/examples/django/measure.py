@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from visitors import compare, make_sales
+from visitors import compare, make_sales  # noqa: E402
 
 
 def prepare(directory: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kvserve.client.absent.kinds import Kind, kind_of
 from kvserve.client.absent.outage import Outage
-from kvserve.client.calls.operations import TTL, Key, Operation, to_ttl_ms
-from kvserve.errors import ServerError
+from kvserve.client.calls.naming import naming
+from kvserve.client.calls.operations import TTL, Key, Operation, Operations
+from kvserve.errors import ServerError, ValueTooLarge
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.table._core import check_key
@@ -42,11 +43,14 @@ def losses(operations: list[Operation], results: list[Any], outage: Outage) -> l
     return instead
 
 
-def check_items(
-    items: Mapping[Any, Value], ttl: TTL, encode: Callable[[Value], tuple[int, bytes]]
-) -> None:
+def check_items(items: Mapping[Any, Value], ttl: TTL, operations: Operations) -> None:
     """Raises what is wrong with the caller's items: they may never come to a server to say so."""
-    to_ttl_ms(ttl)
-    for key, value in items.items():
-        check_key(key)
-        encode(value)
+    with naming(operations, {key: key for key in items}, items, lambda: items):
+        operations.ttl_ms(ttl)
+        for key, value in items.items():
+            check_key(operations.key(key))
+            try:
+                operations.encode(value)
+            except ValueTooLarge:  # what was stored before is removed then, if somebody is there
+                if operations.rules.too_large == "keep":
+                    raise

@@ -7,6 +7,7 @@ from typing import Any
 
 from kvserve.client.absent.outage import Outage
 from kvserve.client.calls.operations import Key
+from kvserve.client.calls.rules import Rules
 from kvserve.client.follower import TableFollower
 from kvserve.table._core import AskWorker, check_keys
 
@@ -15,10 +16,19 @@ class ReaderOfTheRest(TableFollower):
     """A reader of an instance's table, without what was lost. `_outage` must be set first."""
 
     _outage: Outage
+    _key_rules = Rules()
+
+    def _fit_keys_by(self, rules: Rules) -> None:
+        super()._fit_keys_by(rules)
+        self._key_rules = rules
+
+    def _has_lost(self, key: Key) -> bool:
+        outage = self._outage
+        return bool(outage.keys) and outage.has_lost(self._key_rules.key(key))
 
     def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
-        return default if self._outage.has_lost(key) else super().get(key, default)
+        return default if self._has_lost(key) else super().get(key, default)
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
@@ -30,17 +40,17 @@ class ReaderOfTheRest(TableFollower):
     def _rest(self, keys: Iterable[Key]) -> Iterable[Key]:
         if not self._outage.keys:
             return keys
-        return [key for key in check_keys(keys) if not self._outage.has_lost(key)]
+        return [key for key in check_keys(keys) if not self._has_lost(key)]
 
     def _gets_here(self, key: Key) -> tuple[Any, int] | AskWorker | None:
-        return None if self._outage.has_lost(key) else super()._gets_here(key)
+        return None if self._has_lost(key) else super()._gets_here(key)
 
     def get_here(self, key: Key, default: Any = None) -> Any:
         """See `Client.get_here`."""
-        return default if self._outage.has_lost(key) else super().get_here(key, default)
+        return default if self._has_lost(key) else super().get_here(key, default)
 
     def _record_here(self, key: Key) -> tuple[Any, int, int] | AskWorker | None:
-        return None if self._outage.has_lost(key) else super()._record_here(key)
+        return None if self._has_lost(key) else super()._record_here(key)
 
     def _ttl_ms(self, key: Key) -> int | AskWorker | None:
-        return None if self._outage.has_lost(key) else super()._ttl_ms(key)
+        return None if self._has_lost(key) else super()._ttl_ms(key)

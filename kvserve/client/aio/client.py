@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, Self
 
 from kvserve import names as naming
 from kvserve.client.absent.lost import Lost
 from kvserve.client.aio.locks import driver_of
+from kvserve.client.aio.many import AsyncManyKeys
 from kvserve.client.aio.namespaces import AsyncNamespaces
 from kvserve.client.aio.workers import AsyncWorkerPool
 from kvserve.client.calls.batches import Batch
@@ -20,16 +21,14 @@ from kvserve.client.calls.call import (
     raise_combined,
 )
 from kvserve.client.calls.cursor import Cursor
-from kvserve.client.calls.many import DeleteMany, GetMany, Many, SetMany
+from kvserve.client.calls.many import GetMany, Many
 from kvserve.client.calls.operations import (
     TTL,
-    AnyKey,
+    Bound,
     Key,
     Operation,
     Operations,
-    check_mapping,
     from_ttl_ms,
-    to_ttl_ms,
 )
 from kvserve.client.feed import open_watcher, patience_of
 from kvserve.client.follower import Ending, TableFollower
@@ -42,10 +41,10 @@ from kvserve.live.feed import Event, Pace, Since, Watcher
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import AskWorker, check_keys
+from kvserve.table._core import AskWorker
 
 
-class AsyncClient(AsyncNamespaces):
+class AsyncClient(AsyncNamespaces, AsyncManyKeys):
     """An asyncio client; made by `kvserve.connect_async`.
 
     Each method does what the method of `kvserve.Client` of the same name does, and raises the same
@@ -64,7 +63,9 @@ class AsyncClient(AsyncNamespaces):
         self._names = names
         values = options.values()
         self._reader = self._made_reader(names, options, values)
-        self._operations = Operations(self._reader._manifest.value_bytes_max, values)
+        bound = Bound(self._reader._manifest.value_bytes_max)
+        self._operations = Operations(bound, values, options.rules)
+        self._reader._fit_keys_by(options.rules)
         self._workers = AsyncWorkerPool(
             names,
             self._reader._manifest,
@@ -169,8 +170,7 @@ class AsyncClient(AsyncNamespaces):
 
     async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
         """See `Client.set`."""
-        version: int = await self._run(self._operations.set(key, value, ttl))
-        return version
+        return await self._set_by(self._operations, key, value, ttl)
 
     async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.add`."""
@@ -220,33 +220,13 @@ class AsyncClient(AsyncNamespaces):
         total: int | None = await self._run(self._operations.decr(key, delta, initial, ttl))
         return total
 
-    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """See `Client.get_many`."""
-        found, rest = self._reader._get_many_here(keys)
-        return await self._get_many_from_worker(found, rest) if rest else found
-
     async def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         await self._follow_table()
-        by_worker = self._reader._split(rest, await self._workers.count())
+        names = {self._operations.key(key): key for key in rest}
+        by_worker = self._reader._split(names, await self._workers.count())
         gets = GetMany(by_worker, self._operations.values.decode)
         await self._run_calls(gets)
-        return found | gets.found
-
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
-        """See `Client.set_many`."""
-        workers = self._workers
-        items = check_mapping(values)
-        by_worker = self._reader._split(items, await workers.count())
-        encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
-        sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
-        await self._run_calls(sets)
-
-    async def delete_many(self, keys: Iterable[Key]) -> int:
-        """See `Client.delete_many`."""
-        keys = check_keys(keys)
-        deletes = DeleteMany(self._reader._split(keys, await self._workers.count()))
-        await self._run_calls(deletes)
-        return deletes.count
+        return found | {names[key]: value for key, value in gets.found.items()}
 
     def pipeline(self) -> AsyncPipeline:
         """See `Client.pipeline`; collect as there, `async with`, or `await p.execute()`."""

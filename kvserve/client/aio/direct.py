@@ -13,11 +13,12 @@ from typing import Any
 
 from kvserve.client.aio.client import AsyncClient
 from kvserve.client.calls.call import raise_combined
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
+from kvserve.client.calls.naming import naming
+from kvserve.client.calls.operations import TTL, Key, Operation, Operations
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.options import Options
 from kvserve.client.writer.executor import DirectTable
-from kvserve.errors import ClientClosed, KvserveError, ServerBusy, UnreadableValue
+from kvserve.errors import ClientClosed, KvserveError, ServerBusy, UnreadableValue, ValueTooLarge
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -96,11 +97,31 @@ class AsyncDirectClient(AsyncClient):
                 found[key] = value
         return found
 
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
-        """See `Client.set_many`."""
-        items = check_mapping(values).items()
-        to_ttl_ms(ttl)  # also if there is nothing to store
-        await self._run_all([self._operations.set(key, value, ttl) for key, value in items])
+    async def _store_many(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        values: Mapping[Any, Value],
+        ttl: TTL,
+    ) -> None:
+        items = {key: values[name] for key, name in names.items()}
+        failed: list[Key] = list(items)
+        with naming(operations, names, items, lambda: failed):
+            operations.ttl_ms(ttl)  # also if there is nothing to store
+            try:
+                operations.check_values(items)
+            except ValueTooLarge:
+                if large := operations.to_remove(items):
+                    await self.delete_many(large)
+                raise
+            sets = [operations.set(key, value, ttl) for key, value in items.items()]
+            results = await self._run_batch(sets)
+            failed = [
+                key
+                for key, result in zip(items, results, strict=True)
+                if isinstance(result, KvserveError)
+            ]
+            self._raise_for_all(sets, results)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -58,7 +58,12 @@ class ForgivingAsyncClient(AttendedAsyncClient):
         if keys is None:
             self._outage.lose_read(error)
         else:
-            self._outage.lose_write(error, keys)
+            self._lose_write(error, keys)
+
+    def _lose_write(self, error: ServerError, keys: list[Key] | None) -> None:
+        if keys is not None:
+            keys = [self._operations.key(key) for key in keys]
+        self._outage.lose_write(error, keys)
 
     async def _attended(
         self, kind: Kind, miss: T, function: Callable[..., Awaitable[T]], *args: Any
@@ -83,7 +88,7 @@ class ForgivingAsyncClient(AttendedAsyncClient):
         try:
             return await function(*args)
         except ServerError as error:
-            self._outage.lose_write(error, keys)
+            self._lose_write(error, keys)
             return lost
 
     async def get(self, key: Key, default: Any = None) -> Any:
@@ -135,14 +140,14 @@ class ForgivingAsyncClient(AttendedAsyncClient):
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`; if it fails all of it is lost."""
         items = dict(check_mapping(values))
-        check_items(items, ttl, self._operations.encode)
+        check_items(items, ttl, self._operations)
         await self._write(None, list(items), super().set_many, items, ttl)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`; returns 0 if it was lost."""
         keys = list(check_keys(keys))
         for key in keys:
-            check_key(key)
+            check_key(self._operations.key(key))
         return await self._write(0, keys, super().delete_many, keys)
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:

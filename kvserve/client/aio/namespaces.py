@@ -9,10 +9,11 @@ from typing import Any
 from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.records import AsyncRecords
 from kvserve.client.aio.scans import AsyncScans
+from kvserve.client.calls.naming import full_names
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
+from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.contract import AsyncCache
 from kvserve.client.pipeline import AsyncPipeline
-from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.generations import (
     NamespacePath,
     begin,
@@ -22,27 +23,43 @@ from kvserve.client.recipes.generations import (
 )
 from kvserve.errors import ServerError
 from kvserve.protocol.codec import Value
-from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
+from kvserve.table._core import AskWorker, NamespaceReader, check_keys
 
 
 class AsyncNamespaces(AsyncRecords, AsyncScans):
     """All recipes, as methods of an asyncio client or a namespace."""
 
-    def namespace(self, name: str) -> AsyncNamespace:
+    def namespace(
+        self,
+        name: str,
+        *,
+        long_keys: LongKeys | None = None,
+        too_large: TooLarge | None = None,
+        lifetimes: Lifetimes | None = None,
+    ) -> AsyncNamespace:
         """See `Client.namespace`."""
-        return AsyncNamespace(self._root, (*self._path, name))
+        rules = self._rules.changed(long_keys, too_large, lifetimes)
+        return AsyncNamespace(self._root, (*self._path, name), rules)
+
+    @property
+    def _rules(self) -> Rules:
+        """Those of what is in here."""
+        return self._operations.rules
 
 
 class AsyncNamespace(AsyncNamespaces):
     """A part of a cache; made by `AsyncClient.namespace`. See `Namespace`."""
 
-    def __init__(self, client: AsyncCache, path: tuple[str, ...]) -> None:
+    def __init__(self, client: AsyncCache, path: tuple[str, ...], rules: Rules) -> None:
         self._client = client
-        self._operations = client._operations
+        self._operations = client._operations.in_namespace(rules)
         self._namespace = NamespacePath(path)
         self._here = NamespaceReader()
         self._here._read_through(
-            client._reader, self._namespace.names, self._namespace.generation_keys
+            client._reader,
+            self._namespace.names,
+            self._namespace.generation_keys,
+            fits_keys=rules.long_keys == "hash",
         )
 
     @property
@@ -74,11 +91,11 @@ class AsyncNamespace(AsyncNamespaces):
         full = self._here._full_key_here(key)
         if full is not None:
             return full
-        check_key(key)
-        return key_layout.joined(await self._prefix(), key)
+        self._operations.check_key(key)
+        return self._rules.full_key(await self._prefix(), key)
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
-        return await self._client._run_batch(moved(operations, await self._prefix()))
+        return await self._client._run_batch(moved(operations, await self._prefix(), self._rules))
 
     async def clear(self) -> None:
         """See `Namespace.clear`."""
@@ -96,13 +113,13 @@ class AsyncNamespace(AsyncNamespaces):
         value = self._here.get_here(key, default)
         if not isinstance(value, AskWorker):
             return value
-        check_key(key)
+        self._operations.check_key(key)
         prefix = self._namespace.prefix_here(self._client.get_here)
         if isinstance(prefix, AskWorker):
             return prefix
         if prefix is None:
             return default
-        return self._client.get_here(key_layout.joined(prefix, key), default)
+        return self._client.get_here(self._rules.full_key(prefix, key), default)
 
     async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
@@ -110,25 +127,28 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
         """See `Client.set`."""
-        return await self._client.set(await self._full_key(key), value, ttl)
+        return await self._client._set_by(self._operations, await self._full_key(key), value, ttl)
 
     async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.add`."""
-        return await self._client.add(await self._full_key(key), value, ttl)
+        operation = self._operations.add(await self._full_key(key), value, ttl)
+        return bool(await self._client._run(operation))
 
     async def replace(
         self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
     ) -> bool:
         """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
         full_key = await self._full_key(key)
-        return await self._client.replace(full_key, value, ttl, keep_ttl=keep_ttl)
+        operation = self._operations.replace(full_key, value, ttl, keep_ttl=keep_ttl)
+        return bool(await self._client._run(operation))
 
     async def cas(
         self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
     ) -> bool:
         """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
         full_key = await self._full_key(key)
-        return await self._client.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
+        operation = self._operations.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
+        return bool(await self._client._run(operation))
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -136,7 +156,8 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
         """See `Client.touch`. Without a ttl the key never expires any more."""
-        return await self._client.touch(await self._full_key(key), ttl)
+        operation = self._operations.touch(await self._full_key(key), ttl)
+        return bool(await self._client._run(operation))
 
     async def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
@@ -146,22 +167,24 @@ class AsyncNamespace(AsyncNamespaces):
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.incr`."""
-        return await self._client.incr(await self._full_key(key), delta, initial, ttl)
+        operation = self._operations.incr(await self._full_key(key), delta, initial, ttl)
+        total: int | None = await self._client._run(operation)
+        return total
 
     async def decr(
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.decr`."""
-        return await self._client.decr(await self._full_key(key), delta, initial, ttl)
+        operation = self._operations.decr(await self._full_key(key), delta, initial, ttl)
+        total: int | None = await self._client._run(operation)
+        return total
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
         keys = list(check_keys(keys))
         found, own = self._here._get_many_here(keys) or (None, {})
         if found is None:
-            prefix = await self._prefix()
-            found = {}
-            own = {key_layout.joined(prefix, key): key for key in key_layout.checked(keys)}
+            found, own = {}, await self._named(keys)
         if own:
             rest = await self._client.get_many(own)
             found |= {own[key]: value for key, value in rest.items()}
@@ -169,18 +192,19 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
-        prefix = await self._prefix()
-        items = check_mapping(values)
-        keys = key_layout.checked(items)
-        await self._client.set_many(
-            {key_layout.joined(prefix, key): items[key] for key in keys}, ttl
-        )
+        own = await self._named(check_mapping(values))
+        await self._client._store_many(self._operations, own, values, ttl)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
         prefix = await self._prefix()
-        keys = key_layout.checked(check_keys(keys))
-        return await self._client.delete_many([key_layout.joined(prefix, key) for key in keys])
+        return await self._client.delete_many(
+            [self._rules.full_key(prefix, key) for key in check_keys(keys)]
+        )
+
+    async def _named(self, keys: Iterable[Key]) -> dict[Key, Key]:
+        """The caller's keys under the full ones."""
+        return full_names(self._rules, await self._prefix(), keys)
 
     def pipeline(self) -> AsyncPipeline:
         """See `Client.pipeline`."""

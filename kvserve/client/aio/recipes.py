@@ -51,7 +51,7 @@ class AsyncRecipes:
 
     async def _full_key(self, key: Key) -> Key:
         """The key under which a key's record is stored."""
-        return key
+        return self._root._operations.key(key)
 
     async def get_or_set(
         self,

@@ -82,8 +82,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
             >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
             True
         """
-        version: int = self._ask(commands.SET, self._operations.stored(key, value, ttl))
-        return version
+        return self._set_by(self._operations, key, value, ttl)
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """Stores a value if the key is missing; returns whether it did. Raises as `set`.

@@ -17,14 +17,16 @@ from kvserve.client.blocking.client import Client
 from kvserve.client.calls import operations as checks
 from kvserve.client.calls.batches import Batch
 from kvserve.client.calls.many import Many
+from kvserve.client.calls.naming import naming
 from kvserve.client.calls.operations import (
+    NOT_KEPT_MS,
     TTL,
-    AnyKey,
     Key,
     Operation,
-    check_mapping,
+    Operations,
     to_ttl_ms,
 )
+from kvserve.client.calls.rules import Rules
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.options import Options
 from kvserve.client.writer.executor import DirectTable
@@ -33,6 +35,7 @@ from kvserve.errors import (
     KvserveError,
     RequestTimeout,
     ServerBusy,
+    ValueTooLarge,
 )
 from kvserve.execution import many, slices
 from kvserve.execution.executor import life_ms_of
@@ -59,6 +62,8 @@ class DirectClient(TrustedWriter, Client):
     def __init__(self, names: Names, options: Options) -> None:
         super().__init__(names, options)
         self._timeout = options.timeout
+        if options.rules != Rules():
+            self._obey_rules()
         self._table = DirectTable(names, options.timeout)
         if options.is_lazy:
             return  # the first write joins
@@ -122,18 +127,38 @@ class DirectClient(TrustedWriter, Client):
         if not self._table.is_current:
             self._join_writers()
 
-    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
-        """See `Client.set_many`."""
-        stopped = self._set_all(dict(check_mapping(values)), ttl)
-        if stopped is not None:
-            error, done = stopped
-            if done:  # ServerBusy would promise that nothing was changed
-                raise RequestTimeout(f"not everything was done in time: {error}")
-            raise error
+    def _store_many(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        values: Mapping[Any, Value],
+        ttl: TTL,
+    ) -> None:
+        items = {key: values[name] for key, name in names.items()}
+        failed: list[Key] = list(items)
+        with naming(operations, names, items, lambda: failed):
+            ttl_ms = operations.ttl_ms(ttl)
+            try:
+                if ttl_ms == NOT_KEPT_MS:
+                    operations.check_values(items)
+                    self.delete_many(items)
+                    return
+                stopped = self._set_all(items, operations.rules.lifetime(ttl))
+            except ValueTooLarge as refused:
+                failed = refused.failed or failed
+                if large := operations.to_remove(items):
+                    self.delete_many(large)
+                raise
+            if stopped is not None:
+                error, done = stopped
+                failed = failed[done:]
+                if done:  # ServerBusy would promise that nothing was changed
+                    raise RequestTimeout(f"not everything was done in time: {error}")
+                raise error
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
-        keys = list(check_keys(keys))
+        keys = [self._operations.key(key) for key in check_keys(keys)]
         for key in keys:
             check_key(key)
         self._require_slot()

@@ -15,13 +15,12 @@ from kvserve.client.calls.call import (
     raise_combined,
 )
 from kvserve.client.calls.many import GetMany, Many
-from kvserve.client.calls.operations import Key, Operation, Operations
+from kvserve.client.calls.operations import Bound, Key, Operation, Operations
 from kvserve.client.follower import TableFollower
 from kvserve.client.options import Options
 from kvserve.errors import KvserveError, ServerError, WrongWorker
 from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.protocol import commands
 from kvserve.protocol.commands import Command
 from kvserve.table._core import Reader
 
@@ -37,7 +36,9 @@ class Dispatcher(TableFollower):
     def __init__(self, names: Names, options: Options) -> None:
         values = options.values()
         super().__init__(names, options.read, values, is_lazy=options.is_lazy)
-        self._operations = Operations(self._manifest.value_bytes_max, values)
+        bound = Bound(self._manifest.value_bytes_max)
+        self._operations = Operations(bound, values, options.rules)
+        self._fit_keys_by(options.rules)
         self._workers = WorkerPool(
             names, self._manifest, options, self._on_manifest, self._died_over
         )
@@ -80,13 +81,15 @@ class Dispatcher(TableFollower):
 
     def _get_from_worker(self, key: Key, default: Any) -> Any:
         self._follow_table()
-        return self._operations.value_of(key, self._ask(commands.GET, (key,)), default)
+        operation = self._operations.get(key, default)
+        return operation.interpret(self._ask(operation.command, operation.arguments))
 
     def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
         self._follow_table()
-        gets = GetMany(self._split(rest, self._workers.count()), self._operations.values.decode)
+        names = {self._operations.key(key): key for key in rest}
+        gets = GetMany(self._split(names, self._workers.count()), self._operations.values.decode)
         self._run_calls(gets)
-        return found | gets.found
+        return found | {names[key]: value for key, value in gets.found.items()}
 
     def _run(self, operation: Operation) -> Any:
         command, arguments, interpret = operation

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from kvserve.client.blocking.by_rules import ByRules
 from kvserve.client.blocking.records import Records
 from kvserve.client.blocking.scans import Scans
+from kvserve.client.calls.naming import full_names
 from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
+from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.contract import Cache
 from kvserve.client.mapping import MappingMethods
 from kvserve.client.pipeline import Pipeline
-from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import (
     NamespacePath,
@@ -23,13 +25,20 @@ from kvserve.client.recipes.generations import (
 )
 from kvserve.errors import ServerError
 from kvserve.protocol.codec import Value
-from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
+from kvserve.table._core import AskWorker, NamespaceReader, check_keys
 
 
 class Namespaces(Records, Scans):
     """All recipes, as methods of a blocking client or a namespace."""
 
-    def namespace(self, name: str) -> Namespace:
+    def namespace(
+        self,
+        name: str,
+        *,
+        long_keys: LongKeys | None = None,
+        too_large: TooLarge | None = None,
+        lifetimes: Lifetimes | None = None,
+    ) -> Namespace:
         """A part of the cache with keys of its own, which `clear` empties at once.
 
         It has the client's methods that take keys, and the recipes. Its keys are in the same table,
@@ -37,6 +46,8 @@ class Namespaces(Records, Scans):
 
         Args:
             name: any str except the empty one.
+            long_keys, too_large, lifetimes: as for `connect`; None: as outside. With `long_keys`
+                a key is replaced that is too long with what comes before it.
 
         Example:
             >>> eu = cache.namespace("eu")
@@ -46,7 +57,13 @@ class Namespaces(Records, Scans):
             >>> "capital" in eu
             False
         """
-        return Namespace(self._root, (*self._path, name))
+        rules = self._rules.changed(long_keys, too_large, lifetimes)
+        return Namespace(self._root, (*self._path, name), rules)
+
+    @property
+    def _rules(self) -> Rules:
+        """Those of what is in here."""
+        return self._operations.rules
 
 
 class Namespace(NamespaceReader, Namespaces, MappingMethods):
@@ -57,11 +74,21 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
     not touch them.
     """
 
-    def __init__(self, client: Cache, path: tuple[str, ...]) -> None:
+    def __init__(self, client: Cache, path: tuple[str, ...], rules: Rules) -> None:
         self._client = client
-        self._operations = client._operations
+        self._operations = client._operations.in_namespace(rules)
         self._namespace = NamespacePath(path)
-        self._read_through(client._reader, self._namespace.names, self._namespace.generation_keys)
+        self._read_through(
+            client._reader,
+            self._namespace.names,
+            self._namespace.generation_keys,
+            fits_keys=rules.long_keys == "hash",
+        )
+        same = (rules.too_large, rules.lifetimes) == (
+            client._operations.rules.too_large,
+            client._operations.rules.lifetimes,
+        )
+        self._writes = client if same else ByRules(client, self._operations)
 
     @property
     def _root(self) -> Cache:
@@ -92,11 +119,11 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         full = self._full_key_here(key)
         if full is not None:
             return full
-        check_key(key)
-        return key_layout.joined(self._prefix(), key)
+        self._operations.check_key(key)
+        return self._rules.full_key(self._prefix(), key)
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
-        return self._client._run_batch(moved(operations, self._prefix()))
+        return self._client._run_batch(moved(operations, self._prefix(), self._rules))
 
     def clear(self) -> None:
         """Removes everything in the namespace, at once, for all processes, however much it is.
@@ -109,17 +136,17 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         self._client.set(self._namespace.generation_keys[-1], new_generation(), math.inf)
 
     def _get_by_client(self, key: Key, default: Any) -> Any:
-        check_key(key)
-        return self._client.get(key_layout.joined(self._prefix(), key), default)
+        self._operations.check_key(key)
+        return self._client.get(self._rules.full_key(self._prefix(), key), default)
 
     def _get_here_by_client(self, key: Key, default: Any) -> Any:
-        check_key(key)
+        self._operations.check_key(key)
         prefix = self._namespace.prefix_here(self._client.get_here)
         if isinstance(prefix, AskWorker):
             return prefix
         if prefix is None:
             return default
-        return self._client.get_here(key_layout.joined(prefix, key), default)
+        return self._client.get_here(self._rules.full_key(prefix, key), default)
 
     def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`."""
@@ -127,23 +154,23 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
 
     def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
         """See `Client.set`."""
-        return self._client.set(self._full_key(key), value, ttl)
+        return self._writes.set(self._full_key(key), value, ttl)
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.add`."""
-        return self._client.add(self._full_key(key), value, ttl)
+        return self._writes.add(self._full_key(key), value, ttl)
 
     def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
         """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
         full_key = self._full_key(key)
-        return self._client.replace(full_key, value, ttl, keep_ttl=keep_ttl)
+        return self._writes.replace(full_key, value, ttl, keep_ttl=keep_ttl)
 
     def cas(
         self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
     ) -> bool:
         """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
         full_key = self._full_key(key)
-        return self._client.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
+        return self._writes.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -151,7 +178,7 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
 
     def touch(self, key: Key, ttl: TTL = None) -> bool:
         """See `Client.touch`. Without a ttl the key never expires any more."""
-        return self._client.touch(self._full_key(key), ttl)
+        return self._writes.touch(self._full_key(key), ttl)
 
     def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
@@ -161,22 +188,22 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.incr`."""
-        return self._client.incr(self._full_key(key), delta, initial, ttl)
+        total: int | None = self._writes.incr(self._full_key(key), delta, initial, ttl)
+        return total
 
     def decr(
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.decr`."""
-        return self._client.decr(self._full_key(key), delta, initial, ttl)
+        total: int | None = self._writes.decr(self._full_key(key), delta, initial, ttl)
+        return total
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """See `Client.get_many`."""
         keys = list(check_keys(keys))
         found, own = self._get_many_here(keys) or (None, {})
         if found is None:
-            prefix = self._prefix()
-            found = {}
-            own = {key_layout.joined(prefix, key): key for key in key_layout.checked(keys)}
+            found, own = {}, self._named(keys)
         if own:
             rest = self._client.get_many(own)
             found |= {own[key]: value for key, value in rest.items()}
@@ -184,16 +211,19 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
 
     def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
         """See `Client.set_many`."""
-        prefix = self._prefix()
-        items = check_mapping(values)
-        keys = key_layout.checked(items)
-        self._client.set_many({key_layout.joined(prefix, key): items[key] for key in keys}, ttl)
+        own = self._named(check_mapping(values))
+        self._client._store_many(self._operations, own, values, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
         prefix = self._prefix()
-        keys = key_layout.checked(check_keys(keys))
-        return self._client.delete_many([key_layout.joined(prefix, key) for key in keys])
+        return self._client.delete_many(
+            [self._rules.full_key(prefix, key) for key in check_keys(keys)]
+        )
+
+    def _named(self, keys: Iterable[Key]) -> dict[Key, Key]:
+        """The caller's keys under the full ones."""
+        return full_names(self._rules, self._prefix(), keys)
 
     def pipeline(self) -> Pipeline:
         """See `Client.pipeline`."""

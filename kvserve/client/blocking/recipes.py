@@ -53,7 +53,7 @@ class Recipes:
 
     def _full_key(self, key: Key) -> Key:
         """The key under which a key's record is stored."""
-        return key
+        return self._root._operations.key(key)
 
     def get_or_set(
         self,

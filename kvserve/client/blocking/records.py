@@ -103,6 +103,7 @@ class Records(Recipes):
             InvalidTTL: more than a century ahead, or not a number.
 
         Example:
+            >>> import time
             >>> cache.set("offer", 9) > 0, cache.expire_at("offer", time.time() + 60)
             (True, True)
             >>> cache.expire_at("offer", 0), "offer" in cache

@@ -29,8 +29,8 @@ class Scans(Recipes):
             ServerError: as `delete_many`; some of the keys are removed already.
 
         Example:
-            >>> cache.set_many({"user:1": 1, "user:2": 2, "users": 3})
-            >>> cache.delete_prefix("user:")
+            >>> cache.set_many({"page:1": 1, "page:2": 2, "pages": 3})
+            >>> cache.delete_prefix("page:")
             2
         """
         return self._delete_scanned(*self._full_terms(prefix, None))

@@ -13,7 +13,7 @@ from kvserve import limits
 from kvserve.client.calls.call import Call, raise_combined, split_off_misrouted
 from kvserve.client.calls.operations import Key
 from kvserve.client.values import Decode
-from kvserve.errors import InternalError, UnreadableValue, WrongWorker
+from kvserve.errors import InternalError, KvserveError, UnreadableValue, WrongWorker
 from kvserve.protocol import commands
 from kvserve.protocol.codec import BYTES, Value
 from kvserve.protocol.commands import Command
@@ -35,7 +35,15 @@ class Many:
         for worker, arguments in frames:
             self._waiting.setdefault(worker, deque()).append(arguments)
         self._asked: list[Call] = []
+        self._open: list[Call] = []  # without an answer that says they are done
         self.begun = False
+
+    def unconfirmed(self) -> list[Key]:
+        """The keys of which nothing is known to be done."""
+        frames = [call.arguments for call in self._open]
+        for waiting in self._waiting.values():
+            frames += waiting
+        return [key for keys, *_ in frames for key in keys]
 
     def calls(self) -> list[Call]:
         """One for each worker that has something left to do; an empty list at the end."""
@@ -44,6 +52,7 @@ class Many:
             for worker, waiting in self._waiting.items()
             if waiting
         ]
+        self._open = self._asked
         return self._asked
 
     def take(self, outcomes: list[Any]) -> bool:
@@ -52,9 +61,15 @@ class Many:
         Returns:
             Whether some calls came to a wrong worker, so that `split` is needed.
         """
+        self._open = [
+            call
+            for call, outcome in zip(self._asked, outcomes, strict=True)
+            if isinstance(outcome, KvserveError)
+        ]
         asked, answered, misrouted = split_off_misrouted(self._asked, outcomes)
         raise_combined(asked, answered, begun=self.begun)
         self.begun = self.begun or bool(asked)
+        self._open = []
         for call, answer in zip(self._asked, outcomes, strict=True):
             if isinstance(answer, WrongWorker):
                 self._waiting[call.shard].appendleft(call.arguments)

@@ -9,16 +9,20 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from kvserve import limits
 from kvserve.client.calls.call import Call
+from kvserve.client.calls.rules import DO_NOT_KEEP, Rules
+from kvserve.client.calls.rules import TTL as TTL
+from kvserve.client.calls.rules import Key as Key
 from kvserve.client.values import Values
 from kvserve.errors import (
     InternalError,
     InvalidArgument,
     InvalidTTL,
-    UnreadableValue,
+    KvserveError,
     ValueTooLarge,
     from_wire,
 )
@@ -26,10 +30,10 @@ from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import STATUS_DONE
+from kvserve.table._core import check_key
 
-Key = str | bytes
 AnyKey = TypeVar("AnyKey", bound=Key)  # a dict[bytes, X] is no Mapping[Key, X]
-TTL = float | datetime.timedelta | None
+NOT_KEPT_MS = -1  # a ttl that is over
 
 
 class Record(NamedTuple):
@@ -132,25 +136,69 @@ def record_of(value: Any, ttl_ms: int, version: int) -> Record:
     return Record(value, ttl_ms / 1000 if ttl_ms else math.inf, version)
 
 
+class Bound:
+    """An instance's largest value in bytes, as all of a client know it."""
+
+    def __init__(self, value_bytes_max: int) -> None:
+        self.value_bytes_max = value_bytes_max
+
+
 class Operations:
     """Makes operations for an instance.
 
     Args:
-        value_bytes_max: its largest value, in bytes.
+        bound: of its values.
         values: how the client encodes and decodes.
+        rules: what is done with what does not fit.
+        in_namespace: the keys are fitted by the namespace, when it puts its prefix before them.
     """
 
-    def __init__(self, value_bytes_max: int, values: Values) -> None:
-        self.value_bytes_max = value_bytes_max
+    def __init__(
+        self, bound: Bound, values: Values, rules: Rules, *, in_namespace: bool = False
+    ) -> None:
+        self.bound = bound
         self.values = values
         self._encode, self._decode = values.encode, values.decode
+        self.rules = rules
+        self._fits_keys = rules.long_keys == "hash" and not in_namespace
+        self._is_strict = rules.lifetimes == "strict"
+
+    def in_namespace(self, rules: Rules) -> Operations:
+        """Those of a namespace, with rules of its own."""
+        return Operations(self.bound, self.values, rules, in_namespace=True)
 
     def value_of(self, key: Key, answer: Any, default: Any) -> Any:
         """The value in the answer to a get. Raises UnreadableValue."""
         return default if answer is None else self._decode(answer[0], answer[1], key)
 
+    @property
+    def value_bytes_max(self) -> int:
+        """The largest value, in bytes."""
+        return self.bound.value_bytes_max
+
+    @value_bytes_max.setter
+    def value_bytes_max(self, value_bytes_max: int) -> None:
+        self.bound.value_bytes_max = value_bytes_max
+
+    def key(self, key: Key) -> Key:
+        """The key, or what replaces it."""
+        return self.rules.key(key) if self._fits_keys else key
+
+    def check_key(self, key: Key) -> None:
+        """Raises InvalidKey for what is none, whatever comes before it."""
+        check_key(self.rules.key(key))
+
+    def ttl_ms(self, ttl: TTL) -> int:
+        """As `to_ttl_ms`; NOT_KEPT_MS for a lifetime that is over, by lenient rules."""
+        if self._is_strict:
+            return to_ttl_ms(ttl)
+        ttl = self.rules.lifetime(ttl)
+        return NOT_KEPT_MS if ttl == DO_NOT_KEEP else to_ttl_ms(ttl)
+
     def get(self, key: Key, default: Any = None) -> Operation:
-        return Operation(commands.GET, (key,), lambda answer: self.value_of(key, answer, default))
+        return Operation(
+            commands.GET, (self.key(key),), lambda answer: self.value_of(key, answer, default)
+        )
 
     def gets(self, key: Key, default: Any = None) -> Operation:
         def interpret(answer: Any) -> tuple[Any, int | None]:
@@ -158,7 +206,7 @@ class Operations:
                 return default, None
             return self._decode(answer[0], answer[1], key), answer[2]
 
-        return Operation(commands.GET, (key,), interpret)
+        return Operation(commands.GET, (self.key(key),), interpret)
 
     def get_record(self, key: Key) -> Operation:
         def interpret(answer: Any) -> Record | None:
@@ -167,20 +215,28 @@ class Operations:
             codec_id, payload, version, ttl_ms = answer
             return record_of(self._decode(codec_id, payload, key), ttl_ms, version)
 
-        return Operation(commands.GET_RECORD, (key,), interpret)
+        return Operation(commands.GET_RECORD, (self.key(key),), interpret)
 
     def ttl(self, key: Key) -> Operation:
-        return Operation(commands.TTL, (key,), from_ttl_ms)
+        return Operation(commands.TTL, (self.key(key),), from_ttl_ms)
 
     def set(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.SET, self.stored(key, value, ttl), int)
+        try:
+            stored = self._stored(key, value, ttl)
+        except ValueTooLarge as error:
+            if self.rules.too_large == "keep":
+                raise
+            return Operation(commands.DELETE, (self.key(key),), partial(_raise, error))
+        if stored[3] == NOT_KEPT_MS:
+            return Operation(commands.DELETE, stored[:1], _no_version)
+        return Operation(commands.SET, stored, int)
 
-    def stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
+    def _stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
         """The arguments of a command that stores a value."""
         codec_id, payload = self._encode(value)
-        if len(payload) > self.value_bytes_max:
+        if len(payload) > self.bound.value_bytes_max:
             raise self._too_large(payload)
-        return key, codec_id, payload, 0 if ttl is None else to_ttl_ms(ttl)
+        return self.key(key), codec_id, payload, 0 if ttl is None else self.ttl_ms(ttl)
 
     def encode(self, value: Value) -> tuple[int, bytes]:
         """The codec and the payload of a value that may be stored."""
@@ -189,54 +245,82 @@ class Operations:
             raise self._too_large(payload)
         return codec_id, payload
 
+    def check_values(self, items: Mapping[Key, Value]) -> None:
+        """Raises for a value that may not be stored."""
+        for value in items.values():
+            self.encode(value)
+
+    def to_remove(self, items: Mapping[Key, Value]) -> list[Key]:
+        """The keys to remove because their values are too large, by the rules."""
+        large = []
+        for key, value in items.items() if self.rules.too_large == "remove" else ():
+            try:
+                self.encode(value)
+            except ValueTooLarge:
+                large.append(key)
+        return large
+
     def _too_large(self, payload: bytes) -> ValueTooLarge:
         return ValueTooLarge(
             f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
         )
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.ADD, self.stored(key, value, ttl), bool)
+        stored = self._stored(key, value, ttl)
+        if stored[3] == NOT_KEPT_MS:
+            return Operation(commands.TTL, stored[:1], _is_none)
+        return Operation(commands.ADD, stored, bool)
 
     def replace(
         self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
     ) -> Operation:
-        arguments = self._stored_over(key, value, ttl, keep_ttl)
-        return Operation(commands.REPLACE, arguments, bool)
+        stored = self._stored_over(key, value, ttl, keep_ttl)
+        if stored[3] == NOT_KEPT_MS:
+            return Operation(commands.DELETE, stored[:1], bool)
+        return Operation(commands.REPLACE, stored, bool)
 
     def cas(
         self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
     ) -> Operation:
-        arguments = (*self._stored_over(key, value, ttl, keep_ttl), check_version(version))
-        return Operation(commands.CAS, arguments, bool)
+        stored = self._stored_over(key, value, ttl, keep_ttl)
+        check_version(version)
+        if stored[3] == NOT_KEPT_MS:
+            return Operation(commands.DELETE_VERSION, (stored[0], version), bool)
+        return Operation(commands.CAS, (*stored, version), bool)
 
     def _stored_over(
         self, key: Key, value: Value, ttl: TTL, keep_ttl: bool
     ) -> tuple[Key, int, bytes, int]:
-        arguments = self.stored(key, value, ttl)
+        stored = self._stored(key, value, ttl)
         if not keep_ttl:
-            return arguments
+            return stored
         check_kept(ttl)
-        return (*arguments[:3], limits.LIFE_MS_KEPT)
+        return (*stored[:3], limits.LIFE_MS_KEPT)
 
     def delete(self, key: Key, version: int | None = None) -> Operation:
+        key = self.key(key)
         if version is None:
             return Operation(commands.DELETE, (key,), bool)
         return Operation(commands.DELETE_VERSION, (key, check_version(version)), bool)
 
     def touch(self, key: Key, ttl: TTL = None) -> Operation:
-        return Operation(commands.TOUCH, (key, to_ttl_ms(ttl)), bool)
+        ttl_ms = self.ttl_ms(ttl)
+        if ttl_ms == NOT_KEPT_MS:
+            return self.delete(key)
+        return Operation(commands.TOUCH, (self.key(key), ttl_ms), bool)
 
     def expire_at(self, key: Key, when: datetime.datetime | float) -> Operation:
         seconds = unix_seconds(when) - time.time()
-        if seconds <= 0:
-            return Operation(commands.DELETE, (key,), bool)
-        return self.touch(key, seconds)
+        return self.delete(key) if seconds <= 0 else self.touch(key, seconds)
 
     def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Operation:
         check_counter("delta", delta)
         if initial is not None:
             check_counter("initial", initial)
-        return Operation(commands.INCR, (key, delta, initial, to_ttl_ms(ttl)), _same)
+        ttl_ms = self.ttl_ms(ttl)
+        if ttl_ms == NOT_KEPT_MS:
+            raise InvalidTTL(f"ttl = {ttl}: a counter's is more than 0, or None")
+        return Operation(commands.INCR, (self.key(key), delta, initial, ttl_ms), _same)
 
     def decr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Operation:
         check_counter("delta", delta)
@@ -269,6 +353,18 @@ def _same(answer: Any) -> Any:
     return answer
 
 
+def _is_none(answer: Any) -> bool:
+    return answer is None
+
+
+def _no_version(_: Any) -> int:
+    return 0
+
+
+def _raise(error: KvserveError, _: Any) -> None:
+    raise error
+
+
 def check_mapping(values: Mapping[Any, Value]) -> Mapping[Key, Value]:
     """The mapping itself; raises InvalidArgument if it is not a mapping."""
     if not isinstance(values, Mapping):
@@ -291,5 +387,5 @@ def _result(operation: Operation, status: int, answer: Any) -> Any:
         return from_wire(status, str(answer))
     try:
         return operation.interpret(answer)
-    except UnreadableValue as error:  # of this key alone
+    except KvserveError as error:  # of this key alone
         return error

@@ -18,6 +18,7 @@ from typing import Any
 
 from kvserve.client.calls import globs
 from kvserve.client.calls.operations import Key, Operation
+from kvserve.client.calls.rules import Rules
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver
 from kvserve.errors import KvserveError, OutcomeUnknown
@@ -133,11 +134,11 @@ def full_terms(before: str, prefix: Key, match: Key | None) -> tuple[Key, Key | 
     return key_layout.joined(before, prefix), match
 
 
-def moved(operations: list[Operation], prefix: str) -> list[Operation]:
+def moved(operations: list[Operation], prefix: str, rules: Rules) -> list[Operation]:
     """The operations, on the same keys with the prefix."""
     return [
         operation._replace(
-            arguments=(key_layout.joined(prefix, operation.key), *operation.arguments[1:])
+            arguments=(rules.full_key(prefix, operation.key), *operation.arguments[1:])
         )
         for operation in operations
     ]

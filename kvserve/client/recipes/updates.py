@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any
 
 from kvserve import limits
+from kvserve.client.calls.markers import UNCHANGED
 from kvserve.client.calls.operations import TTL, Key, to_ttl_ms
 from kvserve.client.recipes.driver import Driver
 from kvserve.client.recipes.single_flight import as_read
@@ -21,19 +22,6 @@ from kvserve.errors import ServerBusy
 _AT_ONCE = 4  # attempts before others are given way
 _PAUSE_SECONDS = 0.0005
 _PAUSE_SECONDS_MAX = 0.05
-
-
-class Unchanged:
-    """The kind of `kvserve.UNCHANGED`."""
-
-    def __repr__(self) -> str:
-        return "kvserve.UNCHANGED"
-
-    def __reduce__(self) -> str:
-        return "UNCHANGED"
-
-
-UNCHANGED: Final = Unchanged()
 
 
 async def update(

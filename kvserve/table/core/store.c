@@ -119,7 +119,8 @@ enum kv_status kv_store(struct kv_table *t, const struct kv_key *key, const stru
         return KV_REFUSED;
     struct kv_value stored = *value;
     if (stored.expiry_ms == KV_EXPIRY_KEPT)
-        stored.expiry_ms = old.entry != NULL ? expiry_of(old.record, shape_of(LOAD(old.record->shape))) : 0;
+        stored.expiry_ms =
+            old.entry == NULL ? 0 : expiry_of(old.record, shape_of(LOAD(old.record->shape)));
     *version = insert(&op, key, &stored);
     count(op.header, KV_SETS);
     return KV_DONE;

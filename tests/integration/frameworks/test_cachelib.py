@@ -39,7 +39,7 @@ def make(served: Server, namespace: str, request: pytest.FixtureRequest) -> Make
 
 
 def ttl(cache: KvserveCache, key: str) -> float | None:
-    return cache._cache.ttl(f"{cache._prefix()}{key}")
+    return cache._cache.ttl(cache._full(key))
 
 
 def test_timeouts(make: Make) -> None:
@@ -186,16 +186,18 @@ def test_flask_caching_and_flask_session(served: Server, namespace: str) -> None
     assert again.get("/cart/milk").json == ["tea", "milk"]
 
 
+@pytest.mark.usefixtures("own_clients")
 def test_life_without_a_server(
-    make_server: StartServer, new_names: NewNames, eventually: Eventually, own_clients: None
+    make_server: StartServer, new_names: NewNames, eventually: Eventually
 ) -> None:
     names = new_names()
-    app, _, computed = application(names.name, "flask")
+    app, pages, computed = application(names.name, "flask")
     visitor = app.test_client()
     assert [visitor.get("/page/a").text, visitor.get("/page/a").text] == ["a 1", "a 2"]
     assert visitor.get("/cart/tea").json == ["tea"]
     server = make_server(names=names)
-    eventually(lambda: visitor.get("/page/a").text == visitor.get("/page/a").text)
+    eventually(lambda: pages.cache._cache._client.lost.error is None)
+    assert visitor.get("/page/a").text == visitor.get("/page/a").text
     seen = len(computed)
     server.stop()
     assert visitor.get("/page/a").text == f"a {seen}"

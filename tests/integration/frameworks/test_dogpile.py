@@ -111,8 +111,9 @@ def test_records_end_after_their_time(served: Server, namespace: str) -> None:
     assert backend.get_serialized_multi(iter(["a", "b"])) == [NO_VALUE, NO_VALUE]
 
 
+@pytest.mark.usefixtures("own_clients")
 def test_life_without_a_server(
-    make_server: StartServer, new_names: NewNames, eventually: Eventually, own_clients: None
+    make_server: StartServer, new_names: NewNames, eventually: Eventually
 ) -> None:
     """Values are created, by one thread at a time, though nothing keeps them."""
     names = new_names()
@@ -136,7 +137,8 @@ def test_life_without_a_server(
         thread.join()
     assert found == ["value"] * 4
     server = make_server(names=names)
-    eventually(lambda: region.get_or_create("k", lambda: "kept") and region.get("k") == "kept")
+    eventually(lambda: region.backend._cache._client.lost.error is None)
+    assert region.get_or_create("k", lambda: "kept") == region.get("k") == "kept"
     server.stop()
     assert region.get_or_create("k", lambda: "another") == "kept"
     assert region.get_or_create("j", lambda: "another") == "another"

@@ -1,0 +1,159 @@
+"""What a client does with keys, values and lifetimes that do not fit. No I/O.
+
+A key that is too long, in a namespace or outside, is replaced by a key of the same kind: its
+beginning, `#`s, and a hash. That key has a length that only such keys have (the longest of all
+outside of namespaces, one byte less in them); a user's own key of that length and form is replaced
+as well, so that no key stands for two.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from kvserve import limits
+from kvserve.errors import InvalidArgument, InvalidTTL
+from kvserve.limits import KEY_BYTES_MAX
+from kvserve.table._core import check_key
+
+Key = str | bytes
+TTL = float | datetime.timedelta | None
+LongKeys = Literal["refuse", "hash"]
+TooLarge = Literal["keep", "remove"]
+Lifetimes = Literal["strict", "lenient"]
+
+DO_NOT_KEEP: Final = 0  # as a ttl of a client with lenient lifetimes
+_HASH_BYTES = 32
+_HEX_BYTES = 2 * _HASH_BYTES
+_LOOKS_REPLACED = re.compile(rb".*#[0-9a-f]{%d}" % _HEX_BYTES, re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The options of `kvserve.connect` and `Client.namespace` about what does not fit.
+
+    Raises:
+        InvalidArgument: one is none of its words.
+    """
+
+    long_keys: LongKeys = "refuse"
+    too_large: TooLarge = "keep"
+    lifetimes: Lifetimes = "strict"
+
+    def __post_init__(self) -> None:
+        words = {
+            "long_keys": ("refuse", "hash"),
+            "too_large": ("keep", "remove"),
+            "lifetimes": ("strict", "lenient"),
+        }
+        for name, allowed in words.items():
+            if getattr(self, name) not in allowed:
+                one, other = allowed
+                raise InvalidArgument(f"{name} = {getattr(self, name)!r}: use {one!r} or {other!r}")
+
+    def changed(
+        self, long_keys: LongKeys | None, too_large: TooLarge | None, lifetimes: Lifetimes | None
+    ) -> Rules:
+        """These rules, with those of the others that are not None."""
+        return Rules(
+            long_keys=self.long_keys if long_keys is None else long_keys,
+            too_large=self.too_large if too_large is None else too_large,
+            lifetimes=self.lifetimes if lifetimes is None else lifetimes,
+        )
+
+    def key(self, key: Key) -> Key:
+        """The key itself, or what replaces it."""
+        return fitting(key) if self.long_keys == "hash" else key
+
+    def full_key(self, prefix: str, key: Key) -> Key:
+        """A namespace's key with the prefix of its keys.
+
+        Raises:
+            InvalidKey: it is no valid key.
+        """
+        if self.long_keys == "hash":
+            key = fitting(key, len(prefix.encode()))
+        check_key(key)
+        return prefix + key if isinstance(key, str) else prefix.encode() + key
+
+    def lifetime(self, ttl: TTL) -> TTL:
+        """The ttl itself; if lifetimes are lenient, `math.inf` for one beyond a century, and
+        DO_NOT_KEEP for one that is over.
+
+        Raises:
+            InvalidTTL: it is no number.
+        """
+        return ttl if self.lifetimes == "strict" else lifetime(ttl, zero="now", none=None)
+
+
+def lifetime(
+    seconds: TTL, *, zero: Literal["never", "now"], none: float | None = math.inf
+) -> float | None:
+    """A lifetime as frameworks mean it, as a ttl for kvserve.
+
+    Args:
+        seconds: a number or a timedelta; None: for ever.
+        zero: what 0 means: `never` expires, as for cachelib and aiocache, or `now`, as for Django.
+        none: what is returned for None: `math.inf`; or None, which is the server's `default_ttl`.
+
+    Returns:
+        Seconds; `math.inf` for ever, also for what is beyond a century; or
+        `kvserve.DO_NOT_KEEP`, which is 0, for a lifetime that is over: also if it is negative.
+        A client or namespace with `lifetimes="lenient"` takes all of these.
+
+    Raises:
+        InvalidTTL: it is no number.
+        InvalidArgument: `zero` is neither of its words.
+
+    Example:
+        >>> lifetime(60, zero="now"), lifetime(None, zero="now"), lifetime(10**12, zero="now")
+        (60, inf, inf)
+        >>> lifetime(0, zero="never"), lifetime(0, zero="now") == kvserve.DO_NOT_KEEP
+        (inf, True)
+    """
+    if zero not in ("never", "now"):
+        raise InvalidArgument(f"zero = {zero!r}: use 'never' or 'now'")
+    if seconds is None:
+        return none
+    if isinstance(seconds, datetime.timedelta):
+        seconds = seconds.total_seconds()
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds != seconds:
+        raise InvalidTTL(f"a lifetime is seconds, a timedelta or None, not {seconds!r:.80}")
+    if seconds > limits.TTL_MS_MAX / 1000 or (seconds == 0 and zero == "never"):
+        return math.inf
+    return seconds if seconds > 0 else DO_NOT_KEEP
+
+
+def fitting(key: Key, before_bytes: int = 0) -> Key:
+    """The key, or what replaces one that is too long or that no UTF-8 has.
+
+    Args:
+        before_bytes: how long the prefix of a namespace is, which will come before it.
+
+    Example:
+        >>> fitting("user:1"), len(fitting("x" * 5000)), fitting(b"x" * 5000)[-70:-60]
+        ('user:1', 1024, b'x#####9ccc')
+    """
+    room_bytes = KEY_BYTES_MAX - before_bytes
+    replaced_bytes = room_bytes - (before_bytes > 0)
+    is_text = isinstance(key, str)
+    if not is_text and not isinstance(key, bytes):
+        return key  # to be refused
+    fits = True
+    try:
+        raw = key.encode() if isinstance(key, str) else key
+    except UnicodeEncodeError:
+        raw, fits = str(key).encode(errors="surrogatepass"), False
+    if len(raw) == replaced_bytes and _LOOKS_REPLACED.fullmatch(raw):
+        fits = False
+    if fits and len(raw) <= room_bytes:
+        return key
+    digest = hashlib.blake2b(raw, digest_size=_HASH_BYTES).hexdigest()
+    room_bytes = max(0, replaced_bytes - _HEX_BYTES - 1)
+    head = raw[:room_bytes].decode(errors="ignore").encode()
+    replaced = head + b"#" * (replaced_bytes - _HEX_BYTES - len(head)) + digest.encode()
+    return replaced.decode() if is_text else replaced
