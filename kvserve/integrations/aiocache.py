@@ -21,7 +21,7 @@ __all__ = ["KvserveCache"]
 _NAMESPACE = "aiocache"
 
 
-class KvserveCache(BaseCache):  # type: ignore[misc]
+class KvserveCache(BaseCache):
     """aiocache's interface, with the meanings of its Redis backend.
 
     Args:

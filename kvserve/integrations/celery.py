@@ -21,7 +21,7 @@ POLL_SECONDS = 0.005
 _DEFAULTS = {"on_error": "raise", "codec": None}
 
 
-class KvserveBackend(KeyValueStoreBackend):  # type: ignore[misc]
+class KvserveBackend(KeyValueStoreBackend):
     """Results of tasks, for all processes of the host; made by Celery.
 
     Args:
