@@ -1,4 +1,4 @@
-"""A Celery application for the tests: results in kvserve, messages in a directory."""
+"""A Celery application for the tests: results in kvserve, messages in a Valkey."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from pathlib import Path
 from celery import Celery
 
 PLACE = Path(os.environ["TEST_CELERY_DIRECTORY"])
-for folder in ("queue", "control"):
-    (PLACE / folder).mkdir(parents=True, exist_ok=True)
 
-app = Celery("tests", broker="filesystem://")
-app.conf.broker_transport_options = {
-    "data_folder_in": str(PLACE / "queue"),
-    "data_folder_out": str(PLACE / "queue"),
-    "control_folder": str(PLACE / "control"),
-    "polling_interval": 0.02,
-}
+app = Celery("tests", broker=os.environ["TEST_CELERY_BROKER"])
 app.conf.result_backend = "kvserve.integrations.celery.KvserveBackend://" + os.environ.get(
     "TEST_CELERY_OPTIONS", ""
 )

@@ -1,7 +1,6 @@
 """A shop's reports as Celery tasks: results in kvserve, and what all workers need computed once.
 
-SHOP=plain keeps results in files, and computes everything anew. The broker is a directory in both
-cases, so that nothing else must be installed; take the one that you have.
+SHOP=plain keeps results in Redis, too, which is the broker, and computes everything anew.
 """
 
 from __future__ import annotations
@@ -16,23 +15,14 @@ import kvserve
 
 DIRECTORY = Path(os.environ.get("SHOP_DIRECTORY", ".")).absolute()
 PLAIN = os.environ.get("SHOP") == "plain"
-for folder in ("queue", "results"):
-    (DIRECTORY / folder).mkdir(exist_ok=True)
 
-app = Celery("shop", broker="filesystem://")
-app.conf.broker_transport_options = {
-    "data_folder_in": str(DIRECTORY / "queue"),
-    "data_folder_out": str(DIRECTORY / "queue"),
-    "store_processed": False,
-    "control_folder": str(DIRECTORY / "control"),
-    "polling_interval": 0.01,
-}
+app = Celery("shop", broker=os.environ.get("SHOP_BROKER", "redis://localhost:6379"))
 if PLAIN:
-    app.conf.result_backend = f"file://{DIRECTORY / 'results'}"
-else:
-    app.conf.result_backend = "kvserve.integrations.celery.KvserveBackend://?start=true"
+    app.conf.result_backend = app.conf.broker_url
+else:  # the server is started by the first result
+    app.conf.result_backend = "kvserve.integrations.celery.KvserveBackend://?start=true&timeout=10"
 
-cache = kvserve.connect(start=True)  # nothing is asked or started before the first task
+cache = kvserve.connect(start=True, timeout=10)  # nothing is asked or started before the first task
 
 
 def best_sellers(shelf: int) -> list[list[int]]:

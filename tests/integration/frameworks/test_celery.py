@@ -1,10 +1,11 @@
-"""Celery's result backend over a real server, with prefork workers and a broker of files."""
+"""Celery's result backend over a real server, with prefork workers and a Valkey as broker."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.servers import Server, StartServer
+from support.valkeys import Valkey
 
 pytest.importorskip("celery")
 from celery import Celery, chord, group
@@ -27,10 +29,20 @@ URL = "kvserve.integrations.celery.KvserveBackend://"
 WAIT = 30
 
 
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    """The URL of a Valkey server."""
+    with tempfile.TemporaryDirectory(prefix="broker-") as directory:
+        valkey = Valkey(Path(directory))
+        yield f"redis+socket://{valkey.socket}"
+        valkey.kill()
+
+
 @pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def tasks(tmp_path: Path, broker: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module of tasks, imported anew, with this test's directory; its clients end with it."""
     monkeypatch.setenv("TEST_CELERY_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("TEST_CELERY_BROKER", broker)
     monkeypatch.delitem(sys.modules, "support.celery_tasks", raising=False)
     import support.celery_tasks as module
 
