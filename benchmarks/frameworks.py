@@ -57,7 +57,7 @@ def close_clients() -> Callable[[], None]:
 
 
 def django_caches(name: str, socket: str) -> Caches:
-    package("django", "Django").conf.settings.configure(USE_TZ=True)
+    package("django.conf", "Django").settings.configure(USE_TZ=True)
     from django.core.cache.backends.locmem import LocMemCache
     from django.core.cache.backends.redis import RedisCache
 

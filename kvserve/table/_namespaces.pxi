@@ -164,7 +164,10 @@ cdef class NamespaceReader:
         cdef object value = _ask_worker
         cdef uint32_t reading = self.current()
         if reading != 0 and self.fits(key) and self.locate(key, buffer, &k):
-            value = self.reader.get_located(reading, &k, key, default)
+            try:
+                value = self.reader.get_located(reading, &k, key, default)
+            except UnreadableValue:
+                value = _ask_worker  # what that means is the client's to say
         return self._get_by_client(key, default) if value is _ask_worker else value
 
     def get_here(self, key, default=None):
@@ -173,7 +176,10 @@ cdef class NamespaceReader:
         cdef uint8_t buffer[KV_KEY_BYTES_MAX]
         cdef uint32_t reading = self.current()
         if reading != 0 and self.fits(key) and self.locate(key, buffer, &k):
-            return self.reader.get_located(reading, &k, key, default)
+            try:
+                return self.reader.get_located(reading, &k, key, default)
+            except UnreadableValue:
+                pass  # what that means is the client's to say
         return self._get_here_by_client(key, default)
 
     def _get_here_by_client(self, key, default):

@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "parent": {"protocol", "transport", "table", "live", "store", "worker"},
     "bench": {"protocol", "table", "parent", ""},
     "cli": {"protocol", "table", "live", "client", "stats", "parent", "bench", ""},
-    "integrations": {"client", ""},
+    "integrations": {"client", "codecs", ""},
 }
 FRONT_DOOR = {"__init__": {"client", "codecs", "live"}, "__main__": {"cli"}}
 # The language knows no clock and no kernel, neither itself nor by way of names or runtime.

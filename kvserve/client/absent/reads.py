@@ -9,6 +9,7 @@ from kvserve.client.absent.outage import Outage
 from kvserve.client.calls.operations import Key
 from kvserve.client.calls.rules import Rules
 from kvserve.client.follower import TableFollower
+from kvserve.errors import UnreadableValue
 from kvserve.table._core import AskWorker, check_keys
 
 
@@ -47,10 +48,18 @@ class ReaderOfTheRest(TableFollower):
 
     def get_here(self, key: Key, default: Any = None) -> Any:
         """See `Client.get_here`."""
-        return default if self._has_lost(key) else super().get_here(key, default)
+        try:
+            return default if self._has_lost(key) else super().get_here(key, default)
+        except UnreadableValue as error:
+            self._outage.lose_read(error)
+            return default
 
     def _record_here(self, key: Key) -> tuple[Any, int, int] | AskWorker | None:
-        return None if self._has_lost(key) else super()._record_here(key)
+        try:
+            return None if self._has_lost(key) else super()._record_here(key)
+        except UnreadableValue as error:
+            self._outage.lose_read(error)
+            return None
 
     def _ttl_ms(self, key: Key) -> int | AskWorker | None:
         return None if self._has_lost(key) else super()._ttl_ms(key)
