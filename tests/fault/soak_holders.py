@@ -10,7 +10,6 @@ number of every lock that it got, which no two may share.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import os
 import random
@@ -32,6 +31,7 @@ from fault.journals import (
     connected_async,
     start_number,
 )
+from support.crews import unseen_fork
 
 import kvserve
 
@@ -143,11 +143,6 @@ def cancelled(name: str, way: str, directory: Path) -> None:
             await asyncio.gather(*(strike(cache) for _ in range(TASKS)))
 
     asyncio.run(main())
-
-
-def unseen_fork() -> int:
-    """A fork of which Python hears nothing, as uWSGI's."""
-    return int(ctypes.PyDLL(None).fork())
 
 
 def forking(name: str, way: str, directory: Path) -> None:
