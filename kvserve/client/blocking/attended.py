@@ -49,6 +49,11 @@ class AttendedClient(Client):
         Raises:
             ServerUnavailable: there is no server, and none to wait for or to start.
         """
+        if self._maps and not self._retired:  # so there is a server, or was a moment ago
+            try:
+                return function(*args)
+            except ServerUnavailable:
+                pass
         arrival = self._arrival
         is_started = False
         for pause in pauses():
