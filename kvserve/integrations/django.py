@@ -8,8 +8,7 @@ and slower where it lives for one request, but it would not know which deletes w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -85,8 +84,12 @@ class KvserveCache(BaseCache):
     ) -> None:
         """See Django. What is too large is not kept, nor is what the key had before."""
         made = self.make_and_validate_key(key, version)
-        with suppress(ValueTooLarge), _as_django_says():
+        try:
             self._cache.set(made, value, self.get_backend_timeout(timeout))
+        except ValueTooLarge:
+            pass
+        except InvalidValue as error:
+            raise _as_django_says(error) from None
 
     def add(
         self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -94,10 +97,11 @@ class KvserveCache(BaseCache):
         """See Django."""
         made = self.make_and_validate_key(key, version)
         try:
-            with _as_django_says():
-                return self._cache.add(made, value, self.get_backend_timeout(timeout))
+            return self._cache.add(made, value, self.get_backend_timeout(timeout))
         except ValueTooLarge:
             return False
+        except InvalidValue as error:
+            raise _as_django_says(error) from None
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """See Django."""
@@ -136,11 +140,11 @@ class KvserveCache(BaseCache):
         """See Django; returns the keys whose values are too large."""
         made = {self.make_and_validate_key(key, version): key for key in data}
         values = {key: data[each] for key, each in made.items()}
-        with _as_django_says():
-            return [
-                made[key]
-                for key in set_many(self._cache, values, self.get_backend_timeout(timeout))
-            ]
+        try:
+            refused = set_many(self._cache, values, self.get_backend_timeout(timeout))
+        except InvalidValue as error:
+            raise _as_django_says(error) from None
+        return [made[key] for key in refused]
 
     async def aset_many(
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -177,10 +181,6 @@ class KvserveCache(BaseCache):
         self._cache.clear()
 
 
-@contextmanager
-def _as_django_says() -> Iterator[None]:
-    """Raises what the pickler raised, as other backends do."""
-    try:
-        yield
-    except InvalidValue as error:
-        raise error.__cause__ or error from None
+def _as_django_says(error: InvalidValue) -> BaseException:
+    """What the pickler raised, as other backends raise it."""
+    return error.__cause__ or error

@@ -43,12 +43,14 @@ def losses(operations: list[Operation], results: list[Any], outage: Outage) -> l
     return instead
 
 
-def check_items(items: Mapping[Any, Value], ttl: TTL, operations: Operations) -> None:
+def check_items(
+    names: Mapping[Key, Key], items: Mapping[Key, Value], ttl: TTL, operations: Operations
+) -> None:
     """Raises what is wrong with the caller's items: they may never come to a server to say so."""
-    with naming(operations, {key: key for key in items}, items, lambda: items):
+    with naming(operations, names, items, lambda: items):
         operations.ttl_ms(ttl)
         for key, value in items.items():
-            check_key(operations.key(key))
+            check_key(key)
             try:
                 operations.encode(value)
             except ValueTooLarge:  # what was stored before is removed then, if somebody is there

@@ -14,7 +14,7 @@ from kvserve.client.absent.outage import Outage
 from kvserve.client.absent.reads import ReaderOfTheRest
 from kvserve.client.aio.attended import AttendedAsyncClient
 from kvserve.client.blocking.telling import teller
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Record, check_mapping
+from kvserve.client.calls.operations import TTL, Key, Operation, Operations, Record
 from kvserve.client.follower import TableFollower
 from kvserve.client.options import Options
 from kvserve.client.values import Values
@@ -141,11 +141,35 @@ class ForgivingAsyncClient(AttendedAsyncClient):
         """See `Client.delete`; returns False if it was lost."""
         return await self._write(False, [key], super().delete, key, version)
 
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
-        """See `Client.set_many`; if it fails all of it is lost."""
-        items = dict(check_mapping(values))
-        check_items(items, ttl, self._operations)
-        await self._write(None, list(items), super().set_many, items, ttl)
+    async def _run_or_lose(self, operation: Operation) -> Any:
+        try:
+            return await self._run(operation)
+        except ServerError as error:
+            (instead,) = losses([operation], [error], self._outage)
+            if instead is error:
+                raise
+            return instead
+
+    async def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
+        try:
+            return await self._set_by(operations, key, value, ttl)
+        except ServerError as error:
+            self._outage.lose_write(error, [operations.key(key)])
+            return LOST_SET
+
+    async def _store_many(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        values: Mapping[Any, Value],
+        ttl: TTL,
+    ) -> None:
+        items = {key: values[name] for key, name in names.items()}
+        check_items(names, items, ttl, operations)
+        try:
+            await super()._store_many(operations, names, values, ttl)
+        except ServerError as error:  # all of it is lost
+            self._outage.lose_write(error, list(items))
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`; returns 0 if it was lost."""

@@ -87,6 +87,14 @@ class AsyncManyKeys:
             raise
         return version
 
+    async def _run_or_lose(self, operation: Operation) -> Any:
+        """As `_run`, for namespaces, as this client's own methods treat errors."""
+        return await self._run(operation)
+
+    async def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
+        """As `_set_by`, for namespaces, as this client's own methods treat errors."""
+        return await self._set_by(operations, key, value, ttl)
+
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
         keys = map(self._operations.key, check_keys(keys))

@@ -127,12 +127,14 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
         """See `Client.set`."""
-        return await self._client._set_by(self._operations, await self._full_key(key), value, ttl)
+        return await self._client._set_or_lose(
+            self._operations, await self._full_key(key), value, ttl
+        )
 
     async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
         """See `Client.add`."""
         operation = self._operations.add(await self._full_key(key), value, ttl)
-        return bool(await self._client._run(operation))
+        return bool(await self._client._run_or_lose(operation))
 
     async def replace(
         self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
@@ -140,7 +142,7 @@ class AsyncNamespace(AsyncNamespaces):
         """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
         full_key = await self._full_key(key)
         operation = self._operations.replace(full_key, value, ttl, keep_ttl=keep_ttl)
-        return bool(await self._client._run(operation))
+        return bool(await self._client._run_or_lose(operation))
 
     async def cas(
         self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
@@ -148,7 +150,7 @@ class AsyncNamespace(AsyncNamespaces):
         """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
         full_key = await self._full_key(key)
         operation = self._operations.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
-        return bool(await self._client._run(operation))
+        return bool(await self._client._run_or_lose(operation))
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -157,7 +159,7 @@ class AsyncNamespace(AsyncNamespaces):
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
         """See `Client.touch`. Without a ttl the key never expires any more."""
         operation = self._operations.touch(await self._full_key(key), ttl)
-        return bool(await self._client._run(operation))
+        return bool(await self._client._run_or_lose(operation))
 
     async def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
@@ -168,7 +170,7 @@ class AsyncNamespace(AsyncNamespaces):
     ) -> int | None:
         """See `Client.incr`."""
         operation = self._operations.incr(await self._full_key(key), delta, initial, ttl)
-        total: int | None = await self._client._run(operation)
+        total: int | None = await self._client._run_or_lose(operation)
         return total
 
     async def decr(
@@ -176,7 +178,7 @@ class AsyncNamespace(AsyncNamespaces):
     ) -> int | None:
         """See `Client.decr`."""
         operation = self._operations.decr(await self._full_key(key), delta, initial, ttl)
-        total: int | None = await self._client._run(operation)
+        total: int | None = await self._client._run_or_lose(operation)
         return total
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:

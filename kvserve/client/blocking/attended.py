@@ -13,11 +13,12 @@ from kvserve.client.absent.arrival import Arrival
 from kvserve.client.absent.kinds import Kind, kind_of, kind_of_all
 from kvserve.client.absent.patience import pauses
 from kvserve.client.blocking.client import Client
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation
+from kvserve.client.calls.operations import TTL, Key, Operation, Operations
 from kvserve.client.options import Options
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
 from kvserve.protocol import commands
+from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
 from kvserve.runtime import named_errors
 from kvserve.table._core import check_key, check_keys
@@ -48,6 +49,11 @@ class AttendedClient(Client):
         Raises:
             ServerUnavailable: there is no server, and none to wait for or to start.
         """
+        if self._maps and not self._retired:  # so there is a server, or was a moment ago
+            try:
+                return function(*args)
+            except ServerUnavailable:
+                pass
         arrival = self._arrival
         is_started = False
         for pause in pauses():
@@ -91,9 +97,14 @@ class AttendedClient(Client):
         misses = [each.interpret(None) for each in operations] if kind is Kind.READ else []
         return self._attended(kind, misses, super()._run_batch, operations)
 
-    def set_many(self, values: Mapping[AnyKey, Any], ttl: TTL = None) -> None:
-        """See `Client.set_many`."""
-        self._attended(Kind.WRITE, None, super().set_many, values, ttl)
+    def _store_many(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        values: Mapping[Any, Value],
+        ttl: TTL,
+    ) -> None:
+        self._attended(Kind.WRITE, None, super()._store_many, operations, names, values, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -22,26 +22,26 @@ class ByRules:
         self._operations = operations
 
     def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
-        return self._client._set_by(self._operations, key, value, ttl)
+        return self._client._set_or_lose(self._operations, key, value, ttl)
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        return bool(self._client._run(self._operations.add(key, value, ttl)))
+        return bool(self._client._run_or_lose(self._operations.add(key, value, ttl)))
 
     def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
         operation = self._operations.replace(key, value, ttl, keep_ttl=keep_ttl)
-        return bool(self._client._run(operation))
+        return bool(self._client._run_or_lose(operation))
 
     def cas(
         self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
     ) -> bool:
         operation = self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl)
-        return bool(self._client._run(operation))
+        return bool(self._client._run_or_lose(operation))
 
     def touch(self, key: Key, ttl: TTL = None) -> bool:
-        return bool(self._client._run(self._operations.touch(key, ttl)))
+        return bool(self._client._run_or_lose(self._operations.touch(key, ttl)))
 
     def incr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Any:
-        return self._client._run(self._operations.incr(key, delta, initial, ttl))
+        return self._client._run_or_lose(self._operations.incr(key, delta, initial, ttl))
 
     def decr(self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None) -> Any:
-        return self._client._run(self._operations.decr(key, delta, initial, ttl))
+        return self._client._run_or_lose(self._operations.decr(key, delta, initial, ttl))

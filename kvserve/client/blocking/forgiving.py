@@ -18,7 +18,13 @@ from kvserve.client.absent.outage import Outage
 from kvserve.client.absent.reads import ReaderOfTheRest
 from kvserve.client.blocking.attended import AttendedClient
 from kvserve.client.blocking.telling import teller
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Record, check_mapping
+from kvserve.client.calls.operations import (
+    TTL,
+    Key,
+    Operation,
+    Operations,
+    Record,
+)
 from kvserve.client.follower import TableFollower
 from kvserve.client.options import Options
 from kvserve.errors import ServerError
@@ -138,11 +144,35 @@ class ForgivingClient(ReaderOfTheRest, AttendedClient):
         if not self._write(True, [key], super().delete, key):
             raise KeyError(key)
 
-    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
-        """See `Client.set_many`; if it fails all of it is lost."""
-        items = dict(check_mapping(values))
-        check_items(items, ttl, self._operations)
-        self._write(None, list(items), super().set_many, items, ttl)
+    def _run_or_lose(self, operation: Operation) -> Any:
+        try:
+            return self._run(operation)
+        except ServerError as error:
+            (instead,) = losses([operation], [error], self._outage)
+            if instead is error:
+                raise
+            return instead
+
+    def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
+        try:
+            return self._set_by(operations, key, value, ttl)
+        except ServerError as error:
+            self._outage.lose_write(error, [operations.key(key)])
+            return LOST_SET
+
+    def _store_many(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        values: Mapping[Any, Value],
+        ttl: TTL,
+    ) -> None:
+        items = {key: values[name] for key, name in names.items()}
+        check_items(names, items, ttl, operations)
+        try:
+            super()._store_many(operations, names, values, ttl)
+        except ServerError as error:  # all of it is lost
+            self._outage.lose_write(error, list(items))
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`; returns 0 if it was lost."""

@@ -13,6 +13,7 @@ from kvserve.client.calls.operations import (
     TTL,
     AnyKey,
     Key,
+    Operation,
     Operations,
     check_mapping,
 )
@@ -82,6 +83,14 @@ class ManyKeys(Dispatcher):
                 self._run(operations.delete(key))
             raise
         return version
+
+    def _run_or_lose(self, operation: Operation) -> Any:
+        """As `_run`, for namespaces, as this client's own methods treat errors."""
+        return self._run(operation)
+
+    def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
+        """As `_set_by`, for namespaces, as this client's own methods treat errors."""
+        return self._set_by(operations, key, value, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """Removes many keys; returns how many were there.

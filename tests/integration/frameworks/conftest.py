@@ -13,8 +13,11 @@ from kvserve.integrations.shared import close_clients
 
 @pytest.fixture(scope="module")
 def served(make_module_server: StartServer) -> Iterator[Server]:
-    """A server that the module's tests share, each with a namespace of its own."""
-    yield make_module_server()
+    """A server that the module's tests share, each with a namespace of its own.
+
+    It has a default ttl, which no adapter may take for its own default.
+    """
+    yield make_module_server("--default-ttl", "7200")
     close_clients()
 
 

@@ -100,6 +100,22 @@ def test_one_process_of_all_creates_a_value(served: Server, namespace: str) -> N
     assert created.value == 1
 
 
+def test_a_lock_may_be_given_back_by_another_thread(served: Server, namespace: str) -> None:
+    """As dogpile's asynchronous creators do; meanwhile nobody else has it."""
+    place = {"name": served.name, "namespace": namespace, "timeout": 20, "lock_timeout": 5}
+    mutex, other = (KvserveBackend(place).get_mutex("k") for _ in range(2))
+    assert mutex is not None
+    assert other is not None
+    assert mutex.acquire()
+    assert (other.acquire(False), other.locked()) == (False, True)
+    thread = threading.Thread(target=mutex.release)
+    thread.start()
+    thread.join()
+    assert not other.locked()
+    assert other.acquire(False)
+    other.release()
+
+
 def test_records_end_after_their_time(served: Server, namespace: str) -> None:
     backend = KvserveBackend(
         {"name": served.name, "namespace": namespace, "kvserve_expiration_time": 100}
