@@ -1,4 +1,4 @@
-"""The options of an adapter that a framework's URL carries: kvserve://NAME?timeout=0.5&start=true."""
+"""The options that a framework's URL carries: kvserve://NAME?timeout=0.5&start=true."""
 
 from __future__ import annotations
 
