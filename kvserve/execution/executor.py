@@ -173,7 +173,9 @@ class Executor:
             raise ValueTooLarge(
                 f"a value of {len(payload)} bytes; at most {self._value_bytes_max} are allowed now"
             )
-        if codec_id != codec.BYTES:
+        if codec_id & codec.TAGGED:
+            _check_codec(codec_id & ~codec.TAGGED, codec.without_tags(payload))
+        elif codec_id != codec.BYTES:
             _check_codec(codec_id, payload)
 
     def life_ms(self, ttl_ms: int) -> int:
@@ -214,11 +216,11 @@ def _check_codec(codec_id: int, payload: bytes) -> None:
     elif codec_id == codec.COUNTER:
         if len(payload) != codec.COUNTER_BYTES:
             raise InvalidValue(f"a counter of {len(payload)} bytes")
-    elif codec_id != codec.MSGPACK:
+    elif codec_id not in (codec.MSGPACK, codec.BYTES):
         raise InvalidValue(
             f"no codec has number {codec_id}; the client may be newer than its server"
         )
-    elif not codec.is_readable(codec_id, payload):
+    elif codec_id == codec.MSGPACK and not codec.is_readable(codec_id, payload):
         raise InvalidValue(f"{len(payload)} bytes that are no value of codec {codec_id}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kvserve import native
 from kvserve.errors import InvalidValue, UnreadableValue
-from kvserve.limits import COUNTER_MAX, COUNTER_MIN
+from kvserve.limits import COUNTER_MAX, COUNTER_MIN, TAGS_MAX
 
 native.load("kvserve.protocol._values")
 
@@ -21,6 +21,12 @@ BYTES: Final = 0
 TEXT: Final = 1  # UTF-8
 COUNTER: Final = 2  # int: a signed 64-bit little-endian cell that incr changes in place
 MSGPACK: Final = 3  # None, bool, float, list, tuple, dict, datetime, int beyond a counter's range
+
+# Added to a codec's number where a value is stored: the payload begins with tags. See kv_tag in
+# table/core/layout.h.
+TAGGED: Final = 0x100
+_TAGS_HEAD_BYTES = 8
+_TAG_BYTES = 16
 
 Value = Any  # what the codecs carry; narrower types would reject valid dicts (dict is invariant)
 
@@ -64,6 +70,23 @@ def encode(value: Value) -> tuple[int, bytes]:
         except (ValueError, BufferError) as error:
             raise InvalidValue(f"this {kind.__name__} cannot be read: {error}") from None
     return MSGPACK, _values.pack(value)
+
+
+def without_tags(payload: bytes) -> bytes:
+    """The payload behind the tags that it begins with.
+
+    Raises:
+        InvalidValue: it does not begin with tags.
+
+    Example:
+        >>> without_tags((1).to_bytes(8, "little") + 16 * b"t" + b"payload")
+        b'payload'
+    """
+    count = int.from_bytes(payload[:_TAGS_HEAD_BYTES], "little")
+    end = _TAGS_HEAD_BYTES + count * _TAG_BYTES
+    if not 1 <= count <= TAGS_MAX or len(payload) < end:
+        raise InvalidValue(f"a value of {len(payload)} bytes, {count} tags among them")
+    return payload[end:]
 
 
 def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:

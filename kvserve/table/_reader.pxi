@@ -73,6 +73,12 @@ cdef class Reader(Attached):
                 return _miss
             if status == KV_CONTENDED:
                 return _ask_worker
+            if view.flags & KV_FLAG_TAGGED:
+                status = kv_view_tags(&self.t, view)
+                if status == KV_MISSING:
+                    return _miss
+                if status == KV_CONTENDED:
+                    continue
             if view.value_bytes > STACK_BYTES and not kv_view_intact(view):
                 continue  # its length may be anything: do not allocate that
             if view.codec == KV_CODEC_COUNTER:
@@ -292,6 +298,12 @@ cdef class Reader(Attached):
                 return miss
             if status == KV_CONTENDED:
                 return _ask_worker
+            if view.flags & KV_FLAG_TAGGED:
+                status = kv_view_tags(&self.t, &view)
+                if status == KV_MISSING:
+                    return miss
+                if status == KV_CONTENDED:
+                    continue
             if not kv_view_intact(&view):
                 continue
             if kv_view_flushed(&self.t, k.shard, &view):
@@ -335,6 +347,8 @@ cdef class Reader(Attached):
                 if kv_view_flushed(&self.t, shard, &view):
                     continue
                 if view.expiry_ms != 0 and view.expiry_ms <= now:
+                    continue
+                if view.flags & KV_FLAG_TAGGED and kv_view_tags(&self.t, &view) == KV_MISSING:
                     continue
                 if key.startswith(prefix):
                     keys.append(key.decode() if view.flags & KV_FLAG_TEXT_KEY else key)

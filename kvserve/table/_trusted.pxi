@@ -115,20 +115,28 @@ cdef class TrustedWriter(Reader):
         except LeaseLost:  # `ready` gets another one, or raises why there is none
             return self.store(key, value, ttl, condition, expected)
 
-    def set(self, key, value, ttl=None):
+    def set(self, key, value, ttl=None, *, tags=None):
         """See `Client.set`."""
+        if tags is not None:
+            return self._store_tagged("set", tags, key, value, ttl)
         return self.store(key, value, ttl, KV_SET, 0)
 
-    def add(self, key, value, ttl=None):
+    def add(self, key, value, ttl=None, *, tags=None):
         """See `Client.add`."""
+        if tags is not None:
+            return self._store_tagged("add", tags, key, value, ttl)
         return self.store(key, value, ttl, KV_ADD, 0) != 0
 
-    def replace(self, key, value, ttl=None):
+    def replace(self, key, value, ttl=None, *, tags=None):
         """See `Client.replace`."""
+        if tags is not None:
+            return self._store_tagged("replace", tags, key, value, ttl)
         return self.store(key, value, ttl, KV_REPLACE, 0) != 0
 
-    def cas(self, key, value, version, ttl=None):
+    def cas(self, key, value, version, ttl=None, *, tags=None):
         """See `Client.cas`."""
+        if tags is not None:
+            return self._store_tagged("cas", tags, key, value, version, ttl)
         return self.store(key, value, ttl, KV_CAS, self._check_version(version)) != 0
 
     def delete(self, key, version=None):

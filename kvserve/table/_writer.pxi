@@ -139,7 +139,10 @@ cdef class Writer(Owner):
         kv_retire(<uint8_t *>self.table_view.buf)
 
     def read(self, key):
-        """(codec, payload, version) of a key, or None on a miss. Counts as a read of the key."""
+        """(codec, payload, version) of a key, or None on a miss. Counts as a read of the key.
+
+        Of a value with tags, (codec, payload, version, True).
+        """
         cdef kv_key k
         cdef kv_view view
         cdef int retries
@@ -161,6 +164,13 @@ cdef class Writer(Owner):
                 break
             if status == KV_CONTENDED or not kv_view_intact(&view):
                 continue
+            if view.flags & KV_FLAG_TAGGED:
+                status = kv_view_tags(&self.t, &view)
+                if status == KV_CONTENDED and not locked:
+                    continue
+                if status != KV_DONE:
+                    payload = None
+                    break
             if view.codec == KV_CODEC_COUNTER and not locked:
                 self.lock(k.shard)
                 locked = True
@@ -183,6 +193,8 @@ cdef class Writer(Owner):
             return None
         kv_view_touch(&self.t, &view)
         kv_count_read(&self.t, True)
+        if view.flags & KV_FLAG_TAGGED:
+            return view.codec, payload, view.cas, True
         return view.codec, payload, view.cas
 
     cdef uint64_t put(self, const kv_key *k, kv_value *v, uint64_t ttl_ms, kv_condition condition,

@@ -26,6 +26,7 @@ from kvserve.client.calls.operations import (
     Key,
     Operation,
     Operations,
+    Tags,
     check_mapping,
     from_ttl_ms,
     to_ttl_ms,
@@ -33,7 +34,8 @@ from kvserve.client.calls.operations import (
 from kvserve.client.feed import open_watcher, patience_of
 from kvserve.client.follower import Ending, TableFollower
 from kvserve.client.options import Options
-from kvserve.client.pipeline import AsyncPipeline
+from kvserve.client.pipeline import AsyncPipeline, first_error
+from kvserve.client.recipes import tags as tagging
 from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.errors import InvalidArgument, KvserveError, WrongWorker
 from kvserve.live.feed import Event, Pace, Since, Watcher
@@ -136,21 +138,46 @@ class AsyncClient(AsyncNamespaces):
             return pair
         return found
 
-    async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    async def set(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> int:
         """See `Client.set`."""
+        if tags is not None:
+            return int(await self._store_tagged("set", tags, key, value, ttl))
         version: int = await self._run(self._operations.set(key, value, ttl))
         return version
 
-    async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    async def _store_tagged(self, name: str, tags: Tags, *arguments: Any) -> Any:
+        return await tagging.store(driver_of(self), name, tags, *arguments)
+
+    async def add(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> bool:
         """See `Client.add`."""
+        if tags is not None:
+            return bool(await self._store_tagged("add", tags, key, value, ttl))
         return bool(await self._run(self._operations.add(key, value, ttl)))
 
-    async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
+    async def replace(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> bool:
+        """See `Client.replace`. Ttl and tags of the old value are dropped."""
+        if tags is not None:
+            return bool(await self._store_tagged("replace", tags, key, value, ttl))
         return bool(await self._run(self._operations.replace(key, value, ttl)))
 
-    async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
+    async def cas(
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        tags: Tags | None = None,
+    ) -> bool:
+        """See `Client.cas`. Ttl and tags of the old value are dropped."""
+        if tags is not None:
+            return bool(await self._store_tagged("cas", tags, key, value, version, ttl))
         return bool(await self._run(self._operations.cas(key, value, version, ttl)))
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
@@ -194,14 +221,25 @@ class AsyncClient(AsyncNamespaces):
             found |= gets.found
         return found
 
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    async def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
         workers = self._workers
         items = check_mapping(values)
+        if tags is not None:
+            await self._set_many_tagged(items, ttl, tags)
+            return
         by_worker = self._reader._split(items, await workers.count())
         encode, ttl_ms = self._operations.encode, to_ttl_ms(ttl)
         sets = SetMany(by_worker, items, encode, ttl_ms, workers.frame_bytes_max)
         await self._run_calls(sets)
+
+    async def _set_many_tagged(self, items: Mapping[Key, Value], ttl: TTL, tags: Tags) -> None:
+        marks = await tagging.marks_of(driver_of(self), tagging.tag_keys((), tags))
+        make = self._operations.set
+        operations = [make(key, items[key], ttl, marks=marks) for key in items]
+        first_error(await self._run_batch(operations))
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -13,7 +13,15 @@ from typing import Any
 
 from kvserve.client.aio.client import AsyncClient
 from kvserve.client.calls.call import raise_combined
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping, to_ttl_ms
+from kvserve.client.calls.operations import (
+    TTL,
+    AnyKey,
+    Key,
+    Operation,
+    Tags,
+    check_mapping,
+    to_ttl_ms,
+)
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.options import Options
 from kvserve.client.writer.executor import DirectTable
@@ -97,8 +105,13 @@ class AsyncDirectClient(AsyncClient):
                     found[key] = value
         return found
 
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    async def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
+        if tags is not None:
+            await self._set_many_tagged(check_mapping(values), ttl, tags)
+            return
         items = check_mapping(values).items()
         to_ttl_ms(ttl)  # also if there is nothing to store
         await self._run_all([self._operations.set(key, value, ttl) for key, value in items])

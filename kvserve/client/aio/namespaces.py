@@ -8,11 +8,12 @@ from typing import Any
 
 from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.recipes import AsyncRecipes
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags, check_mapping
 from kvserve.client.contract import AsyncCache
 from kvserve.client.pipeline import AsyncPipeline
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
+from kvserve.client.recipes.tags import TagKeys, tag_keys
 from kvserve.protocol.codec import Value
 from kvserve.table._core import AskWorker, NamespaceReader, check_key, check_keys
 
@@ -65,6 +66,9 @@ class AsyncNamespace(AsyncNamespaces):
         check_key(key)
         return key_layout.joined(await self._prefix(), key)
 
+    def _tags_of(self, tags: Tags | None) -> TagKeys | None:
+        return None if tags is None else tag_keys(self._path, tags)
+
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         return await self._client._run_batch(moved(operations, await self._prefix()))
 
@@ -83,21 +87,43 @@ class AsyncNamespace(AsyncNamespaces):
         """See `Client.gets`."""
         return await self._client.gets(await self._full_key(key), default)
 
-    async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    async def set(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> int:
         """See `Client.set`."""
-        return await self._client.set(await self._full_key(key), value, ttl)
+        return await self._client.set(
+            await self._full_key(key), value, ttl, tags=self._tags_of(tags)
+        )
 
-    async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    async def add(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> bool:
         """See `Client.add`."""
-        return await self._client.add(await self._full_key(key), value, ttl)
+        return await self._client.add(
+            await self._full_key(key), value, ttl, tags=self._tags_of(tags)
+        )
 
-    async def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return await self._client.replace(await self._full_key(key), value, ttl)
+    async def replace(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> bool:
+        """See `Client.replace`. Ttl and tags of the old value are dropped."""
+        return await self._client.replace(
+            await self._full_key(key), value, ttl, tags=self._tags_of(tags)
+        )
 
-    async def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return await self._client.cas(await self._full_key(key), value, version, ttl)
+    async def cas(
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        tags: Tags | None = None,
+    ) -> bool:
+        """See `Client.cas`. Ttl and tags of the old value are dropped."""
+        return await self._client.cas(
+            await self._full_key(key), value, version, ttl, tags=self._tags_of(tags)
+        )
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -136,13 +162,17 @@ class AsyncNamespace(AsyncNamespaces):
             found |= {own[key]: value for key, value in rest.items()}
         return found
 
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    async def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
         prefix = await self._prefix()
         items = check_mapping(values)
         keys = key_layout.checked(items)
         await self._client.set_many(
-            {key_layout.joined(prefix, key): items[key] for key in keys}, ttl
+            {key_layout.joined(prefix, key): items[key] for key in keys},
+            ttl,
+            tags=self._tags_of(tags),
         )
 
     async def delete_many(self, keys: Iterable[Key]) -> int:

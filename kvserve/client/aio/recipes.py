@@ -9,11 +9,17 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from kvserve.client._scopes import vouched_async, with_value_async
 from kvserve.client.aio.locks import AsyncLimiter, AsyncLock, driver_of, keep_in_task
-from kvserve.client.calls.operations import TTL, Key
+from kvserve.client.calls.operations import TTL, Key, Tags
 from kvserve.client.contract import AsyncCache
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
-from kvserve.client.recipes.memoize import CallKeys, Memoized, is_function, with_attributes
+from kvserve.client.recipes.memoize import (
+    CallKeys,
+    Memoized,
+    TagsOfCalls,
+    is_function,
+    with_attributes,
+)
 from kvserve.client.recipes.single_flight import (
     CLAIM_SECONDS_DEFAULT,
     MISSING,
@@ -24,6 +30,7 @@ from kvserve.client.recipes.single_flight import (
     seek,
     with_flight,
 )
+from kvserve.client.recipes.tags import invalidate, tag_keys
 from kvserve.errors import InvalidArgument, UnreadableValue
 
 P = ParamSpec("P")
@@ -57,9 +64,11 @@ class AsyncRecipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | None = None,
     ) -> Any:
         """See `Client.get_or_set`. The factory may be a coroutine function."""
-        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        own_tags = tag_keys(self._path, () if tags is None else tags)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error, own_tags)
         return await get_or_set(self._root, await self._full_key(key), factory, terms)
 
     @overload
@@ -76,6 +85,7 @@ class AsyncRecipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | Callable[..., Tags] | None = None,
     ) -> Callable[[Callable[P, Awaitable[R]]], Memoized[P, Awaitable[R]]]: ...
 
     def memoize(
@@ -88,16 +98,22 @@ class AsyncRecipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | Callable[..., Tags] | None = None,
     ) -> Any:
         """See `Client.memoize`. Decorates coroutine functions; `invalidate` is a coroutine."""
         function = ttl if is_function(ttl) else None
         ttl = None if function else ttl
-        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        tags_of = TagsOfCalls(self._path, tags)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error, tags_of.of_all)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Memoized[P, Awaitable[R]]:
-            return memoize(self, function, CallKeys(function, key, typed=typed), terms)
+            return memoize(self, function, CallKeys(function, key, typed=typed), terms, tags_of)
 
         return decorate if function is None else decorate(function)
+
+    async def invalidate_tag(self, tag: str) -> None:
+        """See `Client.invalidate_tag`."""
+        await invalidate(driver_of(self._root), self._path, tag)
 
     def lock(
         self,
@@ -140,6 +156,7 @@ async def get_or_set(
         return value
     try:
         keep_in_task(flight.claim, flight.driver, flight.keep_until_ms)
+        await flight.read_tags()
         value = await with_value_async(*with_flight(flight), vouched_async, flight.claim, factory)
     except BaseException as error:
         await flight.abandon()
@@ -152,7 +169,11 @@ async def get_or_set(
 
 
 def memoize(
-    owner: AsyncRecipes, function: Callable[P, Awaitable[Any]], keys: CallKeys, terms: Terms
+    owner: AsyncRecipes,
+    function: Callable[P, Awaitable[Any]],
+    keys: CallKeys,
+    terms: Terms,
+    tags_of: TagsOfCalls,
 ) -> Memoized[P, Awaitable[Any]]:
     """The asyncio version; see `Recipes.memoize`."""
     if not inspect.iscoroutinefunction(function):
@@ -165,7 +186,7 @@ def memoize(
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         key = await owner._full_key(keys(*args, **kwargs))
         compute = functools.partial(function, *args, **kwargs)
-        return await get_or_set(owner._root, key, compute, terms)
+        return await get_or_set(owner._root, key, compute, tags_of.in_terms(terms, args, kwargs))
 
     async def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
         key = await owner._full_key(keys(*args, **kwargs))

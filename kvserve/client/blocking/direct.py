@@ -22,6 +22,7 @@ from kvserve.client.calls.operations import (
     AnyKey,
     Key,
     Operation,
+    Tags,
     check_mapping,
     to_ttl_ms,
 )
@@ -119,8 +120,13 @@ class DirectClient(TrustedWriter, Client):
         if not self._table.is_current:
             self._join_writers()
 
-    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
+        if tags is not None:
+            self._set_many_tagged(check_mapping(values), ttl, tags)
+            return
         stopped = self._set_all(dict(check_mapping(values)), ttl)
         if stopped is not None:
             error, done = stopped

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kvserve.client.blocking.recipes import Recipes
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags, check_mapping
 from kvserve.client.contract import Cache
 from kvserve.client.mapping import MappingMethods
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import NamespacePath, begin, moved, new_generation
+from kvserve.client.recipes.tags import TagKeys, tag_keys
 from kvserve.protocol.codec import Value
 from kvserve.table._core import NamespaceReader, check_key, check_keys
 
@@ -83,6 +84,9 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         check_key(key)
         return key_layout.joined(self._prefix(), key)
 
+    def _tags_of(self, tags: Tags | None) -> TagKeys | None:
+        return None if tags is None else tag_keys(self._path, tags)
+
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         return self._client._run_batch(moved(operations, self._prefix()))
 
@@ -104,21 +108,29 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         """See `Client.gets`."""
         return self._client.gets(self._full_key(key), default)
 
-    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    def set(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> int:
         """See `Client.set`."""
-        return self._client.set(self._full_key(key), value, ttl)
+        return self._client.set(self._full_key(key), value, ttl, tags=self._tags_of(tags))
 
-    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    def add(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> bool:
         """See `Client.add`."""
-        return self._client.add(self._full_key(key), value, ttl)
+        return self._client.add(self._full_key(key), value, ttl, tags=self._tags_of(tags))
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None) -> bool:
-        """See `Client.replace`. Without a ttl, that of the old value is dropped."""
-        return self._client.replace(self._full_key(key), value, ttl)
+    def replace(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> bool:
+        """See `Client.replace`. Ttl and tags of the old value are dropped."""
+        return self._client.replace(self._full_key(key), value, ttl, tags=self._tags_of(tags))
 
-    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> bool:
-        """See `Client.cas`. Without a ttl, that of the old value is dropped."""
-        return self._client.cas(self._full_key(key), value, version, ttl)
+    def cas(
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        tags: Tags | None = None,
+    ) -> bool:
+        """See `Client.cas`. Ttl and tags of the old value are dropped."""
+        return self._client.cas(self._full_key(key), value, version, ttl, tags=self._tags_of(tags))
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -157,12 +169,15 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
             found |= {own[key]: value for key, value in rest.items()}
         return found
 
-    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
         prefix = self._prefix()
         items = check_mapping(values)
         keys = key_layout.checked(items)
-        self._client.set_many({key_layout.joined(prefix, key): items[key] for key in keys}, ttl)
+        own = {key_layout.joined(prefix, key): items[key] for key in keys}
+        self._client.set_many(own, ttl, tags=self._tags_of(tags))
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from kvserve import limits
@@ -28,6 +28,7 @@ from kvserve.protocol.messages import STATUS_DONE
 Key = str | bytes
 AnyKey = TypeVar("AnyKey", bound=Key)  # a dict[bytes, X] is no Mapping[Key, X]
 TTL = float | datetime.timedelta | None
+Tags = Iterable[str]
 
 
 class Operation(NamedTuple):
@@ -110,12 +111,17 @@ class Operations:
     def ttl(self, key: Key) -> Operation:
         return Operation(commands.TTL, (key,), from_ttl_ms)
 
-    def set(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.SET, self.stored(key, value, ttl), int)
+    def set(self, key: Key, value: Value, ttl: TTL = None, *, marks: bytes = b"") -> Operation:
+        arguments = self.stored(key, value, ttl, marks)
+        return Operation(commands.SET, arguments, int)
 
-    def stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
-        """The arguments of a command that stores a value."""
+    def stored(
+        self, key: Key, value: Value, ttl: TTL, marks: bytes = b""
+    ) -> tuple[Key, int, bytes, int]:
+        """The arguments of a command that stores a value, which begins with its tags' marks."""
         codec_id, payload = codec.encode(value)
+        if marks:
+            codec_id, payload = codec_id | codec.TAGGED, marks + payload
         if len(payload) > self.value_bytes_max:
             raise self._too_large(payload)
         return key, codec_id, payload, 0 if ttl is None else to_ttl_ms(ttl)
@@ -132,14 +138,18 @@ class Operations:
             f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
         )
 
-    def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.ADD, self.stored(key, value, ttl), bool)
+    def add(self, key: Key, value: Value, ttl: TTL = None, *, marks: bytes = b"") -> Operation:
+        arguments = self.stored(key, value, ttl, marks)
+        return Operation(commands.ADD, arguments, bool)
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        return Operation(commands.REPLACE, self.stored(key, value, ttl), bool)
+    def replace(self, key: Key, value: Value, ttl: TTL = None, *, marks: bytes = b"") -> Operation:
+        arguments = self.stored(key, value, ttl, marks)
+        return Operation(commands.REPLACE, arguments, bool)
 
-    def cas(self, key: Key, value: Value, version: int, ttl: TTL = None) -> Operation:
-        arguments = (*self.stored(key, value, ttl), check_version(version))
+    def cas(
+        self, key: Key, value: Value, version: int, ttl: TTL = None, *, marks: bytes = b""
+    ) -> Operation:
+        arguments = (*self.stored(key, value, ttl, marks), check_version(version))
         return Operation(commands.CAS, arguments, bool)
 
     def delete(self, key: Key, version: int | None = None) -> Operation:

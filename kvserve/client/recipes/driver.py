@@ -7,7 +7,7 @@ client's driver never suspends, so that `run_to_end` runs such a coroutine to it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from kvserve.client.calls.operations import Key, from_ttl_ms
@@ -45,6 +45,7 @@ class Driver:
         self.add = as_coroutine(client.add)
         self.cas = as_coroutine(client.cas)
         self.delete = as_coroutine(client.delete)
+        self._run = as_coroutine(client._run)
         self.sleep = sleep
         self.within = within
         self._client = client
@@ -65,6 +66,15 @@ class Driver:
     def timeout(self) -> float:
         """The client's: seconds for a request, or for several that serve one purpose."""
         return self._client._timeout_seconds
+
+    def mark(self, keys: Sequence[Key], generations: Sequence[int]) -> bytes:
+        """What a value begins with that has tags of these keys and generations."""
+        return self._client._reader._tags(keys, generations)
+
+    async def marked(self, name: str, marks: bytes, *arguments: Any) -> Any:
+        """Carries out one of the client's operations that store a value, with marks."""
+        make = getattr(self._client._operations, name)
+        return await self._run(make(*arguments, marks=marks))
 
     def is_seen(self, key: Key) -> bool:
         """Whether this process sees a key in shared memory. Asks no worker; counts as no read."""

@@ -6,6 +6,7 @@
     kvserve:fence:NAME                     its last fencing number         lock
     kvserve:fixed:NAME:ID                  a counter, for one window       limiter
     kvserve:sliding:NAME:ID                the times of the last hits      limiter(sliding=True)
+    kvserve:tag:NAME                       the generation of a tag         tags=
     kvserve:generation:NAME                the generation of a namespace   namespace
     NAME:GENERATION:KEY                    a user's key in a namespace     namespace
     NAME::NAME:GENERATIONS:KEY             in a namespace within another
@@ -31,6 +32,7 @@ from kvserve.table._core import check_key
 Key = str | bytes
 
 _HASHED = "#"
+_TAG = "kvserve:tag:"
 
 
 def flight_key(key: Key) -> Key:
@@ -65,6 +67,16 @@ def named(kind: str, path: Sequence[str], name: str) -> str:
 def named_by_parts(kind: str, parts: Sequence[str]) -> str:
     """As `named`, for names that are quoted already."""
     return str(_fitting(f"kvserve:{kind}:", ":".join(parts)))
+
+
+def is_tag(key: Key) -> bool:
+    """Whether the record of a tag has this key.
+
+    Example:
+        >>> is_tag("kvserve:tag:user"), is_tag(b"kvserve:tag:user"), is_tag("user")
+        (True, True, False)
+    """
+    return key.startswith(_TAG) if isinstance(key, str) else key.startswith(_TAG.encode())
 
 
 def quoted(name: str) -> str:
