@@ -30,7 +30,7 @@ from kvserve.client.recipes.single_flight import (
     seek,
     with_flight,
 )
-from kvserve.client.recipes.tags import invalidate, tag_keys
+from kvserve.client.recipes.tags import NO_TAGS, invalidate, tag_keys
 from kvserve.errors import InvalidArgument, UnreadableValue
 
 P = ParamSpec("P")
@@ -67,7 +67,7 @@ class AsyncRecipes:
         tags: Tags | None = None,
     ) -> Any:
         """See `Client.get_or_set`. The factory may be a coroutine function."""
-        own_tags = tag_keys(self._path, () if tags is None else tags)
+        own_tags = NO_TAGS if tags is None else tag_keys(self._path, tags)
         terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error, own_tags)
         return await get_or_set(self._root, await self._full_key(key), factory, terms)
 

@@ -188,14 +188,13 @@ static enum kv_status search_tag(const struct kv_table *t, const struct kv_tag *
             uint64_t entry = LOAD_ACQUIRE(bucket->entry[slot]);
             if (entry >> 48 != tag_of(tag->hash))
                 continue;
-            enum kv_status status = aim(t, shard, entry, view) ? look(view) : KV_CONTENDED;
-            if (status == KV_CONTENDED)
-                return KV_CONTENDED;
+            bool passed = !aim(t, shard, entry, view);
+            enum kv_status status = passed ? KV_CONTENDED : look(view);
             bool held = status == KV_DONE && view->codec == KV_CODEC_COUNTER &&
                         !(view->flags & (KV_FLAG_EXPIRY | KV_FLAG_TAGGED)) &&
                         (uint64_t)kv_view_counter(view) == tag->generation &&
                         !kv_view_flushed(t, shard, view);
-            if (!kv_view_intact(view))
+            if (status == KV_CONTENDED || !kv_view_intact(view))
                 return KV_CONTENDED;
             if (held) {
                 view->hint = hint_at(t, shard, number, slot);
