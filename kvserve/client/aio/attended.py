@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from kvserve import names as naming
@@ -14,7 +15,7 @@ from kvserve.client.absent.arrival import Arrival
 from kvserve.client.absent.kinds import Kind, kind_of, kind_of_all
 from kvserve.client.absent.patience import pauses
 from kvserve.client.aio.client import AsyncClient
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags
 from kvserve.client.options import Options
 from kvserve.errors import ServerUnavailable
 from kvserve.protocol import commands
@@ -77,9 +78,12 @@ class AttendedAsyncClient(AsyncClient):
         misses = [each.interpret(None) for each in operations] if kind is Kind.READ else []
         return await self._attended(kind, misses, super()._run_batch, operations)
 
-    async def set_many(self, values: Mapping[AnyKey, Any], ttl: TTL = None) -> None:
+    async def set_many(
+        self, values: Mapping[AnyKey, Any], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
-        await self._attended(Kind.WRITE, None, super().set_many, values, ttl)
+        set_many = partial(super().set_many, tags=tags)
+        await self._attended(Kind.WRITE, None, set_many, values, ttl)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

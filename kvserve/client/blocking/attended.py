@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from kvserve.client.absent.arrival import Arrival
 from kvserve.client.absent.kinds import Kind, kind_of, kind_of_all
 from kvserve.client.absent.patience import pauses
 from kvserve.client.blocking.client import Client
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags
 from kvserve.client.options import Options
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
@@ -91,9 +92,12 @@ class AttendedClient(Client):
         misses = [each.interpret(None) for each in operations] if kind is Kind.READ else []
         return self._attended(kind, misses, super()._run_batch, operations)
 
-    def set_many(self, values: Mapping[AnyKey, Any], ttl: TTL = None) -> None:
+    def set_many(
+        self, values: Mapping[AnyKey, Any], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
-        self._attended(Kind.WRITE, None, super().set_many, values, ttl)
+        set_many = partial(super().set_many, tags=tags)
+        self._attended(Kind.WRITE, None, set_many, values, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""
