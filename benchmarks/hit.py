@@ -1,7 +1,8 @@
 """Goal 1: what does a hit cost, read from shared memory, beside `dict.get` and py-lmdb's get?
 
 A 12-byte key, a 100-byte value, 10,000 items, the same loop for all; the loop is in the figures.
-A hit in a namespace is compared with a plain one: one key, and 10,000 in turn.
+A hit in a namespace, and one of a value with tags, are compared with a plain one: one key, and
+10,000 in turn.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.peers import enter, package
 from benchmarks.report import Goal, Report, Table
 
 ITEMS = 10_000
+TAGS = 3
 KEY = b"key:00000001"
 VALUE = b"x" * 100
 TTL_SECONDS = 3_600
@@ -90,6 +92,34 @@ def add_namespaces(answer: Report, cache: kvserve.Client, effort: Effort) -> Non
     answer.tables.append(Table("one get in a namespace", ["", "ns", "/ plain"], rows))
 
 
+def tag_turns(cache: kvserve.Client, seconds: float) -> dict[str, Turn]:
+    """Hits of values with so many tags; of many keys, each has tags of its own."""
+    turns = {}
+    for count in range(TAGS + 1):
+        keys = [b"t%03d%08d" % (count, number) for number in range(ITEMS)]
+        for number, key in enumerate(keys):
+            cache.set(key, VALUE.decode(), tags=[f"{number}:{tag}" for tag in range(count)])
+        assert cache.get(keys[0]) == cache.get(keys[-1]) == VALUE.decode()
+        turns[f"{count} tags: 1 key"] = loop_turn(loop(cache.get, keys[0]), seconds)
+        turns[f"{count} tags: {ITEMS} keys"] = loop_turn(loop_over(cache.get, keys), seconds)
+    return turns
+
+
+def add_tags(answer: Report, cache: kvserve.Client, effort: Effort) -> None:
+    """What a hit of a value with tags costs beside one without."""
+    turns = tag_turns(cache, effort.round_seconds)
+    rounds = alternate(turns, effort.rounds, "hit with tags")
+    rows: list[list[Any]] = []
+    for turn in turns:
+        count, _, what = turn.partition(" tags: ")
+        ratio = rounds.ratio(turn, f"0 tags: {what}", "ns")
+        rows.append([turn, rounds.median(turn, "ns"), ratio.median])
+        if count != "0":
+            text = f"get of a hit with {count} tags, {what} / without"
+            answer.goals.append(Goal(1, text, ratio, 1.0 + int(count)))
+    answer.tables.append(Table("one get of a value with tags", ["", "ns", "/ without"], rows))
+
+
 def items() -> dict[bytes, bytes]:
     return {b"key:%08d" % number: VALUE for number in range(ITEMS)}
 
@@ -131,6 +161,7 @@ def measure(effort: Effort) -> Report:
             turns["py-lmdb, its own read transaction"] = loop_turn(loop(get, KEY), seconds)
         rounds = alternate(turns, effort.rounds, "hit")
         add_namespaces(answer, cache, effort)
+        add_tags(answer, cache, effort)
     for kind in ("bytes", "bytes with a ttl"):
         ours = f"cache.get: {kind}"
         to_dict = rounds.ratio(ours, "dict.get", "ns")

@@ -167,20 +167,24 @@ class Executor:
 
     def check_value(self, codec_id: int, payload: bytes) -> None:
         """Raises ValueTooLarge or InvalidValue for what may not be stored now."""
+        tags = 0  # bytes
+        if codec_id & codec.TAGGED:
+            tags = codec.tags_bytes(payload)
+            codec_id, payload = codec_id & ~codec.TAGGED, payload[tags:]
         if codec_id >= codec.COMPRESSED:
-            codec_id, payload = self._plain(codec_id, payload)
-        if len(payload) > self._value_bytes_max:
-            raise self._too_large(len(payload))
+            codec_id, payload = self._plain(codec_id, payload, tags)
+        if len(payload) + tags > self._value_bytes_max:
+            raise self._too_large(len(payload) + tags)
         if codec_id != codec.BYTES:
             _check_codec(codec_id, payload)
 
     def _life_or_kept_ms(self, ttl_ms: int) -> int:
         return ttl_ms if ttl_ms == limits.LIFE_MS_KEPT else self.life_ms(ttl_ms)
 
-    def _plain(self, codec_id: int, payload: bytes) -> tuple[int, bytes]:
+    def _plain(self, codec_id: int, payload: bytes, tags: int) -> tuple[int, bytes]:
         """A compressed payload as it was; not made if it would be too large."""
         try:
-            size = codec.plain_bytes(codec_id, payload)
+            size = codec.plain_bytes(codec_id, payload) + tags
             if size <= self._value_bytes_max:
                 return codec.plain(codec_id, payload)
         except ValueError as error:
@@ -234,7 +238,7 @@ def _check_codec(codec_id: int, payload: bytes) -> None:
         raise InvalidValue(
             f"no codec has number {codec_id}; the client may be newer than its server"
         )
-    elif not codec.is_readable(codec_id, payload):
+    elif codec_id == codec.MSGPACK and not codec.is_readable(codec_id, payload):
         raise InvalidValue(f"{len(payload)} bytes that are no value of codec {codec_id}")
 
 

@@ -33,7 +33,7 @@ def keys_of(code: int, arguments: tuple[Any, ...]) -> list[Key]:
 
 
 def read(
-    look: Callable[[Key], tuple[int, bytes, int] | None], keys: list[Key]
+    look: Callable[[Key], tuple[Any, ...] | None], keys: list[Key]
 ) -> Generator[None, None, tuple[bytes, list[bytes | None]]]:
     """Returns the codec and the payload of each key, None for a miss.
 
@@ -48,7 +48,7 @@ def read(
     payloads: list[bytes | None] = []
     left_bytes = limits.BATCH_REPLY_BYTES
     for index, key in enumerate(keys, 1):
-        codec_id, payload, _ = look(key) or _MISS
+        codec_id, payload, *_ = look(key) or _MISS
         codec_ids.append(codec_id)
         payloads.append(payload)
         if payload:

@@ -147,6 +147,8 @@ class KvserveCache(BaseCache):
     async def _raw(self, command: str, *args: Any, **kwargs: Any) -> Any:
         for of_aiocache in ("encoding", "_conn"):
             kwargs.pop(of_aiocache, None)
+        if command == "keys":  # as Redis calls it
+            return [key async for key in self._keys.scan(match=args[0] if args else None)]
         return await getattr(self._keys, command)(*args, **kwargs)
 
     async def _redlock_release(self, key: Any, value: Any) -> int:

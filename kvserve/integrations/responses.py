@@ -235,7 +235,7 @@ class ResponseCache:
                 key = joined(before.prefix, f"index:{place.page}")
                 await root.set(key, (names, made.for_everybody), max(ttl, INDEX_SECONDS))
             key = joined(before.prefix, _key(place.page, names, request))
-            await driver_of(root).marked("set", before.marks, key, tuple(made), ttl)
+            await driver_of(root).set_marked(before.marks, key, tuple(made), ttl)
         except KvserveError as error:
             LOG.debug("a response is not stored: %s", error)
 

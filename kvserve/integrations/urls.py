@@ -1,4 +1,4 @@
-"""The options of an adapter that a framework's URL carries: kvserve://NAME?timeout=0.5&start=true."""
+"""An adapter's options in a framework's URL: kvserve://NAME?timeout=0.5&start=true."""
 
 from __future__ import annotations
 

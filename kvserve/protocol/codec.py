@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from kvserve import native
 from kvserve.errors import InvalidValue, UnreadableValue
-from kvserve.limits import COUNTER_MAX, COUNTER_MIN
+from kvserve.limits import COUNTER_MAX, COUNTER_MIN, TAGS_MAX
 from kvserve.protocol import arrays, compression, own
 
 native.load("kvserve.protocol._values")
@@ -28,6 +28,12 @@ ARRAY: Final = 4  # arrays.py draws it
 
 # Beside the number of a codec: its payload is compressed, see kvserve/protocol/compression.py.
 COMPRESSED: Final = 0x80
+
+# Added to a codec's number where a value is stored: the payload begins with tags. See kv_tag in
+# table/core/layout.h.
+TAGGED: Final = 0x100
+_TAGS_HEAD_BYTES = 8
+_TAG_BYTES = 16
 
 Value = Any  # what the codecs carry; narrower types would reject valid dicts (dict is invariant)
 
@@ -105,6 +111,23 @@ def _encode_buffer(value: bytearray | memoryview) -> tuple[int, bytes]:
         raise
     except (ValueError, BufferError) as error:
         raise InvalidValue(f"this {type(value).__name__} cannot be read: {error}") from None
+
+
+def tags_bytes(payload: bytes) -> int:
+    """How many bytes of a payload are the tags that it begins with.
+
+    Raises:
+        InvalidValue: it does not begin with tags.
+
+    Example:
+        >>> tags_bytes((1).to_bytes(8, "little") + 16 * b"t" + b"payload")
+        24
+    """
+    count = int.from_bytes(payload[:_TAGS_HEAD_BYTES], "little")
+    end = _TAGS_HEAD_BYTES + count * _TAG_BYTES
+    if not 1 <= count <= TAGS_MAX or len(payload) < end:
+        raise InvalidValue(f"a value of {len(payload)} bytes, {count} tags among them")
+    return end
 
 
 def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:

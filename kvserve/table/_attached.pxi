@@ -96,6 +96,31 @@ cdef class Attached:
         as_key(&self.t, key, &k)
         return k.shard
 
+    def _tags(self, keys, generations):
+        """What a value with tags begins with in the table.
+
+        Args:
+            keys: those of the tags' records, at most `LAYOUT["tags_max"]`.
+            generations: what these records hold.
+
+        Raises:
+            InvalidArgument: there is a store behind the table, where tags are not written.
+        """
+        cdef kv_key k
+        cdef kv_tag tag
+        cdef list tags = [len(generations).to_bytes(KV_TAGS_HEAD_BYTES, "little")]
+        if self.attached and kv_read_mode(&self.t) & KV_MISSES_ASK_WORKER:
+            raise InvalidArgument(
+                "tags = ...: this server has a store behind its table, and a store keeps no tags; "
+                "use a namespace, or a server without a store"
+            )
+        for key, generation in zip(keys, generations):
+            as_key(&self.t, key, &k)
+            tag.hash = k.hash
+            tag.generation = <uint64_t><int64_t>generation
+            tags.append(PyBytes_FromStringAndSize(<const char *>&tag, sizeof(tag)))
+        return b"".join(tags)
+
     def _split(self, keys, uint32_t workers):
         """The keys in one list for each worker, in their order. Raises InvalidKey."""
         cdef kv_key k

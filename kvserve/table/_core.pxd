@@ -25,7 +25,8 @@ cdef extern from "core/layout.h" nogil:
         KV_GHOST_TAGS
         KV_READER_STRIPES
         KV_KEY_BYTES_MAX
-        KV_FLAG_TEXT_KEY, KV_FLAG_EXPIRY
+        KV_FLAG_TEXT_KEY, KV_FLAG_EXPIRY, KV_FLAG_TAGGED
+        KV_TAGS_MAX, KV_TAGS_HEAD_BYTES, KV_VALUE_TAGGED
         KV_CODEC_BYTES, KV_CODEC_TEXT, KV_CODEC_COUNTER
         KV_STATISTICS
         KV_SETS, KV_DELETES, KV_TOUCHES, KV_INCREMENTS, KV_EVICTIONS, KV_EXPIRATIONS
@@ -35,6 +36,8 @@ cdef extern from "core/layout.h" nogil:
         KV_MISSES_ASK_WORKER, KV_HITS_NEED_FRESHNESS
     struct kv_notes:
         pass
+    struct kv_tag:
+        uint64_t hash, generation
     struct kv_geometry:
         uint64_t table_bytes, hints_bytes, shard_bytes, small_capacity, main_capacity
         uint64_t largest_record, value_bytes_max, item_bytes
@@ -152,6 +155,7 @@ cdef extern from "core/table.h" nogil:
     void kv_locate(const kv_table *, kv_key *)
     void kv_hash_prefix(const kv_table *, const uint8_t *, uint32_t, kv_prefix_hash *)
     void kv_locate_behind(const kv_table *, const kv_prefix_hash *, kv_key *)
+    kv_status kv_view_tags(const kv_table *, const kv_view *)
     bint kv_note_place(const kv_table *, const kv_key *, const kv_view *, kv_place *)
     kv_status kv_find(const kv_table *, const kv_key *, kv_view *)
     void kv_prefetch_bucket(const kv_table *, const kv_key *, kv_view *)

@@ -49,6 +49,7 @@ from kvserve.limits import (
     LIFE_MS_KEPT as LIFE_KEPT,
     LOCK_WAIT_MS,
     SHARDS_MAX,
+    TAGS_MAX,
     TTL_MS_MAX,
     WORKERS_MAX,
     WRITERS_MAX,
@@ -77,6 +78,8 @@ assert WORKERS_MAX + WRITERS_MAX == KV_FEED_RINGS_MAX
 assert codec.BYTES == KV_CODEC_BYTES
 assert codec.TEXT == KV_CODEC_TEXT
 assert codec.COUNTER == KV_CODEC_COUNTER
+assert codec.TAGGED == KV_VALUE_TAGGED
+assert TAGS_MAX == KV_TAGS_MAX
 
 LAYOUT_VERSION = KV_LAYOUT_VERSION
 LAYOUT = {
@@ -92,6 +95,9 @@ LAYOUT = {
     "bucket_entries": KV_BUCKET_ENTRIES,
     "hints_a_bucket": KV_HINTS_A_BUCKET,
     "ghost_tags": KV_GHOST_TAGS,
+    "tags_max": KV_TAGS_MAX,
+    "tags_head_bytes": KV_TAGS_HEAD_BYTES,
+    "tag_bytes": sizeof(kv_tag),
 }
 
 

@@ -108,7 +108,7 @@ cdef class NamespaceReader:
                 return False
             if view.codec != KV_CODEC_TEXT or view.value_bytes != GENERATION_BYTES:
                 return False
-            if view.flags & KV_FLAG_EXPIRY:
+            if view.flags & (KV_FLAG_EXPIRY | KV_FLAG_TAGGED):
                 return False
             memcpy(generation, view.value, GENERATION_BYTES)
             for at in range(GENERATION_BYTES):

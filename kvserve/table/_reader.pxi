@@ -20,6 +20,7 @@ cdef class Reader(Scanner):
     def _use_values(self, encode, decode, as_is_bytes_max):
         """Makes values of payloads by `decode` from now on; see kvserve/client/values.py."""
         self.decode = decode
+
     def _set_fitting(self, fit):
         """Sets what replaces keys that may not fit."""
         self.fit = fit
@@ -90,6 +91,12 @@ cdef class Reader(Scanner):
                 return _miss
             if status == KV_CONTENDED:
                 return _ask_worker
+            if view.flags & KV_FLAG_TAGGED:
+                status = self.tags_held(view)
+                if status == KV_MISSING:
+                    return _miss
+                if status == KV_CONTENDED:
+                    continue
             if view.value_bytes > STACK_BYTES and not kv_view_intact(view):
                 continue  # its length may be anything: do not allocate that
             if view.codec == KV_CODEC_COUNTER:
@@ -361,6 +368,12 @@ cdef class Reader(Scanner):
                 return miss
             if status == KV_CONTENDED:
                 return _ask_worker
+            if view.flags & KV_FLAG_TAGGED:
+                status = self.tags_held(&view)
+                if status == KV_MISSING:
+                    return miss
+                if status == KV_CONTENDED:
+                    continue
             if not kv_view_intact(&view):
                 continue
             if kv_view_flushed(&self.t, k.shard, &view):

@@ -3,6 +3,14 @@
 cdef class Scanner(Attached):
     """Goes through an attached table, bucket by bucket."""
 
+    # Values with tags count as missing: one of them may have been invalidated, see absent/lost.py.
+    cdef public bint _hides_tagged
+
+    cdef inline kv_status tags_held(self, const kv_view *view) noexcept:
+        """Whether the tags of a value that has some are valid: KV_DONE, KV_MISSING, or
+        KV_CONTENDED, find it again."""
+        return KV_MISSING if self._hides_tagged else kv_view_tags(&self.t, view)
+
     def _scan(self, uint32_t shard, uint32_t bucket, bytes prefix not None):
         """Some keys of a shard that begin with a prefix.
 
@@ -43,6 +51,8 @@ cdef class Scanner(Attached):
                 if kv_view_flushed(&self.t, shard, &view):
                     continue
                 if view.expiry_ms != 0 and view.expiry_ms <= now:
+                    continue
+                if view.flags & KV_FLAG_TAGGED and self.tags_held(&view) == KV_MISSING:
                     continue
                 keys.append(key.decode() if view.flags & KV_FLAG_TEXT_KEY else key)
             bucket += 1

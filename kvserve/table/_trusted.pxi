@@ -149,8 +149,10 @@ cdef class TrustedWriter(Reader):
         """Leaves what is refused here to the client's operations, whose rules may take it."""
         self.has_rules = True
 
-    def set(self, key, value, ttl=None):
+    def set(self, key, value, ttl=None, *, tags=None):
         """See `Client.set`."""
+        if tags is not None:
+            return self._set_by(self._operations, key, value, ttl, self._marks(tags))
         try:
             return self.store(key, value, ttl, KV_SET, 0)
         except MisuseError:
@@ -158,8 +160,11 @@ cdef class TrustedWriter(Reader):
                 raise
         return self._set_by(self._operations, key, value, ttl)
 
-    def add(self, key, value, ttl=None):
+    def add(self, key, value, ttl=None, *, tags=None):
         """See `Client.add`."""
+        if tags is not None:
+            marks = self._marks(tags)
+            return self._run(self._operations.add(key, value, ttl, marks=marks))
         try:
             return self.store(key, value, ttl, KV_ADD, 0) != 0
         except MisuseError:
@@ -167,8 +172,12 @@ cdef class TrustedWriter(Reader):
                 raise
         return self._run(self._operations.add(key, value, ttl))
 
-    def replace(self, key, value, ttl=None, *, keep_ttl=False):
+    def replace(self, key, value, ttl=None, *, keep_ttl=False, tags=None):
         """See `Client.replace`."""
+        if tags is not None:
+            made = self._operations.replace(
+                key, value, ttl, keep_ttl=keep_ttl, marks=self._marks(tags))
+            return self._run(made)
         try:
             return self.store(key, value, ttl, KV_REPLACE, 0, keep_ttl) != 0
         except MisuseError:
@@ -176,8 +185,12 @@ cdef class TrustedWriter(Reader):
                 raise
         return self._run(self._operations.replace(key, value, ttl, keep_ttl=keep_ttl))
 
-    def cas(self, key, value, version, ttl=None, *, keep_ttl=False):
+    def cas(self, key, value, version, ttl=None, *, keep_ttl=False, tags=None):
         """See `Client.cas`."""
+        if tags is not None:
+            made = self._operations.cas(
+                key, value, version, ttl, keep_ttl=keep_ttl, marks=self._marks(tags))
+            return self._run(made)
         self._check_version(version)
         try:
             return self.store(key, value, ttl, KV_CAS, version, keep_ttl) != 0

@@ -139,10 +139,17 @@ cdef class Writer(Owner):
         kv_retire(<uint8_t *>self.table_view.buf)
 
     def read(self, key):
-        """(codec, payload, version) of a key, or None on a miss. Counts as a read of the key."""
+        """(codec, payload, version) of a key, or None on a miss. Counts as a read of the key.
+
+        Of a value with tags, (codec, payload, version, True).
+        """
         cdef kv_view view
         payload = self.read_payload(key, &view)
-        return None if payload is None else (view.codec, payload, view.cas)
+        if payload is None:
+            return None
+        if view.flags & KV_FLAG_TAGGED:
+            return view.codec, payload, view.cas, True
+        return view.codec, payload, view.cas
 
     def read_record(self, key):
         """As `read`, and fourth the milliseconds that the key has to live, 0 for ever."""
@@ -173,6 +180,13 @@ cdef class Writer(Owner):
                 break
             if status == KV_CONTENDED or not kv_view_intact(view):
                 continue
+            if view.flags & KV_FLAG_TAGGED:
+                status = kv_view_tags(&self.t, view)
+                if status == KV_CONTENDED and not locked:
+                    continue
+                if status != KV_DONE:
+                    payload = None
+                    break
             if view.codec == KV_CODEC_COUNTER and not locked:
                 self.lock(k.shard)
                 locked = True

@@ -101,8 +101,10 @@ static void damage(struct small_table *s, struct input *input) {
 }
 
 /* As the Python face copies: what is not intact was overtaken, and is looked for again. */
-static uint64_t copy_view(const struct kv_view *view) {
+static uint64_t copy_view(const struct kv_table *t, const struct kv_view *view) {
     uint64_t sum = fnv(view->key, view->key_bytes);
+    if (view->flags & KV_FLAG_TAGGED)
+        sum += (uint64_t)kv_view_tags(t, view);
     if (view->codec == KV_CODEC_COUNTER)
         return sum + (uint64_t)kv_view_counter(view);
     return sum + fnv(view->value, view->value_bytes) + view->flags;
@@ -120,7 +122,7 @@ static uint64_t read_all(const struct kv_table *t) {
         CHECK(kv_find(t, &key, &view) == status, "key %u: not in steps", n);
         if (status != KV_DONE)
             continue;
-        sum += copy_view(&view) + kv_view_flushed(t, key.shard, &view);
+        sum += copy_view(t, &view) + kv_view_flushed(t, key.shard, &view);
         if (kv_view_intact(&view))
             (void)kv_view_touch(t, &view);
         CHECK((uintptr_t)view.record % KV_ALIGNMENT == 0, "key %u is not aligned", n);
@@ -130,7 +132,7 @@ static uint64_t read_all(const struct kv_table *t) {
             struct kv_cursor cursor = {0, 0, 0};
             struct kv_view view;
             while (kv_next_in_bucket(t, shard, bucket, &cursor, &view)) {
-                sum += copy_view(&view);
+                sum += copy_view(t, &view);
                 (void)kv_view_touch(t, &view);
                 /* A scan would look again, for ever: nobody writes, so it stays as it is. */
                 CHECK(kv_view_intact(&view), "bucket %u is never intact", bucket);

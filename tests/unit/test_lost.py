@@ -6,6 +6,7 @@ import _thread
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from conftest import Eventually
@@ -18,6 +19,8 @@ from kvserve.errors import InvalidKey, LockTimeout, ServerUnavailable, StoreUnav
 from kvserve.names import instance
 
 KEYS = st.sampled_from(["a", "b", "c", "d", "e"])
+TAG_NAMES = ["kvserve:tag:x", "kvserve:tag:y"]
+NAMES = st.sampled_from(["a", *TAG_NAMES, "kvserve:tags"])
 
 
 @given(st.lists(st.one_of(st.lists(KEYS, max_size=3), st.sampled_from(["tell", "told", "flush"]))))
@@ -48,6 +51,21 @@ def test_nothing_is_forgotten_that_was_not_told(steps: list[list[str] | str]) ->
             assert not lost
 
 
+@given(st.lists(st.one_of(st.lists(NAMES, max_size=3), st.sampled_from(["tell", "told"]))))
+def test_it_knows_whether_tags_are_lost(steps: list[list[str] | str]) -> None:
+    lost = LostKeys(keys_max=3)
+    told = lost.to_tell()
+    for step in steps:
+        if step == "tell":
+            told = lost.to_tell()
+        elif step == "told":
+            lost.forget(told)
+        else:
+            lost.add(list(step))
+        are_lost = any(lost.has(name) for name in TAG_NAMES)
+        assert lost.is_everything or lost.has_tags == are_lost
+
+
 class Teller:
     """Stands for a server: refuses until it is let."""
 
@@ -67,9 +85,16 @@ def teller() -> Teller:
     return Teller()
 
 
-def made(teller: Callable[[Told], None]) -> tuple[Outage, threading.Event]:
+class Owner:
+    """Stands for a client."""
+
+    def __init__(self) -> None:
+        self._reader = SimpleNamespace()
+
+
+def made(teller: Callable[[Told], None]) -> tuple[Outage, Owner]:
     """An outage, and its owner, to be kept."""
-    owner = threading.Event()
+    owner = Owner()
     return Outage(instance("test-outage"), teller, owner), owner
 
 

@@ -16,6 +16,7 @@ from kvserve.table._core import check_key
 
 LOST_SET = 0  # no value has this version
 # Whose answer the caller needs to go on: they raise as ever.
+NEEDED = ("incr", "decr", "cas")
 _NEEDED = {commands.INCR, commands.CAS, *commands.LIMITING}
 
 
@@ -43,14 +44,12 @@ def losses(operations: list[Operation], results: list[Any], outage: Outage) -> l
     return instead
 
 
-def check_items(
-    names: Mapping[Key, Key], items: Mapping[Key, Value], ttl: TTL, operations: Operations
-) -> None:
+def check_items(items: Mapping[Any, Value], ttl: TTL, operations: Operations) -> None:
     """Raises what is wrong with the caller's items: they may never come to a server to say so."""
-    with naming(operations, names, items, lambda: items):
+    with naming(operations, {key: key for key in items}, items, lambda: items):
         operations.ttl_ms(ttl)
         for key, value in items.items():
-            check_key(key)
+            check_key(operations.key(key))
             try:
                 operations.encode(value)
             except ValueTooLarge:  # what was stored before is removed then, if somebody is there

@@ -5,6 +5,9 @@ reading it. So the key is remembered, and is missing for this client, until the 
 it. The memory is bounded: beyond that, and after a lost flush, everything is missing until the
 server has flushed everything.
 
+A tag that could not be invalidated is such a key, too: that of its record. Which values have it, a
+reader of the table does not know, so all values with tags are missing as long as a tag is lost.
+
 Each loss has a number, so that a key that is lost again while the server is being told of it stays
 remembered.
 """
@@ -16,6 +19,7 @@ from threading import TIMEOUT_MAX, Lock
 from typing import NamedTuple
 
 from kvserve.client.calls.operations import Key
+from kvserve.client.recipes.key_layout import is_tag
 from kvserve.descriptors import LockGuard
 
 LOST_KEYS_MAX = 10_000  # about a megabyte, and a few frames to tell
@@ -77,6 +81,7 @@ class LostKeys:
         self._keys_max = keys_max
         self._on_change = on_change
         self._keys: dict[bytes, int] = {}
+        self._tags = 0  # of the keys, how many are those of tags
         self._number = 0
         self._flush = 0  # the number of the last loss that made everything missing; 0: none
         self._changing = Lock()
@@ -91,6 +96,11 @@ class LostKeys:
     def is_everything(self) -> bool:
         """Whether every key is missing."""
         return self._flush > 0
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether the keys of tags are missing."""
+        return self._tags > 0
 
     def has(self, key: Key) -> bool:
         """Whether a key is missing."""
@@ -107,8 +117,9 @@ class LostKeys:
             if self._flush:
                 self._flush = self._number
                 return
-            for key in keys:
-                self._keys[_raw(key)] = self._number
+            for raw in map(_raw, keys):
+                self._tags += raw not in self._keys and is_tag(raw)
+                self._keys[raw] = self._number
             if len(self._keys) > self._keys_max:
                 self._lose_everything()
             self._on_change(True)
@@ -123,6 +134,7 @@ class LostKeys:
     def _lose_everything(self) -> None:
         self._flush = self._number
         self._keys = {}
+        self._tags = 0
 
     def to_tell(self) -> Told:
         """What to tell the server; then `forget` that."""
@@ -139,6 +151,7 @@ class LostKeys:
                 for key, number in told.keys.items():
                     if self._keys.get(key) == number:
                         del self._keys[key]
+                        self._tags -= is_tag(key)
             self._on_change(bool(self))
             return not self
 

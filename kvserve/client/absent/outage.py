@@ -128,6 +128,7 @@ class Outage:
         owner: Any = self._owner()
         if owner is not None:
             owner._reader._hides_some = are_some
+            owner._reader._hides_tagged = self.keys.has_tags
 
     def _tell_log(self, error: ServerError) -> None:
         now = time.monotonic()

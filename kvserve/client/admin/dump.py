@@ -15,11 +15,13 @@ from typing import Any
 from kvserve.client.blocking.client import Client
 from kvserve.client.calls.operations import Key, Operation
 from kvserve.client.pipeline import first_error
+from kvserve.client.recipes.key_layout import is_tag
 from kvserve.errors import MisuseError
 from kvserve.limits import MIB, TTL_MS_MAX
 from kvserve.protocol import codec, commands
 from kvserve.protocol.dump import Item
 
+_WITHOUT_TAGS = 3  # the parts of a worker's answer for a value without tags
 _DUMPED_AT_ONCE = 256  # keys; a worker serves no other client while it reads so many
 _LOADED_AT_ONCE = 256
 _LOADED_BYTES_AT_ONCE = MIB
@@ -40,6 +42,7 @@ def dump(client: Client, prefix: Key = "") -> Iterator[Item]:
     """The items whose keys begin with a prefix, in no order.
 
     Each item counts as a read of its key. A key may come twice if the table changes meanwhile.
+    Values with tags are left out: loaded later, they would come back after their invalidation.
 
     Raises:
         ServerError: no answer in time.
@@ -61,6 +64,8 @@ def dump(client: Client, prefix: Key = "") -> Iterator[Item]:
         answers = first_error(client._run_batch(operations))
         for key, found, ttl_ms in zip(batch, answers[::2], answers[1::2], strict=True):
             if found is not None and ttl_ms is not None:  # else it was removed meanwhile
+                if len(found) > _WITHOUT_TAGS or is_tag(key):
+                    continue
                 number, payload = _plain(found[0], found[1])
                 yield Item(key, number, payload, now_ms + ttl_ms if ttl_ms else 0)
 
@@ -116,7 +121,9 @@ def _load_batch(client: Client, items: list[Item], keep: bool, tally: Tally) -> 
     now_ms = _now_ms()
     operations = []
     for item in items:
-        if item.expires_at_ms and item.expires_at_ms <= now_ms:
+        if is_tag(item.key):
+            _note_refusal(tally, item.key, "a tag's generation must never come back")
+        elif item.expires_at_ms and item.expires_at_ms <= now_ms:
             tally.expired += 1
         elif len(item.payload) > value_bytes_max:  # its frame may be longer than a worker takes
             reason = f"a value of {len(item.payload)} bytes; at most {value_bytes_max} fit here"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from kvserve import names as naming
@@ -14,11 +15,10 @@ from kvserve.client.absent.arrival import Arrival
 from kvserve.client.absent.kinds import Kind, kind_of, kind_of_all
 from kvserve.client.absent.patience import pauses
 from kvserve.client.aio.client import AsyncClient
-from kvserve.client.calls.operations import TTL, Key, Operation, Operations
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags
 from kvserve.client.options import Options
 from kvserve.errors import ServerUnavailable
 from kvserve.protocol import commands
-from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
 from kvserve.runtime import named_errors
 from kvserve.table._core import check_key, check_keys
@@ -78,14 +78,12 @@ class AttendedAsyncClient(AsyncClient):
         misses = [each.interpret(None) for each in operations] if kind is Kind.READ else []
         return await self._attended(kind, misses, super()._run_batch, operations)
 
-    async def _store_many(
-        self,
-        operations: Operations,
-        names: Mapping[Key, Key],
-        values: Mapping[Any, Value],
-        ttl: TTL,
+    async def set_many(
+        self, values: Mapping[AnyKey, Any], ttl: TTL = None, *, tags: Tags | None = None
     ) -> None:
-        await self._attended(Kind.WRITE, None, super()._store_many, operations, names, values, ttl)
+        """See `Client.set_many`."""
+        set_many = partial(super().set_many, tags=tags)
+        await self._attended(Kind.WRITE, None, set_many, values, ttl)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

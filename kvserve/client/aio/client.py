@@ -28,6 +28,7 @@ from kvserve.client.calls.operations import (
     Key,
     Operation,
     Operations,
+    Tags,
     from_ttl_ms,
 )
 from kvserve.client.feed import open_watcher, patience_of
@@ -170,25 +171,49 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
             return pair
         return found
 
-    async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    async def set(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> int:
         """See `Client.set`."""
-        return await self._set_by(self._operations, key, value, ttl)
+        marks = await self._marks(tags)
+        return await self._set_by(self._operations, key, value, ttl, marks)
 
-    async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    async def add(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> bool:
         """See `Client.add`."""
-        return bool(await self._run(self._operations.add(key, value, ttl)))
+        operation = self._operations.add(key, value, ttl, marks=await self._marks(tags))
+        return bool(await self._run(operation))
 
     async def replace(
-        self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
     ) -> bool:
-        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
-        return bool(await self._run(self._operations.replace(key, value, ttl, keep_ttl=keep_ttl)))
+        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is
+        dropped; its tags are in any case."""
+        marks = await self._marks(tags)
+        operation = self._operations.replace(key, value, ttl, keep_ttl=keep_ttl, marks=marks)
+        return bool(await self._run(operation))
 
     async def cas(
-        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
     ) -> bool:
-        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
-        operation = self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl)
+        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is
+        dropped; its tags are in any case."""
+        marks = await self._marks(tags)
+        operation = self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl, marks=marks)
         return bool(await self._run(operation))
 
     async def delete(self, key: Key, version: int | None = None) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 from kvserve.client.aio.client import AsyncClient
 from kvserve.client.calls.call import raise_combined
 from kvserve.client.calls.naming import naming
-from kvserve.client.calls.operations import TTL, Key, Operation, Operations
+from kvserve.client.calls.operations import TTL, Key, Operation, Operations, Tags
 from kvserve.client.deadlines import deadline_of
 from kvserve.client.options import Options
 from kvserve.client.writer.executor import DirectTable
-from kvserve.errors import ClientClosed, KvserveError, ServerBusy, UnreadableValue, ValueTooLarge
+from kvserve.errors import ClientClosed, KvserveError, ServerBusy, UnreadableValue
 from kvserve.names import Names
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
@@ -103,25 +103,13 @@ class AsyncDirectClient(AsyncClient):
         names: Mapping[Key, Key],
         values: Mapping[Any, Value],
         ttl: TTL,
+        tags: Tags | None = None,
     ) -> None:
         items = {key: values[name] for key, name in names.items()}
-        failed: list[Key] = list(items)
-        with naming(operations, names, items, lambda: failed):
+        with naming(operations, names, items, lambda: items):
             operations.ttl_ms(ttl)  # also if there is nothing to store
-            try:
-                operations.check_values(items)
-            except ValueTooLarge:
-                if large := operations.to_remove(items):
-                    await self.delete_many(large)
-                raise
-            sets = [operations.set(key, value, ttl) for key, value in items.items()]
-            results = await self._run_batch(sets)
-            failed = [
-                key
-                for key, result in zip(items, results, strict=True)
-                if isinstance(result, KvserveError)
-            ]
-            self._raise_for_all(sets, results)
+        marks = await self._marks(tags)
+        await self._store_marked(operations, names, items, ttl, marks)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

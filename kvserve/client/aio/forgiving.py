@@ -8,13 +8,22 @@ from typing import Any, Self, TypeVar, cast
 
 from kvserve import names as naming
 from kvserve.client.absent.kinds import Kind
-from kvserve.client.absent.losses import LOST_SET, check_items, losses
+from kvserve.client.absent.losses import LOST_SET, NEEDED, check_items, losses
 from kvserve.client.absent.lost import Lost
 from kvserve.client.absent.outage import Outage
 from kvserve.client.absent.reads import ReaderOfTheRest
 from kvserve.client.aio.attended import AttendedAsyncClient
 from kvserve.client.blocking.telling import teller
-from kvserve.client.calls.operations import TTL, Key, Operation, Operations, Record
+from kvserve.client.calls.operations import (
+    TTL,
+    AnyKey,
+    Key,
+    Operation,
+    Operations,
+    Record,
+    Tags,
+    check_mapping,
+)
 from kvserve.client.follower import TableFollower
 from kvserve.client.options import Options
 from kvserve.client.values import Values
@@ -118,19 +127,31 @@ class ForgivingAsyncClient(AttendedAsyncClient):
             return found
         return await self._read(found, self._get_many_from_worker, found, rest)
 
-    async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    async def set(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> int:
         """See `Client.set`; returns 0 if it was lost."""
-        return await self._write(LOST_SET, [key], super().set, key, value, ttl)
+        store = partial(super().set, tags=tags)
+        return await self._write(LOST_SET, [key], store, key, value, ttl)
 
-    async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    async def add(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> bool:
         """See `Client.add`; returns False if it was lost."""
-        return await self._write(False, [key], super().add, key, value, ttl)
+        add = partial(super().add, tags=tags)
+        return await self._write(False, [key], add, key, value, ttl)
 
     async def replace(
-        self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
     ) -> bool:
         """See `Client.replace`; returns False if it was lost."""
-        replace = partial(super().replace, keep_ttl=keep_ttl)
+        replace = partial(super().replace, keep_ttl=keep_ttl, tags=tags)
         return await self._write(False, [key], replace, key, value, ttl)
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
@@ -141,35 +162,14 @@ class ForgivingAsyncClient(AttendedAsyncClient):
         """See `Client.delete`; returns False if it was lost."""
         return await self._write(False, [key], super().delete, key, version)
 
-    async def _run_or_lose(self, operation: Operation) -> Any:
-        try:
-            return await self._run(operation)
-        except ServerError as error:
-            (instead,) = losses([operation], [error], self._outage)
-            if instead is error:
-                raise
-            return instead
-
-    async def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
-        try:
-            return await self._set_by(operations, key, value, ttl)
-        except ServerError as error:
-            self._outage.lose_write(error, [operations.key(key)])
-            return LOST_SET
-
-    async def _store_many(
-        self,
-        operations: Operations,
-        names: Mapping[Key, Key],
-        values: Mapping[Any, Value],
-        ttl: TTL,
+    async def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
     ) -> None:
-        items = {key: values[name] for key, name in names.items()}
-        check_items(names, items, ttl, operations)
-        try:
-            await super()._store_many(operations, names, values, ttl)
-        except ServerError as error:  # all of it is lost
-            self._outage.lose_write(error, list(items))
+        """See `Client.set_many`; if it fails all of it is lost."""
+        items = dict(check_mapping(values))
+        check_items(items, ttl, self._operations)
+        set_many = partial(super().set_many, tags=tags)
+        await self._write(None, list(items), set_many, items, ttl)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`; returns 0 if it was lost."""
@@ -177,6 +177,26 @@ class ForgivingAsyncClient(AttendedAsyncClient):
         for key in keys:
             check_key(self._operations.key(key))
         return await self._write(0, keys, super().delete_many, keys)
+
+    async def _change(
+        self, operations: Operations, name: str, key: Key, *arguments: Any, **options: Any
+    ) -> Any:
+        change: Callable[..., Awaitable[Any]] = partial(super()._change, **options)
+        if name in NEEDED:
+            return await change(operations, name, key, *arguments)
+        lost = LOST_SET if name == "set" else False
+        return await self._write(lost, [key], change, operations, name, key, *arguments)
+
+    async def _store_many(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        values: Mapping[Any, Value],
+        ttl: TTL,
+        tags: Tags | None = None,
+    ) -> None:
+        store = super()._store_many
+        await self._write(None, list(names), store, operations, names, values, ttl, tags)
 
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         try:

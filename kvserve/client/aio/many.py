@@ -7,8 +7,9 @@ from typing import Any
 
 from kvserve.client.aio.workers import AsyncWorkerPool
 from kvserve.client.calls.batches import Batch
+from kvserve.client.calls.call import raise_combined
 from kvserve.client.calls.many import DeleteMany, Many, SetMany
-from kvserve.client.calls.naming import naming
+from kvserve.client.calls.naming import failures, naming
 from kvserve.client.calls.operations import (
     NOT_KEPT_MS,
     TTL,
@@ -16,6 +17,7 @@ from kvserve.client.calls.operations import (
     Key,
     Operation,
     Operations,
+    Tags,
     check_mapping,
 )
 from kvserve.client.follower import TableFollower
@@ -34,6 +36,12 @@ class AsyncManyKeys:
     async def _run(self, operation: Operation) -> Any:
         raise NotImplementedError
 
+    async def _marks(self, tags: Tags | None) -> bytes:
+        raise NotImplementedError
+
+    async def _run_batch(self, operations: list[Operation]) -> list[Any]:
+        raise NotImplementedError
+
     async def _run_calls(self, call: Batch | Many) -> None:
         raise NotImplementedError
 
@@ -45,11 +53,13 @@ class AsyncManyKeys:
         found, rest = self._reader._get_many_here(keys)
         return await self._get_many_from_worker(found, rest) if rest else found
 
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    async def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
         operations = self._operations
         names = {operations.key(key): key for key in check_mapping(values)}
-        await self._store_many(operations, names, values, ttl)
+        await self._store_many(operations, names, values, ttl, tags)
 
     async def _store_many(
         self,
@@ -57,8 +67,12 @@ class AsyncManyKeys:
         names: Mapping[Key, Key],
         values: Mapping[Any, Value],
         ttl: TTL,
+        tags: Tags | None = None,
     ) -> None:
         items = {key: values[name] for key, name in names.items()}
+        if tags is not None:
+            await self._store_marked(operations, names, items, ttl, await self._marks(tags))
+            return
         sets: SetMany | None = None
         with naming(operations, names, items, lambda: sets.unconfirmed() if sets else items):
             ttl_ms = operations.ttl_ms(ttl)
@@ -77,8 +91,32 @@ class AsyncManyKeys:
                     await self.delete_many(large)
                 raise
 
-    async def _set_by(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
-        operation = operations.set(key, value, ttl)
+    async def _store_marked(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        items: Mapping[Key, Value],
+        ttl: TTL,
+        marks: bytes,
+    ) -> None:
+        """Stores items that begin with these marks: one operation for each."""
+        failed: list[Key] = list(items)
+        with naming(operations, names, items, lambda: failed, len(marks)):
+            try:
+                operations.check_values(items, len(marks))
+            except ValueTooLarge:
+                if large := operations.to_remove(items, len(marks)):
+                    await self.delete_many(large)
+                raise
+            sets = [operations.set(key, value, ttl, marks=marks) for key, value in items.items()]
+            results = await self._run_batch(sets)
+            failed = failures(items, results)
+            raise_combined([each.call(self._reader._shard_of) for each in sets], results)
+
+    async def _set_by(
+        self, operations: Operations, key: Key, value: Value, ttl: TTL, marks: bytes = b""
+    ) -> int:
+        operation = operations.set(key, value, ttl, marks=marks)
         try:
             version: int = await self._run(operation)
         except ValueTooLarge:  # by the worker's bound, perhaps
@@ -87,13 +125,23 @@ class AsyncManyKeys:
             raise
         return version
 
-    async def _run_or_lose(self, operation: Operation) -> Any:
-        """As `_run`, for namespaces, as this client's own methods treat errors."""
-        return await self._run(operation)
-
-    async def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
-        """As `_set_by`, for namespaces, as this client's own methods treat errors."""
-        return await self._set_by(operations, key, value, ttl)
+    async def _change(
+        self,
+        operations: Operations,
+        name: str,
+        key: Key,
+        *arguments: Any,
+        tags: Tags | None = None,
+        **options: Any,
+    ) -> Any:
+        """What the method of this name returns, by the rules of these operations."""
+        marks = await self._marks(tags)
+        if name == "set":
+            value, ttl = arguments
+            return await self._set_by(operations, key, value, ttl, marks)
+        if marks:
+            options["marks"] = marks
+        return await self._run(getattr(operations, name)(key, *arguments, **options))
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -10,7 +10,7 @@ from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.records import AsyncRecords
 from kvserve.client.aio.scans import AsyncScans
 from kvserve.client.calls.naming import full_names
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags, check_mapping
 from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.contract import AsyncCache
 from kvserve.client.pipeline import AsyncPipeline
@@ -94,6 +94,17 @@ class AsyncNamespace(AsyncNamespaces):
         self._operations.check_key(key)
         return self._rules.full_key(await self._prefix(), key)
 
+    def _given(self, tags: Tags | None) -> Tags | None:
+        """The keys of tags' records, for a method of the client; None for none."""
+        return None if tags is None else self._tags_of(tags)
+
+    async def _changed(self, name: str, key: Key, *arguments: Any, **options: Any) -> Any:
+        """What the client's method of this name returns, by the rules in here."""
+        change = self._client._change
+        return await change(
+            self._operations, name, await self._full_key(key), *arguments, **options
+        )
+
     async def _run_batch(self, operations: list[Operation]) -> list[Any]:
         return await self._client._run_batch(moved(operations, await self._prefix(), self._rules))
 
@@ -125,32 +136,47 @@ class AsyncNamespace(AsyncNamespaces):
         """See `Client.gets`."""
         return await self._client.gets(await self._full_key(key), default)
 
-    async def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    async def set(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> int:
         """See `Client.set`."""
-        return await self._client._set_or_lose(
-            self._operations, await self._full_key(key), value, ttl
-        )
+        return int(await self._changed("set", key, value, ttl, tags=self._given(tags)))
 
-    async def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    async def add(
+        self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None
+    ) -> bool:
         """See `Client.add`."""
-        operation = self._operations.add(await self._full_key(key), value, ttl)
-        return bool(await self._client._run_or_lose(operation))
+        return bool(await self._changed("add", key, value, ttl, tags=self._given(tags)))
 
     async def replace(
-        self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
     ) -> bool:
-        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
-        full_key = await self._full_key(key)
-        operation = self._operations.replace(full_key, value, ttl, keep_ttl=keep_ttl)
-        return bool(await self._client._run_or_lose(operation))
+        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is
+        dropped; its tags are in any case."""
+        own = self._given(tags)
+        return bool(await self._changed("replace", key, value, ttl, keep_ttl=keep_ttl, tags=own))
 
     async def cas(
-        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
     ) -> bool:
-        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
-        full_key = await self._full_key(key)
-        operation = self._operations.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
-        return bool(await self._client._run_or_lose(operation))
+        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is
+        dropped; its tags are in any case."""
+        own = self._given(tags)
+        done = await self._changed("cas", key, value, version, ttl, keep_ttl=keep_ttl, tags=own)
+        return bool(done)
 
     async def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -158,8 +184,7 @@ class AsyncNamespace(AsyncNamespaces):
 
     async def touch(self, key: Key, ttl: TTL = None) -> bool:
         """See `Client.touch`. Without a ttl the key never expires any more."""
-        operation = self._operations.touch(await self._full_key(key), ttl)
-        return bool(await self._client._run_or_lose(operation))
+        return bool(await self._changed("touch", key, ttl))
 
     async def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
@@ -169,16 +194,14 @@ class AsyncNamespace(AsyncNamespaces):
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.incr`."""
-        operation = self._operations.incr(await self._full_key(key), delta, initial, ttl)
-        total: int | None = await self._client._run_or_lose(operation)
+        total: int | None = await self._changed("incr", key, delta, initial, ttl)
         return total
 
     async def decr(
         self, key: Key, delta: int = 1, initial: int | None = 0, ttl: TTL = None
     ) -> int | None:
         """See `Client.decr`."""
-        operation = self._operations.decr(await self._full_key(key), delta, initial, ttl)
-        total: int | None = await self._client._run_or_lose(operation)
+        total: int | None = await self._changed("decr", key, delta, initial, ttl)
         return total
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
@@ -192,10 +215,13 @@ class AsyncNamespace(AsyncNamespaces):
             found |= {own[key]: value for key, value in rest.items()}
         return found
 
-    async def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    async def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
         own = await self._named(check_mapping(values))
-        await self._client._store_many(self._operations, own, values, ttl)
+        given = self._given(tags)
+        await self._client._store_many(self._operations, own, values, ttl, given)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

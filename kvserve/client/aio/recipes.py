@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from kvserve.client._scopes import vouched_async, with_value_async
 from kvserve.client.aio.locks import AsyncLimiter, AsyncLock, driver_of, keep_in_task
-from kvserve.client.calls.operations import TTL, Key
+from kvserve.client.calls.operations import TTL, Key, Tags
 from kvserve.client.contract import AsyncCache
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.limiters import Sliding
@@ -17,6 +17,7 @@ from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
 from kvserve.client.recipes.memoize import (
     CallKeys,
     Memoized,
+    TagsOfCalls,
     is_function,
     tell_codec,
     with_attributes,
@@ -31,6 +32,7 @@ from kvserve.client.recipes.single_flight import (
     seek,
     with_flight,
 )
+from kvserve.client.recipes.tags import NO_TAGS, TagKeys, invalidate, marks_of, tag_keys
 from kvserve.errors import InvalidArgument, ServerError, UnreadableValue
 
 P = ParamSpec("P")
@@ -58,6 +60,16 @@ class AsyncRecipes:
         """The key under which a key's record is stored."""
         return self._root._operations.key(key)
 
+    def _tags_of(self, tags: Tags | None) -> TagKeys:
+        """The keys of the tags' records."""
+        return NO_TAGS if tags is None else tag_keys(self._path, tags)
+
+    async def _marks(self, tags: Tags | None) -> bytes:
+        """What a value with these tags begins with."""
+        return (
+            await marks_of(driver_of(self._root), self._tags_of(tags)) if tags is not None else b""
+        )
+
     async def get_or_set(
         self,
         key: Key,
@@ -68,9 +80,11 @@ class AsyncRecipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | None = None,
     ) -> Any:
         """See `Client.get_or_set`. The factory may be a coroutine function."""
-        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        own_tags = self._tags_of(tags)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error, own_tags)
         return await get_or_set(self._root, await self._full_key(key), factory, terms)
 
     @overload
@@ -87,6 +101,7 @@ class AsyncRecipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | Callable[..., Tags] | None = None,
     ) -> Callable[[Callable[P, Awaitable[R]]], Memoized[P, Awaitable[R]]]: ...
 
     def memoize(
@@ -99,18 +114,28 @@ class AsyncRecipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | Callable[..., Tags] | None = None,
     ) -> Any:
         """See `Client.memoize`. Decorates coroutine functions; `invalidate` is a coroutine."""
         function = ttl if is_function(ttl) else None
         ttl = None if function else ttl
-        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        tags_of = TagsOfCalls(self._path, tags)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error, tags_of.of_all)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Memoized[P, Awaitable[R]]:
             keys = CallKeys(function, key, typed=typed)
             tell_codec(self._root._operations.values, function)
-            return memoize(self, function, keys, terms)
+            return memoize(self, function, keys, terms, tags_of)
 
         return decorate if function is None else decorate(function)
+
+    async def invalidate_tag(self, tag: str) -> None:
+        """See `Client.invalidate_tag`."""
+        (key,) = tag_keys(self._path, [tag])
+        try:
+            await invalidate(driver_of(self._root), key)
+        except ServerError as error:
+            self._root._missed(error, [key])
 
     def lock(
         self,
@@ -159,6 +184,7 @@ async def get_or_set(
         return value
     try:
         keep_in_task(flight.claim, flight.driver, flight.keep_until_ms)
+        await flight.read_tags()
         value = await with_value_async(*with_flight(flight), vouched_async, flight.claim, factory)
     except BaseException as error:
         await flight.abandon()
@@ -179,7 +205,11 @@ async def _computed(factory: Callable[[], Awaitable[Any] | Any]) -> Any:
 
 
 def memoize(
-    owner: AsyncRecipes, function: Callable[P, Awaitable[Any]], keys: CallKeys, terms: Terms
+    owner: AsyncRecipes,
+    function: Callable[P, Awaitable[Any]],
+    keys: CallKeys,
+    terms: Terms,
+    tags_of: TagsOfCalls,
 ) -> Memoized[P, Awaitable[Any]]:
     """The asyncio version; see `Recipes.memoize`."""
     if not inspect.iscoroutinefunction(function):
@@ -192,7 +222,7 @@ def memoize(
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         key = await owner._full_key(keys(*args, **kwargs))
         compute = functools.partial(function, *args, **kwargs)
-        return await get_or_set(owner._root, key, compute, terms)
+        return await get_or_set(owner._root, key, compute, tags_of.in_terms(terms, args, kwargs))
 
     async def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
         key = await owner._full_key(keys(*args, **kwargs))

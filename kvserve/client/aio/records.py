@@ -9,8 +9,8 @@ from typing import Any
 
 from kvserve.client.aio.locks import driver_of
 from kvserve.client.aio.recipes import AsyncRecipes
-from kvserve.client.calls.operations import TTL, Key, Operations, Record, record_of
-from kvserve.client.recipes.updates import update
+from kvserve.client.calls.operations import TTL, Key, Operations, Record, Tags, record_of
+from kvserve.client.recipes.updates import Renewal, update
 from kvserve.errors import KvserveError
 from kvserve.table._core import AskWorker
 
@@ -34,7 +34,13 @@ class AsyncRecords(AsyncRecipes):
         return record
 
     async def update(
-        self, key: Key, function: Callable[[Any], Any], default: Any = None, ttl: TTL = None
+        self,
+        key: Key,
+        function: Callable[[Any], Any],
+        default: Any = None,
+        ttl: TTL = None,
+        *,
+        tags: Tags | None = None,
     ) -> Any:
         """See `Client.update`. The function may be a coroutine function.
 
@@ -54,7 +60,8 @@ class AsyncRecords(AsyncRecipes):
             return await result if inspect.isawaitable(result) else result
 
         full_key = await self._full_key(key)
-        return await update(driver_of(self._root), self._operations, full_key, call, default, ttl)
+        new = Renewal(call, default, ttl, self._tags_of(tags))
+        return await update(driver_of(self._root), self._operations, full_key, new)
 
     async def expire_at(self, key: Key, when: datetime.datetime | float) -> bool:
         """See `Client.expire_at`."""

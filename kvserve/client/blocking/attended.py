@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from kvserve.client.absent.arrival import Arrival
 from kvserve.client.absent.kinds import Kind, kind_of, kind_of_all
 from kvserve.client.absent.patience import pauses
 from kvserve.client.blocking.client import Client
-from kvserve.client.calls.operations import TTL, Key, Operation, Operations
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags
 from kvserve.client.options import Options
 from kvserve.errors import ServerUnavailable
 from kvserve.names import Names
 from kvserve.protocol import commands
-from kvserve.protocol.codec import Value
 from kvserve.protocol.commands import Command
 from kvserve.runtime import named_errors
 from kvserve.table._core import check_key, check_keys
@@ -49,11 +49,6 @@ class AttendedClient(Client):
         Raises:
             ServerUnavailable: there is no server, and none to wait for or to start.
         """
-        if self._maps and not self._retired:  # so there is a server, or was a moment ago
-            try:
-                return function(*args)
-            except ServerUnavailable:
-                pass
         arrival = self._arrival
         is_started = False
         for pause in pauses():
@@ -97,14 +92,12 @@ class AttendedClient(Client):
         misses = [each.interpret(None) for each in operations] if kind is Kind.READ else []
         return self._attended(kind, misses, super()._run_batch, operations)
 
-    def _store_many(
-        self,
-        operations: Operations,
-        names: Mapping[Key, Key],
-        values: Mapping[Any, Value],
-        ttl: TTL,
+    def set_many(
+        self, values: Mapping[AnyKey, Any], ttl: TTL = None, *, tags: Tags | None = None
     ) -> None:
-        self._attended(Kind.WRITE, None, super()._store_many, operations, names, values, ttl)
+        """See `Client.set_many`."""
+        set_many = partial(super().set_many, tags=tags)
+        self._attended(Kind.WRITE, None, set_many, values, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any, Self
 
 from kvserve.client.blocking.many import ManyKeys
 from kvserve.client.blocking.namespaces import Namespaces
+from kvserve.client.blocking.whole import WholeCache
 from kvserve.client.calls.cursor import Cursor
-from kvserve.client.calls.operations import TTL, Key, from_ttl_ms
-from kvserve.client.feed import events_of, open_watcher, patience_of
+from kvserve.client.calls.operations import TTL, Key, Tags, from_ttl_ms
 from kvserve.client.mapping import MappingMethods
 from kvserve.client.pipeline import Pipeline
 from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.errors import InvalidArgument
-from kvserve.live.feed import Event, Since
-from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
-from kvserve.stats.collect import collect
 from kvserve.table._core import AskWorker, check_key
 
 
-class Client(Namespaces, MappingMethods, ManyKeys):
+class Client(Namespaces, MappingMethods, ManyKeys, WholeCache):
     """A blocking client; made by `kvserve.connect`, which describes the arguments.
 
     All methods that take a key raise InvalidKey if it is not a str or bytes of 1 to 1024 bytes. All
@@ -61,7 +57,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
             return pair
         return found
 
-    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    def set(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> int:
         """Stores a value, whatever was there.
 
         Args:
@@ -71,6 +67,8 @@ class Client(Namespaces, MappingMethods, ManyKeys):
                 The client's codec, if it has one, carries what else there is.
             ttl: seconds or a timedelta until it expires, a millisecond at least; None: the
                 server's `default_ttl`, which is never unless it is configured; `math.inf`: never.
+            tags: at most 15 names, by each of which the value can be made a miss: see
+                `invalidate_tag`. They are read before the value is sent.
 
         Returns:
             The value's version, see `cas`.
@@ -78,37 +76,57 @@ class Client(Namespaces, MappingMethods, ManyKeys):
         Raises:
             InvalidValue, ValueTooLarge, InvalidTTL: before anything is sent. InvalidValue says
                 which part of the value would not come back exactly, and where it is.
+            InvalidArgument: these are no tags, or there is a store behind the table.
 
         Example:
             >>> cache.set("user:1", {"name": "Ada"}, ttl=60) > 0
             True
         """
-        return self._set_by(self._operations, key, value, ttl)
+        return self._set_by(self._operations, key, value, ttl, self._marks(tags))
 
-    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    def add(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> bool:
         """Stores a value if the key is missing; returns whether it did. Raises as `set`.
 
         Example:
             >>> cache.delete("once"), cache.add("once", 1), cache.add("once", 2)
             (False, True, False)
         """
-        return bool(self._run(self._operations.add(key, value, ttl)))
+        operation = self._operations.add(key, value, ttl, marks=self._marks(tags))
+        return bool(self._run(operation))
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
+    def replace(
+        self,
+        key: Key,
+        value: Value,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
+    ) -> bool:
         """Stores a value if the key is there; returns whether it did. Raises as `set`.
 
         Args:
             ttl: as for `set`: the time that the old value had left is dropped.
             keep_ttl: the new value lives as long as the old one would have; without a ttl.
+            tags: as for `set`: those of the old value are dropped.
 
         Example:
             >>> cache.replace("nobody", 1)
             False
         """
-        return bool(self._run(self._operations.replace(key, value, ttl, keep_ttl=keep_ttl)))
+        marks = self._marks(tags)
+        operation = self._operations.replace(key, value, ttl, keep_ttl=keep_ttl, marks=marks)
+        return bool(self._run(operation))
 
     def cas(
-        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
     ) -> bool:
         """Compare and swap: stores a value if the key still has this version. Raises as `set`.
 
@@ -116,6 +134,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
             version: what `gets` or `set` returned.
             ttl: as for `set`: the time that the old value had left is dropped.
             keep_ttl: the new value lives as long as the old one would have; without a ttl.
+            tags: as for `set`: those of the old value are dropped.
 
         Returns:
             Whether it was stored.
@@ -125,7 +144,8 @@ class Client(Namespaces, MappingMethods, ManyKeys):
             >>> cache.cas("draft", "second", version), cache.cas("draft", "third", version)
             (True, False)
         """
-        operation = self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl)
+        marks = self._marks(tags)
+        operation = self._operations.cas(key, value, version, ttl, keep_ttl=keep_ttl, marks=marks)
         return bool(self._run(operation))
 
     def delete(self, key: Key, version: int | None = None) -> bool:
@@ -281,92 +301,6 @@ class Client(Namespaces, MappingMethods, ManyKeys):
             (True, True)
         """
         return self.scan()
-
-    def watch(
-        self, prefix: Key = "", since: Since = "now", timeout: float | None = None
-    ) -> Iterator[Event]:
-        """The changes of the cache, as they happen, from this call on.
-
-        Each worker and each trusted writer records its changes in a ring of shared memory. A
-        watcher reads them there, so it costs the writers nothing, and sees each change 1 to 20 ms
-        later. If it falls behind so far that a ring went round, an event says how many events were
-        lost. The events of one key come in the order of its changes, whichever process made them. A
-        restart of the server does not end the iteration; `close` does, also in another thread.
-
-        Args:
-            prefix: of the keys; `flush` and `lost` events come with any prefix.
-            since: `now`, or `oldest`: first all events that the rings still hold.
-            timeout: seconds without an event after which the iteration ends; None: never.
-
-        Returns:
-            An iterator of `kvserve.Event`s: kind, key, version, time and, for `lost`, the number of
-            events lost.
-
-        Raises:
-            ServerUnavailable: there is no server, or it was started with `feed_size = 0`.
-            InvalidArgument: an argument is out of its range.
-
-        Example:
-            >>> events = cache.watch("user:", timeout=2)
-            >>> cache.set("user:1", "Ada") > 0, cache.delete("user:1")
-            (True, True)
-            >>> next(events)
-            Event(kind='set', key='user:1', version=..., time=..., lost=0)
-            >>> next(events).kind
-            'delete'
-        """
-        self._follow_table()  # raises if this client was closed
-        watcher = open_watcher(self._names, prefix, since)
-        return events_of(watcher, patience_of(timeout), self._ending)
-
-    def flush(self) -> None:
-        """Removes everything.
-
-        Example:
-            >>> cache.flush()
-            >>> list(cache.scan())
-            []
-        """
-        self._ask_all_workers(commands.FLUSH)
-
-    def ping(self) -> float:
-        """Asks every worker for a sign of life; returns the seconds until all have answered.
-
-        Example:
-            >>> cache.ping() < 2.0
-            True
-        """
-        started = time.perf_counter()
-        self._ask_all_workers(commands.PING)
-        return time.perf_counter() - started
-
-    def stats(self) -> dict[str, Any]:
-        """Statistics of the instance and of each worker, by name; see `kvserve stats --help`.
-
-        Example:
-            >>> cache.stats()["workers"][0]["index"]
-            0
-        """
-        workers = self._ask_all_workers(commands.STATS)
-        return collect(self._names, self._workers.manifest, self, workers)
-
-    def verify(self) -> list[str]:
-        """Checks every invariant of the table, shard by shard, while it is in use.
-
-        Returns:
-            The violated invariants, one sentence each; an empty list if all is well.
-
-        Example:
-            >>> cache.verify()
-            []
-        """
-        self._follow_table()
-        violations: list[str] = []
-        for shard in range(self._workers.manifest.shards):
-            violations += self._workers.ask(
-                commands.VERIFY, (shard,), shard, self._workers.deadline()
-            )
-        return violations
 
     def __enter__(self) -> Self:
         return self

@@ -22,6 +22,7 @@ from kvserve.client.calls.operations import (
     Key,
     Operation,
     Operations,
+    Tags,
     to_ttl_ms,
 )
 from kvserve.client.calls.rules import Rules
@@ -138,8 +139,12 @@ class DirectClient(TrustedWriter, Client):
         names: Mapping[Key, Key],
         values: Mapping[Any, Value],
         ttl: TTL,
+        tags: Tags | None = None,
     ) -> None:
         items = {key: values[name] for key, name in names.items()}
+        if tags is not None:
+            self._store_marked(operations, names, items, ttl, self._marks(tags))
+            return
         failed: list[Key] = list(items)
         with naming(operations, names, items, lambda: failed):
             ttl_ms = operations.ttl_ms(ttl)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 from kvserve.client.absent.kinds import Kind
-from kvserve.client.absent.losses import LOST_SET, check_items, losses
+from kvserve.client.absent.losses import LOST_SET, NEEDED, check_items, losses
 from kvserve.client.absent.lost import Lost
 from kvserve.client.absent.outage import Outage
 from kvserve.client.absent.reads import ReaderOfTheRest
@@ -20,10 +20,13 @@ from kvserve.client.blocking.attended import AttendedClient
 from kvserve.client.blocking.telling import teller
 from kvserve.client.calls.operations import (
     TTL,
+    AnyKey,
     Key,
     Operation,
     Operations,
     Record,
+    Tags,
+    check_mapping,
 )
 from kvserve.client.follower import TableFollower
 from kvserve.client.options import Options
@@ -118,17 +121,27 @@ class ForgivingClient(ReaderOfTheRest, AttendedClient):
             return found
         return self._read(found, self._get_many_from_worker, found, rest)
 
-    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    def set(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> int:
         """See `Client.set`; returns 0 if it was lost."""
-        return self._write(LOST_SET, [key], super().set, key, value, ttl)
+        store = partial(super().set, tags=tags)
+        return self._write(LOST_SET, [key], store, key, value, ttl)
 
-    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    def add(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> bool:
         """See `Client.add`; returns False if it was lost."""
-        return self._write(False, [key], super().add, key, value, ttl)
+        add = partial(super().add, tags=tags)
+        return self._write(False, [key], add, key, value, ttl)
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
+    def replace(
+        self,
+        key: Key,
+        value: Value,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
+    ) -> bool:
         """See `Client.replace`; returns False if it was lost."""
-        replace = partial(super().replace, keep_ttl=keep_ttl)
+        replace = partial(super().replace, keep_ttl=keep_ttl, tags=tags)
         return self._write(False, [key], replace, key, value, ttl)
 
     def touch(self, key: Key, ttl: TTL = None) -> bool:
@@ -144,35 +157,14 @@ class ForgivingClient(ReaderOfTheRest, AttendedClient):
         if not self._write(True, [key], super().delete, key):
             raise KeyError(key)
 
-    def _run_or_lose(self, operation: Operation) -> Any:
-        try:
-            return self._run(operation)
-        except ServerError as error:
-            (instead,) = losses([operation], [error], self._outage)
-            if instead is error:
-                raise
-            return instead
-
-    def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
-        try:
-            return self._set_by(operations, key, value, ttl)
-        except ServerError as error:
-            self._outage.lose_write(error, [operations.key(key)])
-            return LOST_SET
-
-    def _store_many(
-        self,
-        operations: Operations,
-        names: Mapping[Key, Key],
-        values: Mapping[Any, Value],
-        ttl: TTL,
+    def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
     ) -> None:
-        items = {key: values[name] for key, name in names.items()}
-        check_items(names, items, ttl, operations)
-        try:
-            super()._store_many(operations, names, values, ttl)
-        except ServerError as error:  # all of it is lost
-            self._outage.lose_write(error, list(items))
+        """See `Client.set_many`; if it fails all of it is lost."""
+        items = dict(check_mapping(values))
+        check_items(items, ttl, self._operations)
+        set_many = partial(super().set_many, tags=tags)
+        self._write(None, list(items), set_many, items, ttl)
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`; returns 0 if it was lost."""
@@ -180,6 +172,26 @@ class ForgivingClient(ReaderOfTheRest, AttendedClient):
         for key in keys:
             check_key(self._operations.key(key))
         return self._write(0, keys, super().delete_many, keys)
+
+    def _change(
+        self, operations: Operations, name: str, key: Key, *arguments: Any, **options: Any
+    ) -> Any:
+        change: Callable[..., Any] = partial(super()._change, **options)
+        if name in NEEDED:
+            return change(operations, name, key, *arguments)
+        lost = LOST_SET if name == "set" else False
+        return self._write(lost, [key], change, operations, name, key, *arguments)
+
+    def _store_many(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        values: Mapping[Any, Value],
+        ttl: TTL,
+        tags: Tags | None = None,
+    ) -> None:
+        store = super()._store_many
+        self._write(None, list(names), store, operations, names, values, ttl, tags)
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         try:

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvserve.client.blocking.dispatch import Dispatcher
+from kvserve.client.calls.call import raise_combined
 from kvserve.client.calls.many import DeleteMany, SetMany
-from kvserve.client.calls.naming import naming
+from kvserve.client.calls.naming import failures, naming
 from kvserve.client.calls.operations import (
     NOT_KEPT_MS,
     TTL,
     AnyKey,
     Key,
-    Operation,
     Operations,
+    Tags,
     check_mapping,
 )
 from kvserve.errors import ValueTooLarge
@@ -25,8 +26,13 @@ from kvserve.table._core import check_keys
 class ManyKeys(Dispatcher):
     """Methods of the blocking client."""
 
-    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
-        """Stores many values in few round trips. Not a transaction.
+    def _marks(self, tags: Tags | None) -> bytes:
+        raise NotImplementedError
+
+    def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
+        """Stores many values in few round trips, all with the same tags. Not a transaction.
 
         Raises:
             InvalidKey, InvalidValue, ValueTooLarge, InvalidTTL: as `set`, before anything is sent;
@@ -44,7 +50,7 @@ class ManyKeys(Dispatcher):
         """
         operations = self._operations
         names = {operations.key(key): key for key in check_mapping(values)}
-        self._store_many(operations, names, values, ttl)
+        self._store_many(operations, names, values, ttl, tags)
 
     def _store_many(
         self,
@@ -52,9 +58,13 @@ class ManyKeys(Dispatcher):
         names: Mapping[Key, Key],
         values: Mapping[Any, Value],
         ttl: TTL,
+        tags: Tags | None = None,
     ) -> None:
         """Stores values by the caller's keys, which `names` has under each key itself."""
         items = {key: values[name] for key, name in names.items()}
+        if tags is not None:
+            self._store_marked(operations, names, items, ttl, self._marks(tags))
+            return
         sets: SetMany | None = None
         with naming(operations, names, items, lambda: sets.unconfirmed() if sets else items):
             ttl_ms = operations.ttl_ms(ttl)
@@ -73,9 +83,33 @@ class ManyKeys(Dispatcher):
                     self.delete_many(large)
                 raise
 
-    def _set_by(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
+    def _store_marked(
+        self,
+        operations: Operations,
+        names: Mapping[Key, Key],
+        items: Mapping[Key, Value],
+        ttl: TTL,
+        marks: bytes,
+    ) -> None:
+        """Stores items that begin with these marks: one operation for each."""
+        failed: list[Key] = list(items)
+        with naming(operations, names, items, lambda: failed, len(marks)):
+            try:
+                operations.check_values(items, len(marks))
+            except ValueTooLarge:
+                if large := operations.to_remove(items, len(marks)):
+                    self.delete_many(large)
+                raise
+            sets = [operations.set(key, value, ttl, marks=marks) for key, value in items.items()]
+            results = self._run_batch(sets)
+            failed = failures(items, results)
+            raise_combined([each.call(self._shard_of) for each in sets], results)
+
+    def _set_by(
+        self, operations: Operations, key: Key, value: Value, ttl: TTL, marks: bytes = b""
+    ) -> int:
         """Stores a value by the rules of these operations."""
-        operation = operations.set(key, value, ttl)
+        operation = operations.set(key, value, ttl, marks=marks)
         try:
             version: int = self._run(operation)
         except ValueTooLarge:  # by the worker's bound, perhaps
@@ -84,13 +118,23 @@ class ManyKeys(Dispatcher):
             raise
         return version
 
-    def _run_or_lose(self, operation: Operation) -> Any:
-        """As `_run`, for namespaces, as this client's own methods treat errors."""
-        return self._run(operation)
-
-    def _set_or_lose(self, operations: Operations, key: Key, value: Value, ttl: TTL) -> int:
-        """As `_set_by`, for namespaces, as this client's own methods treat errors."""
-        return self._set_by(operations, key, value, ttl)
+    def _change(
+        self,
+        operations: Operations,
+        name: str,
+        key: Key,
+        *arguments: Any,
+        tags: Tags | None = None,
+        **options: Any,
+    ) -> Any:
+        """What the method of this name returns, by the rules of these operations."""
+        marks = self._marks(tags)
+        if name == "set":
+            value, ttl = arguments
+            return self._set_by(operations, key, value, ttl, marks)
+        if marks:
+            options["marks"] = marks
+        return self._run(getattr(operations, name)(key, *arguments, **options))
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """Removes many keys; returns how many were there.

@@ -10,7 +10,7 @@ from kvserve.client.blocking.by_rules import ByRules
 from kvserve.client.blocking.records import Records
 from kvserve.client.blocking.scans import Scans
 from kvserve.client.calls.naming import full_names
-from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, check_mapping
+from kvserve.client.calls.operations import TTL, AnyKey, Key, Operation, Tags, check_mapping
 from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.contract import Cache
 from kvserve.client.mapping import MappingMethods
@@ -122,6 +122,10 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         self._operations.check_key(key)
         return self._rules.full_key(self._prefix(), key)
 
+    def _given(self, tags: Tags | None) -> Tags | None:
+        """The keys of tags' records, for a method of the client; None for none."""
+        return None if tags is None else self._tags_of(tags)
+
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         return self._client._run_batch(moved(operations, self._prefix(), self._rules))
 
@@ -152,25 +156,44 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         """See `Client.gets`."""
         return self._client.gets(self._full_key(key), default)
 
-    def set(self, key: Key, value: Value, ttl: TTL = None) -> int:
+    def set(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> int:
         """See `Client.set`."""
-        return self._writes.set(self._full_key(key), value, ttl)
+        return self._writes.set(self._full_key(key), value, ttl, tags=self._given(tags))
 
-    def add(self, key: Key, value: Value, ttl: TTL = None) -> bool:
+    def add(self, key: Key, value: Value, ttl: TTL = None, *, tags: Tags | None = None) -> bool:
         """See `Client.add`."""
-        return self._writes.add(self._full_key(key), value, ttl)
+        return self._writes.add(self._full_key(key), value, ttl, tags=self._given(tags))
 
-    def replace(self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False) -> bool:
-        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+    def replace(
+        self,
+        key: Key,
+        value: Value,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
+    ) -> bool:
+        """See `Client.replace`. Without a ttl or `keep_ttl`, that of the old value is
+        dropped; its tags are in any case."""
         full_key = self._full_key(key)
-        return self._writes.replace(full_key, value, ttl, keep_ttl=keep_ttl)
+        own = self._given(tags)
+        return self._writes.replace(full_key, value, ttl, keep_ttl=keep_ttl, tags=own)
 
     def cas(
-        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        tags: Tags | None = None,
     ) -> bool:
-        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is dropped."""
+        """See `Client.cas`. Without a ttl or `keep_ttl`, that of the old value is
+        dropped; its tags are in any case."""
         full_key = self._full_key(key)
-        return self._writes.cas(full_key, value, version, ttl, keep_ttl=keep_ttl)
+        own = self._given(tags)
+        return self._writes.cas(full_key, value, version, ttl, keep_ttl=keep_ttl, tags=own)
 
     def delete(self, key: Key, version: int | None = None) -> bool:
         """See `Client.delete`."""
@@ -209,10 +232,12 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
             found |= {own[key]: value for key, value in rest.items()}
         return found
 
-    def set_many(self, values: Mapping[AnyKey, Value], ttl: TTL = None) -> None:
+    def set_many(
+        self, values: Mapping[AnyKey, Value], ttl: TTL = None, *, tags: Tags | None = None
+    ) -> None:
         """See `Client.set_many`."""
         own = self._named(check_mapping(values))
-        self._client._store_many(self._operations, own, values, ttl)
+        self._client._store_many(self._operations, own, values, ttl, self._given(tags))
 
     def delete_many(self, keys: Iterable[Key]) -> int:
         """See `Client.delete_many`."""

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from kvserve.client._scopes import vouched, with_value
 from kvserve.client.blocking.locks import Limiter, Lock, keep_in_thread
-from kvserve.client.calls.operations import TTL, Key
+from kvserve.client.calls.operations import TTL, Key, Tags
 from kvserve.client.contract import Cache
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
@@ -19,6 +19,7 @@ from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
 from kvserve.client.recipes.memoize import (
     CallKeys,
     Memoized,
+    TagsOfCalls,
     is_function,
     tell_codec,
     with_attributes,
@@ -33,6 +34,7 @@ from kvserve.client.recipes.single_flight import (
     seek,
     with_flight,
 )
+from kvserve.client.recipes.tags import NO_TAGS, TagKeys, invalidate, marks_of, tag_keys
 from kvserve.errors import InvalidArgument, ServerError, UnreadableValue
 
 P = ParamSpec("P")
@@ -60,6 +62,18 @@ class Recipes:
         """The key under which a key's record is stored."""
         return self._root._operations.key(key)
 
+    def _tags_of(self, tags: Tags | None) -> TagKeys:
+        """The keys of the tags' records."""
+        return NO_TAGS if tags is None else tag_keys(self._path, tags)
+
+    def _marks(self, tags: Tags | None) -> bytes:
+        """What a value with these tags begins with."""
+        return (
+            run_to_end(marks_of(Driver.of(self._root), self._tags_of(tags)))
+            if tags is not None
+            else b""
+        )
+
     def get_or_set(
         self,
         key: Key,
@@ -70,6 +84,7 @@ class Recipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | None = None,
     ) -> Any:
         """The value of a key; on a miss it is computed, once for all processes, and stored.
 
@@ -88,6 +103,8 @@ class Recipes:
                 that values that were stored together do not expire together.
             stale_on_error: if the factory raises an Exception and the stale value is still there,
                 return that, and log a warning; else the caller gets the exception.
+            tags: names by which the value can be made a miss, see `invalidate_tag`. They are read
+                before the factory runs.
 
         Returns:
             The value, as `get` returns it.
@@ -102,7 +119,8 @@ class Recipes:
             >>> cache.get_or_set("answer", lambda: 6 * 7, ttl=60)
             42
         """
-        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        own_tags = self._tags_of(tags)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error, own_tags)
         return get_or_set(self._root, self._full_key(key), factory, terms)
 
     @overload
@@ -119,6 +137,7 @@ class Recipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | Callable[..., Tags] | None = None,
     ) -> Callable[[Callable[P, R]], Memoized[P, R]]: ...
 
     def memoize(
@@ -131,6 +150,7 @@ class Recipes:
         claim_ttl: TTL = CLAIM_SECONDS_DEFAULT,
         jitter: float = 0.0,
         stale_on_error: bool = False,
+        tags: Tags | Callable[..., Tags] | None = None,
     ) -> Any:
         """Decorates a function: its results are kept for all processes, as by `get_or_set`.
 
@@ -149,6 +169,8 @@ class Recipes:
             ttl, stale, claim_ttl, jitter, stale_on_error: see `get_or_set`.
             key: makes the key of a call from the call's arguments: for other types, and for
                 methods, whose first argument is an object.
+            tags: see `get_or_set`; or a function that makes them from the call's arguments, called
+                when the result must be computed.
             typed: whether 1 and 1.0 are different arguments, as well as a set and a frozenset.
 
         Returns:
@@ -169,14 +191,40 @@ class Recipes:
         """
         function = ttl if is_function(ttl) else None
         ttl = None if function else ttl
-        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error)
+        tags_of = TagsOfCalls(self._path, tags)
+        terms = checked_terms(ttl, stale, claim_ttl, jitter, stale_on_error, tags_of.of_all)
 
         def decorate(function: Callable[P, R]) -> Memoized[P, R]:
             keys = CallKeys(function, key, typed=typed)
             tell_codec(self._root._operations.values, function)
-            return memoize(self, function, keys, terms)
+            return memoize(self, function, keys, terms, tags_of)
 
         return decorate if function is None else decorate(function)
+
+    def invalidate_tag(self, tag: str) -> None:
+        """Makes all values that were stored with a tag misses, at once, for all processes.
+
+        It is one write, however many values there are. A value whose computation by `get_or_set` or
+        `memoize` began before it is stored out of reach.
+
+        Args:
+            tag: its name. In a namespace, tags are those of the namespace.
+
+        Raises:
+            InvalidArgument: the name is empty, or there is a store behind the table, which keeps no
+                tags.
+
+        Example:
+            >>> cache.set("profile:7", "Ada", tags=["user:7"]) > 0, cache.get("profile:7")
+            (True, 'Ada')
+            >>> cache.invalidate_tag("user:7")
+            >>> cache.get("profile:7")
+        """
+        (key,) = tag_keys(self._path, [tag])
+        try:
+            run_to_end(invalidate(Driver.of(self._root), key))
+        except ServerError as error:
+            self._root._missed(error, [key])
 
     def lock(
         self,
@@ -273,6 +321,7 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
     try:
         with suppress(RuntimeError):  # no thread can be started: one claim_ttl must do
             keep_in_thread(flight.claim, flight.driver, flight.keep_until_ms, bound=True)
+        run_to_end(flight.read_tags())
         value = _checked(with_value(*with_flight(flight), vouched, flight.claim, factory))
     except BaseException as error:
         run_to_end(flight.abandon())
@@ -297,7 +346,11 @@ def _checked(value: Any) -> Any:
 
 
 def memoize(
-    owner: Recipes, function: Callable[P, R], keys: CallKeys, terms: Terms
+    owner: Recipes,
+    function: Callable[P, R],
+    keys: CallKeys,
+    terms: Terms,
+    tags_of: TagsOfCalls,
 ) -> Memoized[P, R]:
     """The blocking version; see `Recipes.memoize`."""
     if inspect.iscoroutinefunction(function):
@@ -310,7 +363,8 @@ def memoize(
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         key = owner._full_key(keys(*args, **kwargs))
         compute = functools.partial(function, *args, **kwargs)
-        result: R = get_or_set(owner._root, key, compute, terms)
+        own_terms = tags_of.in_terms(terms, args, kwargs)
+        result: R = get_or_set(owner._root, key, compute, own_terms)
         return result
 
     def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kvserve.client.blocking.recipes import Recipes
-from kvserve.client.calls.operations import TTL, Key, Operations, Record, record_of
+from kvserve.client.calls.operations import TTL, Key, Operations, Record, Tags, record_of
 from kvserve.client.recipes.driver import Driver, run_to_end
-from kvserve.client.recipes.updates import update
+from kvserve.client.recipes.updates import Renewal, update
 from kvserve.errors import InvalidArgument, KvserveError
 from kvserve.table._core import AskWorker
 
@@ -48,7 +48,13 @@ class Records(Recipes):
         return record
 
     def update(
-        self, key: Key, function: Callable[[Any], Any], default: Any = None, ttl: TTL = None
+        self,
+        key: Key,
+        function: Callable[[Any], Any],
+        default: Any = None,
+        ttl: TTL = None,
+        *,
+        tags: Tags | None = None,
     ) -> Any:
         """Changes a value by a function of it, so that no change is lost.
 
@@ -63,6 +69,8 @@ class Records(Recipes):
             default: what the function gets on a miss; a copy of it each time.
             ttl: as for `set`; None: a key that is there keeps its own, a new one gets the server's
                 `default_ttl`.
+            tags: as for `set`, read before each call of the function; those of the old value are
+                dropped.
 
         Returns:
             The value that was stored, as `get` returns it; after `UNCHANGED` the one that was
@@ -86,9 +94,8 @@ class Records(Recipes):
             return function(value)
 
         full_key = self._full_key(key)
-        return run_to_end(
-            update(Driver.of(self._root), self._operations, full_key, call, default, ttl)
-        )
+        new = Renewal(call, default, ttl, self._tags_of(tags))
+        return run_to_end(update(Driver.of(self._root), self._operations, full_key, new))
 
     def expire_at(self, key: Key, when: datetime.datetime | float) -> bool:
         """Lets a key expire at a time of the wall clock; returns whether the key was there.

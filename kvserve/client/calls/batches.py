@@ -7,9 +7,10 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.calls.call import Call, raise_combined, split_off_misrouted
-from kvserve.client.calls.operations import Operation, batch_interpretation
-from kvserve.errors import ValueTooLarge, WrongWorker
+from kvserve.client.calls.operations import Operation
+from kvserve.errors import InternalError, KvserveError, ValueTooLarge, WrongWorker, from_wire
 from kvserve.protocol import commands
+from kvserve.protocol.messages import STATUS_DONE
 
 _OPERATION_OVERHEAD_BYTES = 64
 
@@ -129,7 +130,7 @@ class _Part:
 
     def take(self, answers: Any, results: list[Any]) -> None:
         """Puts the results of the last chunk, or of its beginning, into their places."""
-        for result in batch_interpretation(self._chunk, answers):
+        for result in _interpreted(self._chunk, answers):
             results[self._positions[self._done]] = result
             self._done += 1
 
@@ -140,3 +141,22 @@ def _size(operation: Operation) -> int:
     if operation.command in (commands.SET, commands.ADD, commands.REPLACE, commands.CAS):
         size_bytes += len(operation.arguments[2])
     return size_bytes
+
+
+def _interpreted(operations: list[Operation], answers: Any) -> list[Any]:
+    """The results of the operations that a batch's reply answers, errors among them as objects."""
+    if type(answers) is not list or not 0 < len(answers) <= len(operations):
+        raise InternalError("a batch was answered with something else")
+    return [
+        _result(operation, status, answer)
+        for operation, (status, answer) in zip(operations, answers, strict=False)
+    ]
+
+
+def _result(operation: Operation, status: int, answer: Any) -> Any:
+    if status != STATUS_DONE:
+        return from_wire(status, str(answer))
+    try:
+        return operation.interpret(answer)
+    except KvserveError as error:  # of this key alone
+        return error

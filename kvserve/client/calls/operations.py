@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,19 +19,17 @@ from kvserve.client.calls.rules import TTL as TTL
 from kvserve.client.calls.rules import Key as Key
 from kvserve.client.values import Values
 from kvserve.errors import (
-    InternalError,
     InvalidArgument,
     InvalidTTL,
     KvserveError,
     ValueTooLarge,
-    from_wire,
 )
 from kvserve.protocol import commands
-from kvserve.protocol.codec import COMPRESSED, Value, plain_bytes
+from kvserve.protocol.codec import COMPRESSED, TAGGED, Value, plain_bytes
 from kvserve.protocol.commands import Command
-from kvserve.protocol.messages import STATUS_DONE
 from kvserve.table._core import check_key
 
+Tags = Iterable[str]
 AnyKey = TypeVar("AnyKey", bound=Key)  # a dict[bytes, X] is no Mapping[Key, X]
 NOT_KEPT_MS = -1  # a ttl that is over
 
@@ -220,9 +218,9 @@ class Operations:
     def ttl(self, key: Key) -> Operation:
         return Operation(commands.TTL, (self.key(key),), from_ttl_ms)
 
-    def set(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
+    def set(self, key: Key, value: Value, ttl: TTL = None, *, marks: bytes = b"") -> Operation:
         try:
-            stored = self._stored(key, value, ttl)
+            stored = self._stored(key, value, ttl, marks)
         except ValueTooLarge as error:
             if self.rules.too_large == "keep":
                 raise
@@ -231,63 +229,81 @@ class Operations:
             return Operation(commands.DELETE, stored[:1], _no_version)
         return Operation(commands.SET, stored, int)
 
-    def _stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
-        """The arguments of a command that stores a value."""
-        codec_id, payload = self.encode(value)
+    def _stored(
+        self, key: Key, value: Value, ttl: TTL, marks: bytes
+    ) -> tuple[Key, int, bytes, int]:
+        """The arguments of a command that stores a value, which begins with its tags' marks."""
+        codec_id, payload = self.encode(value, len(marks))
+        if marks:
+            codec_id, payload = codec_id | TAGGED, marks + payload
         return self.key(key), codec_id, payload, 0 if ttl is None else self.ttl_ms(ttl)
 
-    def encode(self, value: Value) -> tuple[int, bytes]:
-        """The codec and the payload of a value that may be stored."""
+    def encode(self, value: Value, marks_bytes: int = 0) -> tuple[int, bytes]:
+        """The codec and the payload of a value that may be stored, behind so many bytes of tags."""
         codec_id, payload = self._encode(value)
         size = len(payload) if codec_id < COMPRESSED else plain_bytes(codec_id, payload)
+        size += marks_bytes
         if size > self.value_bytes_max:
             raise ValueTooLarge(
                 f"a value of {size} bytes; at most {self.value_bytes_max} are allowed here"
             )
         return codec_id, payload
 
-    def check_values(self, items: Mapping[Key, Value]) -> None:
+    def check_values(self, items: Mapping[Key, Value], marks_bytes: int = 0) -> None:
         """Raises for a value that may not be stored."""
         for value in items.values():
-            self.encode(value)
+            self.encode(value, marks_bytes)
 
-    def to_remove(self, items: Mapping[Key, Value]) -> list[Key]:
+    def to_remove(self, items: Mapping[Key, Value], marks_bytes: int = 0) -> list[Key]:
         """The keys to remove because their values are too large, by the rules."""
         large = []
         for key, value in items.items() if self.rules.too_large == "remove" else ():
             try:
-                self.encode(value)
+                self.encode(value, marks_bytes)
             except ValueTooLarge:
                 large.append(key)
         return large
 
-    def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
-        stored = self._stored(key, value, ttl)
+    def add(self, key: Key, value: Value, ttl: TTL = None, *, marks: bytes = b"") -> Operation:
+        stored = self._stored(key, value, ttl, marks)
         if stored[3] == NOT_KEPT_MS:
             return Operation(commands.TTL, stored[:1], _is_none)
         return Operation(commands.ADD, stored, bool)
 
     def replace(
-        self, key: Key, value: Value, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        marks: bytes = b"",
     ) -> Operation:
-        stored = self._stored_over(key, value, ttl, keep_ttl)
+        stored = self._stored_over(key, value, ttl, keep_ttl, marks)
         if stored[3] == NOT_KEPT_MS:
             return Operation(commands.DELETE, stored[:1], bool)
         return Operation(commands.REPLACE, stored, bool)
 
     def cas(
-        self, key: Key, value: Value, version: int, ttl: TTL = None, *, keep_ttl: bool = False
+        self,
+        key: Key,
+        value: Value,
+        version: int,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        marks: bytes = b"",
     ) -> Operation:
-        stored = self._stored_over(key, value, ttl, keep_ttl)
+        stored = self._stored_over(key, value, ttl, keep_ttl, marks)
         check_version(version)
         if stored[3] == NOT_KEPT_MS:
             return Operation(commands.DELETE_VERSION, (stored[0], version), bool)
         return Operation(commands.CAS, (*stored, version), bool)
 
     def _stored_over(
-        self, key: Key, value: Value, ttl: TTL, keep_ttl: bool
+        self, key: Key, value: Value, ttl: TTL, keep_ttl: bool, marks: bytes
     ) -> tuple[Key, int, bytes, int]:
-        stored = self._stored(key, value, ttl)
+        stored = self._stored(key, value, ttl, marks)
         if not keep_ttl:
             return stored
         check_kept(ttl)
@@ -372,22 +388,3 @@ def check_mapping(values: Mapping[Any, Value]) -> Mapping[Key, Value]:
     if not isinstance(values, Mapping):
         raise InvalidArgument(f"values is a dict of keys and values, not {type(values).__name__}")
     return values
-
-
-def batch_interpretation(operations: list[Operation], answers: Any) -> list[Any]:
-    """The results of the operations that a batch's reply answers, errors among them as objects."""
-    if type(answers) is not list or not 0 < len(answers) <= len(operations):
-        raise InternalError("a batch was answered with something else")
-    return [
-        _result(operation, status, answer)
-        for operation, (status, answer) in zip(operations, answers, strict=False)
-    ]
-
-
-def _result(operation: Operation, status: int, answer: Any) -> Any:
-    if status != STATUS_DONE:
-        return from_wire(status, str(answer))
-    try:
-        return operation.interpret(answer)
-    except KvserveError as error:  # of this key alone
-        return error

@@ -7,10 +7,10 @@ client's driver never suspends, so that `run_to_end` runs such a coroutine to it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from kvserve.client.calls.operations import Key, from_ttl_ms
+from kvserve.client.calls.operations import TTL, Key, from_ttl_ms
 from kvserve.client.contract import AsyncCache, Cache
 from kvserve.client.deadlines import within
 from kvserve.errors import UnreadableValue
@@ -47,6 +47,7 @@ class Driver:
         self.cas = as_coroutine(strict.cas)
         self.delete = as_coroutine(strict.delete)
         self.run = as_coroutine(strict._run)
+        self._set_by = as_coroutine(strict._set_by)
         self.sleep = sleep
         self.within = within
         self._client = client
@@ -68,6 +69,15 @@ class Driver:
     def timeout(self) -> float:
         """The client's: seconds for a request, or for several that serve one purpose."""
         return self._client._timeout_seconds
+
+    def mark(self, keys: Sequence[Key], generations: Sequence[int]) -> bytes:
+        """What a value begins with that has tags of these keys and generations."""
+        return self._client._reader._tags(keys, generations)
+
+    async def set_marked(self, marks: bytes, key: Key, value: Any, ttl: TTL) -> int:
+        """As the client's `set`, of a value with marks."""
+        version: int = await self._set_by(self._client._operations, key, value, ttl, marks)
+        return version
 
     def is_seen(self, key: Key) -> bool:
         """Whether this process sees a key in shared memory. Asks no worker; counts as no read."""

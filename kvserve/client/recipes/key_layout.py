@@ -8,6 +8,7 @@
     kvserve:sliding:NAME:ID                the times of the last hits      limiter(sliding=True)
     kvserve:sliding-counter:NAME:ID        two windows' counts             limiter, "counter"
     kvserve:fixed:NAME:GENERATION:NAME:ID  the same in a namespace, whose name comes first
+    kvserve:tag:NAME                       the generation of a tag         tags=
     kvserve:generation:NAME                the generation of a namespace   namespace
     NAME:GENERATION:KEY                    a user's key in a namespace     namespace
     NAME::NAME:GENERATIONS:KEY             in a namespace within another
@@ -39,6 +40,7 @@ LIMITERS = {
     Window.LOG: "sliding",
     Window.COUNTER: "sliding-counter",
 }
+_TAG = "kvserve:tag:"
 
 
 def flight_key(key: Key) -> Key:
@@ -89,6 +91,16 @@ def limiter_key(kind: str, prefix: str, name: str, who: str) -> str:
         'kvserve:fixed:login:192.0.2.7'
     """
     return str(_fitting(f"kvserve:{kind}:", f"{prefix}{name}:{quoted(who)}"))
+
+
+def is_tag(key: Key) -> bool:
+    """Whether the record of a tag has this key.
+
+    Example:
+        >>> is_tag("kvserve:tag:user"), is_tag(b"kvserve:tag:user"), is_tag("user")
+        (True, True, False)
+    """
+    return key.startswith(_TAG) if isinstance(key, str) else key.startswith(_TAG.encode())
 
 
 def quoted(name: str) -> str:

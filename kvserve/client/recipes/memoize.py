@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
-from kvserve.client.calls.operations import Key
+from kvserve.client.calls.operations import Key, Tags
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.arguments import canonical_call
 from kvserve.client.recipes.function_names import function_name
+from kvserve.client.recipes.single_flight import Terms
+from kvserve.client.recipes.tags import tag_keys
 from kvserve.client.values import Values
 from kvserve.errors import InvalidArgument
 from kvserve.table._core import check_key
@@ -90,6 +92,27 @@ class CallKeys:
             raw = f"{self._name}({arguments})".encode(errors="surrogatepass")
             whole = f"kvserve:memo:{key_layout.hashed(raw)}"
         return whole
+
+
+class TagsOfCalls:
+    """The tags of the results of a memoized function.
+
+    Args:
+        path: the names of the namespaces around them.
+        tags: their names; or what makes them from a call's arguments; or None.
+    """
+
+    def __init__(self, path: Sequence[str], tags: Tags | Callable[..., Tags] | None) -> None:
+        self._path = path
+        self._make = tags if callable(tags) else None
+        self.of_all = tag_keys(path, () if tags is None or callable(tags) else tags)
+
+    def in_terms(self, terms: Terms, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Terms:
+        """The terms of all calls, as they are for this one."""
+        make = self._make
+        if make is None:
+            return terms
+        return terms._replace(tags=lambda: tag_keys(self._path, make(*args, **kwargs)))
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from kvserve.client.calls.operations import TTL, Key, to_ttl_ms
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.claims import Claim, now_ms, pauses
 from kvserve.client.recipes.driver import Driver
+from kvserve.client.recipes.tags import NO_TAGS, TagKeys, marks_of
 from kvserve.client.recipes.waits import Waiting
 from kvserve.client.values import Values
 from kvserve.errors import InvalidArgument, KvserveError, MisuseError
@@ -50,6 +52,7 @@ class Terms(NamedTuple):
     claim_ttl: TTL
     jitter: float
     stale_on_error: bool = False
+    tags: TagKeys | Callable[[], TagKeys] = NO_TAGS
 
     def life(self) -> TTL:
         """The time to live of a value that is stored now."""
@@ -64,7 +67,12 @@ class Terms(NamedTuple):
 
 
 def checked_terms(
-    ttl: TTL, stale: TTL, claim_ttl: TTL, jitter: float, stale_on_error: bool = False
+    ttl: TTL,
+    stale: TTL,
+    claim_ttl: TTL,
+    jitter: float,
+    stale_on_error: bool = False,
+    tags: TagKeys = NO_TAGS,
 ) -> Terms:
     """The arguments of `get_or_set`, if they make sense.
 
@@ -85,7 +93,7 @@ def checked_terms(
         raise InvalidArgument(f"jitter = {jitter!r}: use a part of the ttl, from 0 to below 1")
     if stale_on_error and stale is None:
         raise InvalidArgument("stale_on_error uses the value that `stale` keeps: give stale")
-    return Terms(ttl, stale_seconds, claim_ttl, jitter, stale_on_error)
+    return Terms(ttl, stale_seconds, claim_ttl, jitter, stale_on_error, tags)
 
 
 class Flight:
@@ -104,6 +112,7 @@ class Flight:
         self.identity = (names, key.encode() if isinstance(key, str) else key)
         self._terms = terms
         self.claim = Claim(key_layout.flight_key(key), terms.claim_ttl)
+        self._marks = b""
 
     @property
     def is_computing(self) -> bool:
@@ -120,6 +129,12 @@ class Flight:
         terms = self._terms
         return not terms.stale_seconds or terms.is_fresh(await self.driver.ttl(self.key))
 
+    async def read_tags(self) -> None:
+        """Reads the generations of the tags. Called before the factory: a value that is computed
+        while one of its tags is invalidated is stored out of reach."""
+        tags = self._terms.tags() if callable(self._terms.tags) else self._terms.tags
+        self._marks = await marks_of(self.driver, tags)
+
     async def complete(self, value: Any) -> None:
         """Stores the computed value, and ends the flight."""
         try:
@@ -131,7 +146,11 @@ class Flight:
     async def _complete(self, value: Any) -> None:
         version = None
         if await self.claim.is_kept(self.driver):
-            version = await self.driver.set(self.key, value, self._terms.life())
+            arguments = (self.key, value, self._terms.life())
+            if self._marks:
+                version = await self.driver.set_marked(self._marks, *arguments)
+            else:
+                version = await self.driver.set(*arguments)
         released = await self.claim.release(self.driver)
         if version is not None and not released:
             await self.driver.delete(self.key, version)  # it was invalidated in between

@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvserve import limits
 from kvserve.client.calls.markers import UNCHANGED
 from kvserve.client.calls.operations import TTL, Key, Operations
 from kvserve.client.recipes.driver import Driver
 from kvserve.client.recipes.single_flight import as_read
+from kvserve.client.recipes.tags import TagKeys, marks_of
 from kvserve.errors import ServerBusy
 
 _AT_ONCE = 4  # attempts before others are given way
@@ -24,31 +25,36 @@ _PAUSE_SECONDS = 0.0005
 _PAUSE_SECONDS_MAX = 0.05
 
 
-async def update(
-    driver: Driver,
-    operations: Operations,
-    key: Key,
-    function: Callable[[Any], Coroutine[Any, Any, Any]],
-    default: Any,
-    ttl: TTL,
-) -> Any:
+class Renewal(NamedTuple):
+    """What the caller of an update asks for: the arguments of `Client.update`."""
+
+    function: Callable[[Any], Coroutine[Any, Any, Any]]
+    default: Any
+    ttl: TTL
+    tags: TagKeys
+
+
+async def update(driver: Driver, operations: Operations, key: Key, new: Renewal) -> Any:
     """See `Client.update`."""
+    function, default, ttl, tags = new
     operations.ttl_ms(ttl)  # before the function is called
     for attempt in range(limits.UPDATE_ATTEMPTS_MAX):
         if attempt >= _AT_ONCE:
             longest = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(attempt, 16))
             await driver.sleep(random.uniform(0, longest))
+        marks = await marks_of(driver, tags)
         held, version = await driver.gets(key)
         before = copy.deepcopy(default) if version is None else held
         value = await function(before)
         if value is UNCHANGED:
             return default if version is None else held
         if version is None:
-            done = await driver.run(operations.add(key, value, ttl))
+            done = await driver.run(operations.add(key, value, ttl, marks=marks))
         elif ttl is None:
-            done = await driver.run(operations.cas(key, value, version, keep_ttl=True))
+            operation = operations.cas(key, value, version, keep_ttl=True, marks=marks)
+            done = await driver.run(operation)
         else:
-            done = await driver.run(operations.cas(key, value, version, ttl))
+            done = await driver.run(operations.cas(key, value, version, ttl, marks=marks))
         if done:
             return as_read(value, driver.values)
     raise ServerBusy(

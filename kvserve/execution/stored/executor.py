@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from kvserve import limits
-from kvserve.errors import RequestTimeout, WrongWorker
+from kvserve.errors import InvalidArgument, RequestTimeout, WrongWorker
 from kvserve.execution import many
 from kvserve.execution.budget import Allowance
 from kvserve.execution.executor import Executor, answer_bytes, refusal
@@ -26,7 +26,7 @@ from kvserve.execution.stored.entry import raw_key_of
 from kvserve.execution.stored.key_queues import KeyQueues
 from kvserve.execution.stored.running import Running
 from kvserve.execution.stored.table import StoredTable
-from kvserve.protocol import commands
+from kvserve.protocol import codec, commands
 from kvserve.protocol.messages import STATUS_DONE, Reply, Request
 from kvserve.store.guard import GuardedStore
 from kvserve.store.negative_cache import NegativeCache
@@ -38,6 +38,9 @@ _READS_A_WINDOW = 128
 _WRITES_A_WINDOW = 1024
 _WINDOW_MIN = 8  # however little memory is left: the batch was admitted
 _STARTS_A_TURN = 128  # each takes some 30 us
+_WITH_CODEC = tuple(
+    each.code for each in (commands.SET, commands.ADD, commands.REPLACE, commands.CAS)
+)
 _NOT_IN_PARTS = (commands.SET_MANY.code, commands.DELETE_MANY.code)
 
 
@@ -158,6 +161,8 @@ class StoredExecutor:
             if code == commands.TTL.code or code in commands.READS_OF_VALUES:
                 return self._start_read(code, arguments, running, alone)
             if change := self._changes.get(code):
+                if code in _WITH_CODEC and arguments[1] & codec.TAGGED:
+                    raise InvalidArgument("a store keeps no tags")
                 self._table.shard_of(arguments[0])  # raises InvalidKey
                 self._table.check_own((arguments[0],))
                 raw_key = raw_key_of(arguments[0])

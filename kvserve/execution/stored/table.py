@@ -70,7 +70,7 @@ class StoredTable:
         """What the key holds; from the store if the table does not have it."""
         found = self._table.read(key) if self._coherence.may_serve else None
         if found is not None:
-            return Entry(*found)
+            return Entry(*found[:3])
         call = self._coherence.begin(raw_key_of(key))
         try:
             record = await self._load(key, call)

@@ -190,9 +190,29 @@ static inline uint64_t expiry_of(const struct kv_record *record, struct shape s)
     return s.flags & KV_FLAG_EXPIRY ? LOAD(*expiry_cell(record)) : 0;
 }
 
+/* How many bytes of a record's value are its tags; UINT64_MAX: impossible ones. Readers call it
+ * once and go by what it says: the byte that counts them may be written again meanwhile. */
+static inline uint64_t tags_bytes(const struct kv_record *record, struct shape s) {
+    if (!(s.flags & KV_FLAG_TAGGED))
+        return 0;
+    if (s.value_bytes < KV_TAGS_HEAD_BYTES)
+        return UINT64_MAX;
+    const void *counter = record->bytes + value_offset(s);
+    uint64_t count = LOAD(*(const _Atomic uint8_t *)counter);
+    uint64_t bytes = KV_TAGS_HEAD_BYTES + count * sizeof(struct kv_tag);
+    return count == 0 || count > KV_TAGS_MAX || bytes > s.value_bytes ? UINT64_MAX : bytes;
+}
+
+/* Whether a value can begin with so many bytes of tags, and if it is a counter, has a cell then. */
+static inline bool value_fits(struct shape s, uint64_t tags) {
+    return tags != UINT64_MAX &&
+           (s.codec != KV_CODEC_COUNTER || s.value_bytes - tags == KV_COUNTER_BYTES);
+}
+
 /* For a record that is a counter. */
 static inline _Atomic uint64_t *counter_cell(const struct kv_record *record, struct shape s) {
-    return (_Atomic uint64_t *)(uintptr_t)(record->bytes + value_offset(s));
+    return (_Atomic uint64_t *)(uintptr_t)(record->bytes + value_offset(s) +
+                                           tags_bytes(record, s));
 }
 
 static inline bool gone(uint64_t expiry_ms, uint64_t cas, uint64_t flush_mark, uint64_t now_ms) {

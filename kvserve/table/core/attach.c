@@ -49,14 +49,15 @@ void kv_format(uint8_t *table, const struct kv_geometry *geometry, const uint8_t
 }
 
 /* The highest version that a table gave out, so that its successor goes on above it. The table may
- * be retired, damaged or of layout 2, whose headers lie at the same place. 0: it cannot be read. */
+ * be retired, damaged or of layout 2 or 3, whose headers lie at the same place. 0: it cannot be
+ * read. */
 uint64_t kv_last_version(const uint8_t *table, uint64_t table_bytes) {
     struct kv_superblock copy;
     uint64_t last = 0;
     if (table_bytes < KV_SUPERBLOCK_BYTES)
         return 0;
     memcpy(&copy, table, offsetof(struct kv_superblock, state));
-    bool known = copy.layout_version == KV_LAYOUT_VERSION || copy.layout_version == 2;
+    bool known = copy.layout_version >= 2 && copy.layout_version <= KV_LAYOUT_VERSION;
     if (copy.magic != KV_MAGIC || !known || copy.checksum != checksum(&copy) ||
         !kv_geometry_valid(&copy.geometry) || copy.geometry.table_bytes > table_bytes)
         return 0;

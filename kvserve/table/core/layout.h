@@ -32,8 +32,9 @@
 #endif
 
 #define KV_MAGIC UINT64_C(0x004556524553564b) /* "KVSERVE\0" as little-endian bytes */
-/* 3: an entry is published before its log's head. Writers of 2 would not recover that. */
-#define KV_LAYOUT_VERSION 3u
+/* 4: a record may have tags; readers of 3 would take them for its value's beginning. 3: an entry is
+ * published before its log's head. Writers of 2 would not recover that. */
+#define KV_LAYOUT_VERSION 4u
 #define KV_SUPERBLOCK_BYTES 4096u
 #define KV_HINTS_HEADER_BYTES 4096u
 #define KV_SHARD_HEADER_BYTES 512u
@@ -207,10 +208,26 @@ static_assert(sizeof(struct kv_record) == KV_RECORD_HEADER_BYTES, "layout");
 #define KV_FLAG_PAD 0x80u
 #define KV_FLAG_TEXT_KEY 0x01u /* the key was given as str */
 #define KV_FLAG_EXPIRY 0x02u /* the record has an expiry */
+#define KV_FLAG_TAGGED 0x04u /* the value begins with tags, see kv_tag */
 #define KV_CODEC_BYTES 0u /* only Python knows the other codecs */
 #define KV_CODEC_TEXT 1u
 #define KV_CODEC_COUNTER 2u
 #define KV_COUNTER_BYTES 8u
+
+/* tags: with the flag TAGGED a record's value begins with a word whose lowest byte is the number of
+ * its tags, and with these. The value proper follows. It is only there as long as the record of
+ * each tag, which is a counter without an expiry, holds the tag's generation: a random number,
+ * never 0. So whoever changes or removes that record, eviction too, makes all values with the tag
+ * misses. A tag's record is found by its hash alone: another one with that hash would have another
+ * number. */
+struct kv_tag {
+    uint64_t hash;
+    uint64_t generation;
+};
+#define KV_TAGS_MAX 15u
+#define KV_TAGS_HEAD_BYTES 8u
+#define KV_VALUE_TAGGED 0x100u /* in kv_value.codec: the bytes begin with tags */
+static_assert(sizeof(struct kv_tag) == 16, "layout");
 
 /* The readers' hits and misses: one stripe a line, and plain stores, so two processes that share a
  * stripe may lose counts. */

@@ -57,10 +57,15 @@ static inline uint64_t hash_rest(const uint64_t secret[4], uint64_t state, uint3
     return mix(secret[2] ^ length, mix(a ^ secret[1], b ^ state) ^ secret[3]);
 }
 
+/* The shard of a key with this hash. */
+static inline uint32_t shard_of(const struct kv_table *t, uint64_t hash) {
+    return (uint32_t)(((hash >> 48) * t->geometry.shards) >> 16);
+}
+
 /* Fills in the key's hash and shard. The hash's bits: 16 shard, 32 bucket, 16 tag. */
 void kv_locate(const struct kv_table *t, struct kv_key *key) {
     key->hash = hash_rest(t->hash_key, t->hash_key[0], 0, key->bytes, key->length);
-    key->shard = (uint32_t)(((key->hash >> 48) * t->geometry.shards) >> 16);
+    key->shard = shard_of(t, key->hash);
 }
 
 /* Hashes what many keys begin with. */
@@ -77,7 +82,7 @@ void kv_hash_prefix(const struct kv_table *t, const uint8_t *bytes, uint32_t len
 void kv_locate_behind(const struct kv_table *t, const struct kv_prefix_hash *prefix,
                       struct kv_key *key) {
     key->hash = hash_rest(t->hash_key, prefix->state, prefix->bytes, key->bytes, key->length);
-    key->shard = (uint32_t)(((key->hash >> 48) * t->geometry.shards) >> 16);
+    key->shard = shard_of(t, key->hash);
 }
 
 /* Points the view at an entry's record, and at the tail that shows whether it is still there.
@@ -107,13 +112,16 @@ static inline enum kv_status look(struct kv_view *view) {
     struct shape shape = shape_of(LOAD(record->shape));
     uint64_t offset = value_offset(shape);
     if (rest < KV_RECORD_HEADER_BYTES + offset + shape.value_bytes || shape.flags & KV_FLAG_PAD ||
-        shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
-        (shape.codec == KV_CODEC_COUNTER && shape.value_bytes != KV_COUNTER_BYTES))
+        shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX)
+        return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
+    uint64_t tags = tags_bytes(record, shape);
+    if (!value_fits(shape, tags))
         return kv_view_intact(view) ? KV_REFUSED : KV_CONTENDED;
     view->key = key_in(record, shape);
-    view->value = record->bytes + offset;
+    view->tags = record->bytes + offset;
+    view->value = view->tags + tags;
     view->key_bytes = shape.key_bytes;
-    view->value_bytes = shape.value_bytes;
+    view->value_bytes = shape.value_bytes - (uint32_t)tags;
     view->codec = shape.codec;
     view->flags = shape.flags;
     view->expiry_ms = expiry_of(record, shape);
@@ -167,6 +175,83 @@ enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struc
             return status;
     }
     return KV_CONTENDED;
+}
+
+/* One pass over the chain where a tag's record must be. Points the view at it. */
+static enum kv_status search_tag(const struct kv_table *t, const struct kv_tag *tag,
+                                 struct kv_view *view) {
+    uint32_t shard = shard_of(t, tag->hash);
+    uint32_t number = home_of(t, tag->hash);
+    for (uint32_t steps = 0; steps <= t->geometry.overflow; steps++) {
+        struct kv_bucket *bucket = bucket_at(t, shard, number);
+        for (uint32_t slot = 0; slot < KV_BUCKET_ENTRIES; slot++) {
+            uint64_t entry = LOAD_ACQUIRE(bucket->entry[slot]);
+            if (entry >> 48 != tag_of(tag->hash))
+                continue;
+            bool passed = !aim(t, shard, entry, view);
+            enum kv_status status = passed ? KV_CONTENDED : look(view);
+            bool held = status == KV_DONE && view->codec == KV_CODEC_COUNTER &&
+                        !(view->flags & (KV_FLAG_EXPIRY | KV_FLAG_TAGGED)) &&
+                        (uint64_t)kv_view_counter(view) == tag->generation &&
+                        !kv_view_flushed(t, shard, view);
+            if (status == KV_CONTENDED || !kv_view_intact(view))
+                return KV_CONTENDED;
+            if (held) {
+                view->hint = hint_at(t, shard, number, slot);
+                return KV_DONE;
+            }
+        }
+        uint32_t next = LOAD_ACQUIRE(bucket->next);
+        if (next == 0 || next > t->geometry.overflow)
+            return KV_MISSING;
+        number = t->geometry.buckets + next - 1;
+    }
+    return KV_MISSING;
+}
+
+/* Whether all these tags have their generations: KV_DONE, KV_MISSING, or KV_CONTENDED.
+ *
+ * `uses`: it counts as a read of the tags' records, so that they are not evicted before the values
+ * that hang on them. */
+static enum kv_status look_for_tags(const struct kv_table *t, const uint8_t *tags, uint32_t count,
+                                    bool uses) {
+    for (uint32_t n = 0; n < count; n++) {
+        struct kv_tag tag;
+        struct kv_view view;
+        enum kv_status status = KV_CONTENDED;
+        memcpy(&tag, tags + KV_TAGS_HEAD_BYTES + n * sizeof tag, sizeof tag);
+        for (int restarts = 0; status == KV_CONTENDED && restarts < RESTARTS_MAX; restarts++)
+            status = search_tag(t, &tag, &view);
+        if (status != KV_DONE)
+            return status;
+        if (uses)
+            (void)kv_view_touch(t, &view); /* a full ring of notes is seen at the next value */
+    }
+    return KV_DONE;
+}
+
+/* For a reader, whether the tags of a record that has some have their generations. KV_CONTENDED: a
+ * writer overtook it, find again. */
+enum kv_status kv_view_tags(const struct kv_table *t, const struct kv_view *view) {
+    uint8_t tags[KV_TAGS_HEAD_BYTES + KV_TAGS_MAX * sizeof(struct kv_tag)];
+    uint64_t bytes = (uint64_t)(view->value - view->tags);
+    memcpy(tags, view->tags, bytes);
+    if (!kv_view_intact(view))
+        return KV_CONTENDED;
+    uint64_t count = (bytes - KV_TAGS_HEAD_BYTES) / sizeof(struct kv_tag);
+    return look_for_tags(t, tags, (uint32_t)count, true);
+}
+
+/* The same for the owner of the lock of the record's shard; true where readers would not know:
+ * that costs a miss at most. */
+bool kv_record_lost_tags(const struct kv_table *t, const struct kv_record *record) {
+    struct shape shape = shape_of(LOAD(record->shape));
+    uint64_t bytes = tags_bytes(record, shape);
+    if (bytes == UINT64_MAX)
+        return true; /* only in a damaged table */
+    uint64_t count = (bytes - KV_TAGS_HEAD_BYTES) / sizeof(struct kv_tag);
+    return look_for_tags(t, record->bytes + value_offset(shape), (uint32_t)count, false) !=
+           KV_DONE;
 }
 
 /* Notes where kv_find has found a key's record, so that kv_place_holds sees in a few loads that the

@@ -40,8 +40,10 @@ struct operation {
 };
 
 static inline bool is_gone(const struct operation *op, const struct kv_record *record) {
-    uint64_t expiry_ms = expiry_of(record, shape_of(LOAD(record->shape)));
-    return gone(expiry_ms, LOAD(record->cas), LOAD(op->header->flush_mark), op->now_ms);
+    struct shape shape = shape_of(LOAD(record->shape));
+    uint64_t expiry_ms = expiry_of(record, shape);
+    return gone(expiry_ms, LOAD(record->cas), LOAD(op->header->flush_mark), op->now_ms) ||
+           (shape.flags & KV_FLAG_TAGGED && kv_record_lost_tags(op->t, record));
 }
 
 /* Updates the derived counters, which leave out the records that a flush dropped. */

@@ -25,8 +25,9 @@ static uint64_t next_cas(struct kv_shard *header) {
 
 /* The shape of the record that this key and value will make. */
 static struct shape shape_for(const struct kv_key *key, const struct kv_value *value) {
-    uint32_t flags = key->flags | (value->expiry_ms != 0 ? KV_FLAG_EXPIRY : 0);
-    return (struct shape){value->length, key->length, value->codec, flags};
+    uint32_t flags = key->flags | (value->expiry_ms != 0 ? KV_FLAG_EXPIRY : 0) |
+                     (value->codec & KV_VALUE_TAGGED ? KV_FLAG_TAGGED : 0);
+    return (struct shape){value->length, key->length, value->codec & 0xff, flags};
 }
 
 /* Whether a record can be stored, with room for an expiry even if it has none: a touch may add

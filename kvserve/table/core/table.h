@@ -51,6 +51,7 @@ struct kv_view {
     const struct kv_record *record;
     const uint8_t *key;
     const uint8_t *value;
+    const uint8_t *tags; /* where the value's tags begin, if it has the flag */
     uint32_t key_bytes;
     uint32_t value_bytes;
     uint32_t codec;
@@ -90,7 +91,7 @@ struct kv_place {
 struct kv_value {
     const uint8_t *bytes;
     uint32_t length;
-    uint32_t codec;
+    uint32_t codec; /* with KV_VALUE_TAGGED, if the bytes begin with tags */
     uint64_t expiry_ms;
 };
 
@@ -155,6 +156,8 @@ void kv_hash_prefix(const struct kv_table *t, const uint8_t *bytes, uint32_t len
                     struct kv_prefix_hash *prefix);
 void kv_locate_behind(const struct kv_table *t, const struct kv_prefix_hash *prefix,
                       struct kv_key *key);
+enum kv_status kv_view_tags(const struct kv_table *t, const struct kv_view *view);
+bool kv_record_lost_tags(const struct kv_table *t, const struct kv_record *record);
 bool kv_note_place(const struct kv_table *t, const struct kv_key *key, const struct kv_view *view,
                    struct kv_place *place);
 enum kv_status kv_find(const struct kv_table *t, const struct kv_key *key, struct kv_view *view);

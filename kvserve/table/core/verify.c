@@ -90,7 +90,7 @@ static bool verify_log(struct kv_table *t, uint32_t shard, bool main_log, uint8_
                 tally->longest[main_log] = length;
             if (shape.key_bytes == 0 || shape.key_bytes > KV_KEY_BYTES_MAX ||
                 length > t->geometry.largest_record ||
-                (shape.codec == KV_CODEC_COUNTER && shape.value_bytes != KV_COUNTER_BYTES))
+                !value_fits(shape, tags_bytes(record, shape)))
                 violate(report, 5, position);
             if (LOAD(record->cas) > sequence)
                 violate(report, 9, position);

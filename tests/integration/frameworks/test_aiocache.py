@@ -107,6 +107,13 @@ def test_clear_of_a_prefix_and_of_all(make: Callable[..., KvserveCache], served:
     assert run(other.get("k")) == [None]
 
 
+def test_raw(make: Callable[..., KvserveCache]) -> None:
+    cache = make()
+    key = cache.build_key("k")
+    run(cache.raw("set", key, "1"), cache.set("other", 1))
+    assert run(cache.raw("get", key), cache.raw("keys", f"{key}*")) == ["1", [key]]
+
+
 def test_locks(make: Callable[..., KvserveCache]) -> None:
     cache = make()
 

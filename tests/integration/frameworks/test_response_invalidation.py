@@ -124,6 +124,33 @@ def test_an_invalidation_while_a_response_is_computed(shop: Shop, how: str, know
     assert asyncio.run(meanwhile()) == [b"old", b"new"]
 
 
+def test_a_change_of_a_known_page_without_a_mark_while_it_is_computed(shop: Shop) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    state = {"price": "old"}
+
+    @shop.route("/price")
+    async def price(_: Request) -> Response:
+        seen = state["price"]
+        if state["price"] == "slow":
+            begun.set()
+            await go_on.wait()
+        return PlainTextResponse(seen, headers={"Cache-Control": "max-age=60"})
+
+    async def meanwhile() -> bytes:
+        app = shop.app
+        await ask(app, "/price")
+        state["price"] = "slow"
+        asked = asyncio.create_task(ask(app, "/price", headers={"cache-control": "no-cache"}))
+        await begun.wait()
+        state["price"] = "new"
+        await shop.pages.invalidate_path("/price")
+        go_on.set()
+        await asked
+        return (await ask(app, "/price")).body
+
+    assert asyncio.run(meanwhile()) == b"new"
+
+
 def test_many_ask_for_a_known_page_and_one_computes(shop: Shop) -> None:
     computed: list[str] = []
 

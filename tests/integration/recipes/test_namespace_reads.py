@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -230,3 +231,16 @@ def test_hit_counts_as_one(server: Server) -> None:
             place.get("nobody")
         after = cache._reads()
         assert (after[0] - before[0], after[1] - before[1]) == (10, 10)
+
+
+def test_generation_that_expires_takes_all_with_it(server: Server) -> None:
+    with server.connect(timeout=TIMEOUT) as cache:
+        place = cache.namespace("a")
+        place.set("key", 1)
+        cache.touch(generation_key(("a",)), 0.3)
+        assert place.get("key") == 1
+        while generation_key(("a",)) in cache:
+            time.sleep(0.05)
+        assert place.get("key") is None
+        place.set("key", 2)
+        assert place.get("key") == 2
