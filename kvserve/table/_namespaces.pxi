@@ -139,13 +139,28 @@ cdef class NamespaceReader:
 
     def get(self, key, default=None):
         """See `Client.get`."""
+        # As Reader.get: a function that both call would not be inlined in either.
         cdef kv_key k
+        cdef kv_view view
         cdef uint8_t buffer[KV_KEY_BYTES_MAX]
-        cdef object value = _ask_worker
+        cdef object value
+        cdef Reader reader
         cdef uint32_t reading = self.current()
-        if reading != 0 and self.locate(key, buffer, &k):
-            value = self.reader.get_located(reading, &k, key, default)
-        return self._get_by_client(key, default) if value is _ask_worker else value
+        if reading == 0 or not self.locate(key, buffer, &k):
+            return self._get_by_client(key, default)
+        reader = self.reader
+        if reader.lapsed(reading, k.shard):
+            return self._get_by_client(key, default)
+        value = reader._copy(&k, &view)
+        if value is _miss:
+            if reading & KV_MISSES_ASK_WORKER:
+                return self._get_by_client(key, default)
+            kv_count_read(&reader.t, False)
+            return default
+        if value is _ask_worker:
+            return self._get_by_client(key, default)
+        reader._count_hit(&view)
+        return decode(view.codec, value, key) if is_packed(&view) else value
 
     def _get_by_client(self, key, default):
         """What `get` returns where it must ask a worker. For subclasses."""
