@@ -54,7 +54,7 @@ cdef class NamespaceReader:
         self.prefix = f"{names}:{'~' * GENERATION_BYTES * len(keys)}:".encode()
         self.depth = len(keys)
         for n in range(self.depth):
-            borrow_key(self.keys[n], &self.levels[n].key)
+            as_key(NULL, self.keys[n], &self.levels[n].key)
         self.reader = reader
 
     cdef uint32_t current(self) except? 0:
@@ -126,7 +126,7 @@ cdef class NamespaceReader:
         """Makes the full key in a buffer, and finds its shard. False: it is too long."""
         cdef kv_key own
         cdef uint32_t before = <uint32_t>PyBytes_GET_SIZE(self.prefix)
-        borrow_key(key, &own)
+        as_key(NULL, key, &own)
         if before + own.length > KV_KEY_BYTES_MAX:
             return False
         memcpy(buffer, PyBytes_AS_STRING(self.prefix), before)
@@ -175,7 +175,7 @@ cdef class NamespaceReader:
         cdef kv_key unused
         if self.current() == 0:
             return None
-        borrow_key(key, &unused)
+        as_key(NULL, key, &unused)
         return self.text + <str>key if unused.flags else self.prefix + <bytes>key
 
     def _get_many_here(self, keys):
@@ -193,7 +193,7 @@ cdef class NamespaceReader:
         text, prefix = self.text, self.prefix
         own = tuple(keys)
         for key in own:
-            borrow_key(key, &unused)
+            as_key(NULL, key, &unused)
             full.append(text + <str>key if unused.flags else prefix + <bytes>key)
         found = self.reader._get_some_here(full, rest, own)
         if not rest:
