@@ -16,7 +16,7 @@ TTL_MS_MAX = 100 * 366 * 86_400_000  # a century; anything longer is a mistaken 
 LIFE_MS_KEPT = 2**64 - 1  # in place of a ttl: the value before had one, which is kept
 COUNTER_MIN = -(2**63)
 COUNTER_MAX = 2**63 - 1
-TAGS_MAX = 15  # of a value: a reader looks for each tag's record, which takes half of a hit's time
+TAGS_MAX = 15  # of a value: a hit looks for each tag's record, and takes longer by up to a half
 SLIDING_HITS_MAX = 10_000  # 8 bytes a hit; each hit writes all of them anew
 
 # The table.

@@ -38,7 +38,7 @@ INSTANCE = {
     "touches": Statistic("counter", "Times to live changed."),
     "increments": Statistic("counter", "Counters changed in place by incr and decr."),
     "evictions": Statistic("counter", "Items removed to make room before they expired."),
-    "expirations": Statistic("counter", "Expired items removed."),
+    "expirations": Statistic("counter", "Items removed that had expired, or lost a tag."),
     "index_evictions": Statistic(
         "counter", "Items removed because the index was full: serve with a smaller --item-size."
     ),

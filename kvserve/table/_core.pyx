@@ -159,8 +159,12 @@ cdef inline uint64_t expiry_after(uint64_t ttl_ms) noexcept nogil:
     return now_ms() + ttl_ms if ttl_ms else 0
 
 
-cdef inline int borrow_key(object key, kv_key *out) except -1:
-    """Borrows the key's bytes, which live as long as the object."""
+cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
+    """Borrows the key's bytes, which live as long as the object, and finds its shard in a table.
+
+    Args:
+        t: the table; NULL: in none.
+    """
     cdef Py_ssize_t size
     if isinstance(key, bytes):
         out.bytes = <const uint8_t *>PyBytes_AS_STRING(key)
@@ -179,13 +183,8 @@ cdef inline int borrow_key(object key, kv_key *out) except -1:
     if size > KV_KEY_BYTES_MAX:
         raise InvalidKey(f"a key of {size} bytes; at most {KEY_BYTES_MAX} are allowed")
     out.length = <uint32_t>size
-    return 0
-
-
-cdef inline int as_key(const kv_table *t, object key, kv_key *out) except -1:
-    """Borrows the key's bytes, as `borrow_key` does, and finds its shard."""
-    borrow_key(key, out)
-    kv_locate(t, out)
+    if t != NULL:
+        kv_locate(t, out)
     return 0
 
 
@@ -208,7 +207,7 @@ cdef inline bint is_packed(const kv_view *view) noexcept nogil:
 def check_key(key):
     """Raises InvalidKey unless `key` is a str or bytes of 1 to 1024 bytes."""
     cdef kv_key unused
-    borrow_key(key, &unused)
+    as_key(NULL, key, &unused)
 
 
 cpdef check_keys(keys):

@@ -58,7 +58,7 @@ cdef class NamespaceReader:
         self.prefix = f"{names}:{'~' * GENERATION_BYTES * len(keys)}:".encode()
         self.depth = len(keys)
         for n in range(self.depth):
-            borrow_key(self.keys[n], &self.levels[n].key)
+            as_key(NULL, self.keys[n], &self.levels[n].key)
         self.reader = reader
 
     cdef uint32_t current(self) except? 0:
@@ -137,7 +137,7 @@ cdef class NamespaceReader:
         if PyBytes_CheckExact(key):
             return PyBytes_GET_SIZE(key) < room
         try:
-            borrow_key(key, &own)
+            as_key(NULL, key, &own)
         except InvalidKey:  # perhaps it can be replaced
             return False
         return own.length < room
@@ -146,7 +146,7 @@ cdef class NamespaceReader:
         """Makes the full key in a buffer, and finds its shard. False: it is too long."""
         cdef kv_key own
         cdef uint32_t before = <uint32_t>PyBytes_GET_SIZE(self.prefix)
-        borrow_key(key, &own)
+        as_key(NULL, key, &own)
         if before + own.length > KV_KEY_BYTES_MAX:
             return False
         memcpy(buffer, PyBytes_AS_STRING(self.prefix), before)
@@ -165,7 +165,7 @@ cdef class NamespaceReader:
         cdef uint32_t reading = self.current()
         if reading != 0 and self.fits(key) and self.locate(key, buffer, &k):
             try:
-                value = self.reader.get_located(reading, &k, key, default)
+                value = self.get_located(reading, &k, key, default)
             except UnreadableValue:
                 value = _ask_worker  # what that means is the client's to say
         return self._get_by_client(key, default) if value is _ask_worker else value
@@ -177,10 +177,29 @@ cdef class NamespaceReader:
         cdef uint32_t reading = self.current()
         if reading != 0 and self.fits(key) and self.locate(key, buffer, &k):
             try:
-                return self.reader.get_located(reading, &k, key, default)
+                return self.get_located(reading, &k, key, default)
             except UnreadableValue:
                 pass  # what that means is the client's to say
         return self._get_here_by_client(key, default)
+
+    cdef inline object get_located(self, uint32_t reading, const kv_key *k, key, default):
+        """What a `get` of this key returns, or `_ask_worker`."""
+        # As in Reader.get: a function that both call would not be inlined in either.
+        cdef kv_view view
+        cdef object value
+        cdef Reader reader = self.reader
+        if reader.lapsed(reading, k.shard):
+            return _ask_worker
+        value = reader._copy(k, &view)
+        if value is _miss:
+            if reading & KV_MISSES_ASK_WORKER:
+                return _ask_worker
+            kv_count_read(&reader.t, False)
+            return default
+        if value is _ask_worker:
+            return _ask_worker
+        reader._count_hit(&view)
+        return reader.decode(view.codec, value, key) if is_packed(&view) else value
 
     def _get_here_by_client(self, key, default):
         """What `get_here` returns where the prefix is not at hand. For subclasses."""
@@ -199,7 +218,7 @@ cdef class NamespaceReader:
         cdef kv_key unused
         if self.current() == 0 or not self.fits(key):
             return None
-        borrow_key(key, &unused)
+        as_key(NULL, key, &unused)
         return self.text + <str>key if unused.flags else self.prefix + <bytes>key
 
     def _get_many_here(self, keys):
@@ -219,7 +238,7 @@ cdef class NamespaceReader:
         for key in own:
             if not self.fits(key):
                 return None
-            borrow_key(key, &unused)
+            as_key(NULL, key, &unused)
             full.append(text + <str>key if unused.flags else prefix + <bytes>key)
         found = self.reader._get_some_here(full, rest, own)
         if not rest:

@@ -153,29 +153,23 @@ cdef class Reader(Scanner):
             '-'
         """
         cdef kv_key k
+        cdef kv_view view
         cdef object value
         cdef uint32_t reading = self.reading()
         if reading == 0:
             return self._get_from_worker(key, default)
         cdef object held = self.fitted(key)
         as_key(&self.t, held, &k)
-        value = self.get_located(reading, &k, key, default)
-        return self._get_from_worker(key, default) if value is _ask_worker else value
-
-    cdef inline object get_located(self, uint32_t reading, const kv_key *k, key, default):
-        """What a `get` of this key returns, or `_ask_worker`."""
-        cdef kv_view view
-        cdef object value
         if self.lapsed(reading, k.shard):
-            return _ask_worker
-        value = self._copy(k, &view)
+            return self._get_from_worker(key, default)
+        value = self._copy(&k, &view)
         if value is _miss:
             if reading & KV_MISSES_ASK_WORKER:
-                return _ask_worker
+                return self._get_from_worker(key, default)
             kv_count_read(&self.t, False)
             return default
         if value is _ask_worker:
-            return _ask_worker
+            return self._get_from_worker(key, default)
         self._count_hit(&view)
         return self.decode(view.codec, value, key) if is_packed(&view) else value
 
