@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kvserve.client.aio.locks import driver_of
 from kvserve.client.recipes.key_layout import joined
 from kvserve.client.recipes.tags import marks_of, tag_keys
-from kvserve.errors import KvserveError
+from kvserve.errors import KvserveError, MisuseError
 from kvserve.integrations import http_rules as rules
 from kvserve.integrations.shared import open_async_namespace, open_namespace
 from kvserve.integrations.stored_response import Stored
@@ -130,6 +130,7 @@ class ResponseCache:
         self.wait = wait
         self.status_header = status_header.lower().encode() if status_header else None
         self._options = {"codec": None, **options}
+        self._has_told = False
 
     @cached_property
     def _cache(self) -> AsyncNamespace:
@@ -217,6 +218,11 @@ class ResponseCache:
             return Before(
                 prefix, await marks_of(driver_of(cache._root), tag_keys(cache._path, tags))
             )
+        except MisuseError as error:  # a store behind the server keeps no tags: so for ever
+            if not self._has_told:
+                self._has_told = True
+                LOG.warning("no response is kept: %s", error)
+            return None
         except KvserveError as error:
             LOG.debug("a response is not stored: %s", error)
             return None

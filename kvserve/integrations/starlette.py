@@ -45,6 +45,8 @@ class CacheMiddleware:
         cache: the `ResponseCache`; None: one of the `options`, which are its arguments.
 
     Example:
+        >>> from starlette.applications import Starlette
+        >>> from starlette.middleware import Middleware
         >>> application = Starlette(middleware=[Middleware(CacheMiddleware, default_ttl=60)])
     """
 
