@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvserve.integrations import http_rules as rules
+from kvserve.integrations.places import Claim, Place, path_tag
 from kvserve.integrations.recording import Recorder
-from kvserve.integrations.responses import Claim, Place, ResponseCache, path_tag
+from kvserve.integrations.responses import ResponseCache
 from kvserve.integrations.routes import SCOPE_KEY, Marks, cached
 from kvserve.integrations.stored_response import Stored, as_stored
 
