@@ -31,6 +31,7 @@ class KvserveBackend(KeyValueStoreBackend):
         expires: seconds that results are kept; None: as `result_expires` says.
 
     Example:
+        >>> from celery import Celery
         >>> application = Celery(backend="kvserve.integrations.celery.KvserveBackend://")
         >>> application.backend.store_result("an id", 42, "SUCCESS")
         42

@@ -20,6 +20,7 @@ def cached(ttl: float | None = None, *, tags: Tags = (), public: bool = False) -
     an Authorization header, whose responses are not kept unless they are public.
 
     Example:
+        >>> from fastapi import FastAPI
         >>> application = FastAPI()
         >>> @application.get("/items/{item}", dependencies=[cached(60, tags=["item:{item}"])])
         ... async def show(item: int):

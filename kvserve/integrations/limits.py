@@ -31,9 +31,11 @@ class KvserveStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
         options: those of `kvserve.connect`, and `namespace`.
 
     Example:
+        >>> import limits
+        >>> from limits.storage import storage_from_string
         >>> storage = storage_from_string("kvserve://")
-        >>> limiter = FixedWindowRateLimiter(storage)
-        >>> limiter.hit(parse("5 per minute"), "login", "203.0.113.9")
+        >>> limiter = limits.strategies.FixedWindowRateLimiter(storage)
+        >>> limiter.hit(limits.parse("5 per minute"), "login", "203.0.113.9")
         True
     """
 

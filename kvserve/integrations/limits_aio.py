@@ -20,9 +20,11 @@ class AsyncKvserveStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupp
     """The same for `limits.aio.strategies`; `async+kvserve://`. See `KvserveStorage`.
 
     Example:
+        >>> import limits.aio
+        >>> from limits.storage import storage_from_string
         >>> storage = storage_from_string("async+kvserve://")
         >>> limiter = limits.aio.strategies.MovingWindowRateLimiter(storage)
-        >>> asyncio.run(limiter.hit(parse("5 per minute"), "signup", "203.0.113.9"))
+        >>> asyncio.run(limiter.hit(limits.parse("5 per minute"), "signup", "203.0.113.9"))
         True
     """
 

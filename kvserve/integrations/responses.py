@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from kvserve.client.aio.locks import driver_of
 from kvserve.client.recipes.key_layout import joined
 from kvserve.client.recipes.tags import marks_of, tag_keys
-from kvserve.errors import KvserveError
+from kvserve.errors import KvserveError, MisuseError
 from kvserve.integrations import http_rules as rules
+from kvserve.integrations.places import Before, Claim, Place, path_tag
 from kvserve.integrations.shared import open_async_namespace, open_namespace
 from kvserve.integrations.stored_response import Stored
 
@@ -32,57 +33,6 @@ LOG = logging.getLogger("kvserve")
 NAMESPACE = "responses"
 INDEX_SECONDS = 86_400.0  # how long a page without responses is known to be one that can be cached
 _POLL_SECONDS, _POLL_SECONDS_MAX = 0.002, 0.02
-
-
-class Place(NamedTuple):
-    """Where a request's response is, or would be.
-
-    Attributes:
-        names: of the request's fields that tell the page's responses apart; None: the page has no
-            index.
-        for_everybody: whether users got each other's responses so far.
-    """
-
-    page: str
-    names: tuple[bytes, ...] | None = None
-    for_everybody: bool = False
-    key: str = ""
-
-    def is_open_to(self, personal: Iterable[bytes]) -> bool:
-        """Whether a request with these personal fields can expect a response from here."""
-        return self.for_everybody or all(name in (self.names or ()) for name in personal)
-
-
-class Before(NamedTuple):
-    """The prefix of the responses' keys and the generations of some tags, at one moment."""
-
-    prefix: str
-    marks: bytes
-
-
-class Claim:
-    """What the request that makes a response has; its end tells the others to go on."""
-
-    def __init__(self, cache: AsyncNamespace | None = None, key: str = "") -> None:
-        self._cache = cache
-        self._key = key
-
-    async def end(self) -> None:
-        """Ends it; twice does no harm. The response was stored by now, or will not be."""
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            with suppress(KvserveError):  # it ends by itself
-                await cache.delete(self._key)
-
-
-def path_tag(path: str) -> str:
-    """The tag of all responses of a path, whatever their query, host and fields.
-
-    Example:
-        >>> path_tag("/items/7")
-        'path:/items/7'
-    """
-    return f"path:{path}"
 
 
 class ResponseCache:
@@ -130,6 +80,7 @@ class ResponseCache:
         self.wait = wait
         self.status_header = status_header.lower().encode() if status_header else None
         self._options = {"codec": None, **options}
+        self._has_told = False
 
     @cached_property
     def _cache(self) -> AsyncNamespace:
@@ -217,6 +168,11 @@ class ResponseCache:
             return Before(
                 prefix, await marks_of(driver_of(cache._root), tag_keys(cache._path, tags))
             )
+        except MisuseError as error:  # a store behind the server keeps no tags: so for ever
+            if not self._has_told:
+                self._has_told = True
+                LOG.warning("no response is kept: %s", error)
+            return None
         except KvserveError as error:
             LOG.debug("a response is not stored: %s", error)
             return None

@@ -11,7 +11,8 @@ from anyio import from_thread
 from starlette.requests import Request
 
 if TYPE_CHECKING:
-    from kvserve.integrations.responses import Before, ResponseCache
+    from kvserve.integrations.places import Before
+    from kvserve.integrations.responses import ResponseCache
 
 SCOPE_KEY = "kvserve.responses"  # where a route finds what the middleware wants to know
 Tags = Sequence[str] | Callable[[Request], Sequence[str]]

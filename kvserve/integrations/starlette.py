@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvserve.integrations import http_rules as rules
+from kvserve.integrations.places import Claim, Place, path_tag
 from kvserve.integrations.recording import Recorder
-from kvserve.integrations.responses import Claim, Place, ResponseCache, path_tag
+from kvserve.integrations.responses import ResponseCache
 from kvserve.integrations.routes import SCOPE_KEY, Marks, cached
 from kvserve.integrations.stored_response import Stored, as_stored
 
@@ -45,6 +46,8 @@ class CacheMiddleware:
         cache: the `ResponseCache`; None: one of the `options`, which are its arguments.
 
     Example:
+        >>> from starlette.applications import Starlette
+        >>> from starlette.middleware import Middleware
         >>> application = Starlette(middleware=[Middleware(CacheMiddleware, default_ttl=60)])
     """
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,3 +227,17 @@ def test_without_a_server(
     assert shop.hits("/", "/") == "MM"
     make_server(names=names)
     eventually(lambda: shop.hits("/") == "H")
+
+
+@pytest.mark.usefixtures("own_clients")
+def test_with_a_store_behind_the_server(
+    make_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store keeps no tags. It is told once that nothing is kept, and nothing else happens."""
+    server = make_server("--store", f"sqlite:///{tmp_path / 'store.db'}")
+    shop = Shop(server.name, "pages", default_ttl=60)
+    shop.says("/")
+    assert shop.hits("/", "/", "/") == "MMM"
+    assert [each.levelname for each in caplog.records if "no response is kept" in each.message] == [
+        "WARNING"
+    ]
