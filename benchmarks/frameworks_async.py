@@ -1,6 +1,6 @@
-"""What do limits, aiocache, Celery's results and cached responses cost over kvserve and over Redis?
+"""What do limits, aiocache and Celery's results cost over kvserve and over Redis?
 
-    python -m benchmarks.frameworks_async [--rounds N] [--calls N] [--writers]
+    python -m benchmarks.frameworks_async [--rounds N] [--calls N]
 
 Beside each adapter stands the framework's own Redis backend, over a Valkey on this machine, and its
 memory backend. All take turns in each round, so that a busy neighbour strikes all alike; told is

@@ -226,7 +226,7 @@ def test_bytes_that_are_no_value(payload: bytes) -> None:
         codec.decode(codec.MSGPACK, payload, "the key")
 
 
-@pytest.mark.parametrize("number", [-1, 5, 63, 128, 255, 2**70])
+@pytest.mark.parametrize("number", [-1, 5, 63, 2**70])
 def test_codec_of_a_later_version(number: int) -> None:
     assert not codec.is_readable(number, b"x")
     with pytest.raises(UnreadableValue, match="a newer one may have"):
