@@ -5,8 +5,8 @@
                \\____________________ a hit goes straight there ______________________|
 
 live/ has the settings and the change feed, in shared memory. parent/ runs the workers, off the
-path. cli/ and bench/ use the client as any program does. CONTRIBUTING.md says what a room may
-import.
+path. codecs/ has what `connect(codec=...)` takes. cli/ and bench/ use the client as any program
+does. CONTRIBUTING.md says what a room may import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Imports the compiled parts of kvserve, or says in a sentence why that is not possible."""
+"""Imports compiled modules, or says in a sentence why that is not possible."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import importlib.util
 
 
 def load(name: str) -> None:
-    """Imports a compiled module of ours.
+    """Imports a compiled module, of kvserve or one that it needs.
 
     Raises:
         ImportError: it was not built, or another interpreter of this process uses it; the text
             says what to do.
     """
-    if importlib.util.find_spec(name) is None:
+    if name.startswith("kvserve.") and importlib.util.find_spec(name) is None:
         raise ImportError(
             "these are kvserve's sources, and its C core is not built in them; "
             "run Python from another directory, or build them in place: pip install -e ."

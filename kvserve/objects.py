@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import posix_ipc
-
+from kvserve import native
 from kvserve.errors import ForeignObject
+
+native.load("posix_ipc")
+
+import posix_ipc  # noqa: E402 - only now is it known to be there
 
 
 def grant(file: int | str, mode: int, group_id: int | None) -> None:

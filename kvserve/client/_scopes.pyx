@@ -271,7 +271,8 @@ cdef class Holder(_Holder):
             LockTimeout: another holder had it all the time, perhaps a thread with this same object.
                 Not if `blocking` was given.
             MisuseError: this thread has acquired it through this object already. Not if `blocking`
-                is False: the answer is False then.
+                is False: the answer is False then. Nor if it is True and any thread may release the
+                lock (`thread_bound=False`): then this waits until one does.
             InvalidArgument: `blocking` is no bool, or False with a timeout.
             LimitError: no thread can be started to renew it.
             ServerError: a worker did not answer.

@@ -6,65 +6,49 @@ Each kind of client is imported when it is asked for: few programs need two of t
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from kvserve import names as naming
 from kvserve.client.absent.patience import made, made_async
-from kvserve.client.calls.rules import Lifetimes, LongKeys, TooLarge
-from kvserve.client.follower import Read
-from kvserve.client.options import OnError, Options, Start, Write
-from kvserve.limits import TIMEOUT_SECONDS_DEFAULT
+from kvserve.client.options import Arguments, Options
 
 if TYPE_CHECKING:
     from kvserve.client.aio.client import AsyncClient
     from kvserve.client.blocking.client import Client
-    from kvserve.protocol.own import Codec
 
 
-def connect(
-    name: str | None = None,
-    *,
-    timeout: float = TIMEOUT_SECONDS_DEFAULT,
-    read: Read = "direct",
-    write: Write = "worker",
-    queue_bytes: int | None = None,
-    codec: Codec | None = None,
-    lazy: bool = False,
-    wait: float = 0.0,
-    start: Start = False,
-    on_error: OnError = "raise",
-    long_keys: LongKeys = "refuse",
-    too_large: TooLarge = "keep",
-    lifetimes: Lifetimes = "strict",
-) -> Client:
+def connect(name: str | None = None, **arguments: Unpack[Arguments]) -> Client:
     """A client of a running server.
 
     Args:
         name: the instance's name; default: $KVSERVE_NAME, else `default`.
-        timeout: seconds within which each request ends, in an answer or an error.
-        read: `direct` reads hits from shared memory; `worker` sends every read to a worker.
-        write: `worker` sends every change to a worker; `direct` makes it here, in the table, if the
-            server was started with `--writers` and is this user's, or this user is root.
+        timeout: seconds within which each request ends, in an answer or an error; default: 2.
+        read: `direct` (default) reads hits from shared memory; `worker` sends reads to a worker.
+        write: `worker` (default) sends every change to a worker; `direct` makes it here, in the
+            table, if the server was started with `--writers` and is this user's, or this user is
+            root.
         queue_bytes: the longest request that goes through a message queue, longer ones through a
             FIFO; default: as long as a queue takes. 0 sends all through the FIFO.
         codec: for values that kvserve does not carry exactly: an object with `name`, `number` (64
             to 127), `encode(value) -> bytes` and `decode(bytes)`, see docs/values.md; of
             `kvserve.codecs`, `json`, `models`, or `pickle`, which has dangers.
-        lazy: look for the server at the first use only, and at each use until it is there; so a
-            program can be imported, and fork, before it. docs/availability.md has more on this and
-            the next three.
+        compress: bytes from which this client compresses what it stores, with zstd, if the result
+            is shorter by a tenth; 4096 is a good choice. Every client reads it. Default: never.
+        lazy: whether to look for the server at the first use only, and at each use until it is
+            there; so a program can be imported, and fork, before it. docs/availability.md has more
+            on this and the next three.
         wait: seconds to wait for the server to be there: here, or with `lazy` from the first use.
         start: let the first write start the server if there is none: True for one with the
             settings that `kvserve serve` would find, or a dict of settings, or the path of a
             configuration file. Reads miss until then. Implies `lazy`.
-        on_error: `raise` raises what the server causes; `miss` makes such errors misses and lost
-            writes, see `Client.lost`. What the caller did wrong is raised in any case.
+        on_error: `raise` (default) raises what the server causes; `miss` makes such errors misses
+            and lost writes, see `Client.lost`. What the caller did wrong is raised in any case.
         long_keys: `hash` replaces a key of more than 1,024 bytes, or with letters that no UTF-8
-            has, by its beginning and a hash; `refuse` raises InvalidKey.
+            has, by its beginning and a hash; `refuse` (default) raises InvalidKey.
         too_large: `remove`: a `set` whose value is too large removes the old one before it raises
-            ValueTooLarge; `keep` leaves the old one.
+            ValueTooLarge; `keep` (default) leaves the old one.
         lifetimes: `lenient` takes any ttl: one of 0 or less removes the key, or does not store it,
-            and one beyond a century is for ever; `strict` raises InvalidTTL for these.
+            and one beyond a century is for ever; `strict` (default) raises InvalidTTL for these.
 
     Returns:
         A client, for any number of threads, usable after a fork, and as a context manager.
@@ -83,40 +67,12 @@ def connect(
         'hello'
     """
     names = naming.instance(name)
-    options = Options(
-        timeout=timeout,
-        read=read,
-        write=write,
-        queue_bytes=queue_bytes,
-        codec=codec,
-        lazy=lazy,
-        wait=wait,
-        start=start,
-        on_error=on_error,
-        long_keys=long_keys,
-        too_large=too_large,
-        lifetimes=lifetimes,
-    )
+    options = Options.of(arguments)
     make = partial(_client_class(options), names, options)
     return make() if options.is_lazy or not options.wait else made(make, options.wait)
 
 
-async def connect_async(
-    name: str | None = None,
-    *,
-    timeout: float = TIMEOUT_SECONDS_DEFAULT,
-    read: Read = "direct",
-    write: Write = "worker",
-    queue_bytes: int | None = None,
-    codec: Codec | None = None,
-    lazy: bool = False,
-    wait: float = 0.0,
-    start: Start = False,
-    on_error: OnError = "raise",
-    long_keys: LongKeys = "refuse",
-    too_large: TooLarge = "keep",
-    lifetimes: Lifetimes = "strict",
-) -> AsyncClient:
+async def connect_async(name: str | None = None, **arguments: Unpack[Arguments]) -> AsyncClient:
     """An asyncio client of a running server.
 
     Arguments, errors and behaviour are those of `kvserve.connect`.
@@ -133,42 +89,14 @@ async def connect_async(
         'hello'
     """
     names = naming.instance(name)
-    options = Options(
-        timeout=timeout,
-        read=read,
-        write=write,
-        queue_bytes=queue_bytes,
-        codec=codec,
-        lazy=lazy,
-        wait=wait,
-        start=start,
-        on_error=on_error,
-        long_keys=long_keys,
-        too_large=too_large,
-        lifetimes=lifetimes,
-    )
+    options = Options.of(arguments)
     make = partial(_async_client_class(options), names, options)
     if options.is_lazy or not options.wait:
         return make()
     return await made_async(make, options.wait)
 
 
-def async_client(
-    name: str | None = None,
-    *,
-    timeout: float = TIMEOUT_SECONDS_DEFAULT,
-    read: Read = "direct",
-    write: Write = "worker",
-    queue_bytes: int | None = None,
-    codec: Codec | None = None,
-    lazy: bool = False,
-    wait: float = 0.0,
-    start: Start = False,
-    on_error: OnError = "raise",
-    long_keys: LongKeys = "refuse",
-    too_large: TooLarge = "keep",
-    lifetimes: Lifetimes = "strict",
-) -> AsyncClient:
+def async_client(name: str | None = None, **arguments: Unpack[Arguments]) -> AsyncClient:
     """The client of `connect_async`, without awaiting: for module level, and for `memoize` there.
 
     It needs no event loop until it is used. Each event loop that uses it has sessions of its own
@@ -185,20 +113,7 @@ def async_client(
         'page 7'
     """
     names = naming.instance(name)
-    options = Options(
-        timeout=timeout,
-        read=read,
-        write=write,
-        queue_bytes=queue_bytes,
-        codec=codec,
-        lazy=lazy,
-        wait=wait,
-        start=start,
-        on_error=on_error,
-        long_keys=long_keys,
-        too_large=too_large,
-        lifetimes=lifetimes,
-    )
+    options = Options.of(arguments)
     make = partial(_async_client_class(options), names, options)
     return make() if options.is_lazy or not options.wait else made(make, options.wait)
 
@@ -213,7 +128,7 @@ def _client_class(options: Options) -> type[Client]:
 
         return DirectClient
     if options.write == "direct":
-        from kvserve.client.blocking.attended import AttendedDirectClient
+        from kvserve.client.blocking.attended_direct import AttendedDirectClient
 
         return AttendedDirectClient
     if options.on_error == "miss":
@@ -235,7 +150,7 @@ def _async_client_class(options: Options) -> type[AsyncClient]:
 
         return AsyncDirectClient
     if options.write == "direct":
-        from kvserve.client.aio.attended import AttendedAsyncDirectClient
+        from kvserve.client.aio.attended_direct import AttendedAsyncDirectClient
 
         return AttendedAsyncDirectClient
     if options.on_error == "miss":

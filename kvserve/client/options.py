@@ -6,11 +6,11 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from kvserve.client.calls.rules import Lifetimes, LongKeys, Rules, TooLarge
 from kvserve.client.follower import Read
-from kvserve.client.values import NATIVE, Values, with_own
+from kvserve.client.values import NATIVE, Values, compressing, with_own
 from kvserve.errors import InvalidArgument
 from kvserve.limits import TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX
 from kvserve.protocol.own import Codec
@@ -19,6 +19,24 @@ Write = Literal["worker", "direct"]
 OnError = Literal["raise", "miss"]
 # Whether to start a server, and with which settings; or the path of a configuration file.
 Start = bool | Mapping[str, Any] | str | os.PathLike[str]
+
+
+class Arguments(TypedDict, total=False):
+    """The arguments of `kvserve.connect`, for type checkers."""
+
+    timeout: float
+    read: Read
+    write: Write
+    queue_bytes: int | None
+    codec: Codec | None
+    compress: int | None
+    lazy: bool
+    wait: float
+    start: Start
+    on_error: OnError
+    long_keys: LongKeys
+    too_large: TooLarge
+    lifetimes: Lifetimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +56,7 @@ class Options:
     write: Write = "worker"
     queue_bytes: int | None = None
     codec: Codec | None = None
+    compress: int | None = None
     lazy: bool = False
     wait: float = 0.0
     start: Start = False
@@ -51,6 +70,14 @@ class Options:
         """What is done with what does not fit."""
         return Rules(long_keys=self.long_keys, too_large=self.too_large, lifetimes=self.lifetimes)
 
+    @staticmethod
+    def of(arguments: Arguments) -> Options:
+        """The options of these arguments. Raises TypeError for one that there is not."""
+        for name in arguments:
+            if name not in Arguments.__annotations__:
+                raise TypeError(f"connect() got an unexpected keyword argument {name!r}")
+        return Options(**arguments)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", check_timeout(self.timeout))
         if self.read not in ("direct", "worker"):
@@ -63,6 +90,11 @@ class Options:
         queue_bytes = self.queue_bytes
         if queue_bytes is not None and (type(queue_bytes) is not int or queue_bytes < 0):
             raise InvalidArgument(f"queue_bytes = {queue_bytes!r}: use 0 or more, or None")
+        if self.compress is not None and (type(self.compress) is not int or self.compress < 1):
+            raise InvalidArgument(
+                f"compress = {self.compress!r}: use the bytes from which values are compressed, or "
+                "None for never"
+            )
         object.__setattr__(self, "wait", check_wait(self.wait))
         object.__setattr__(self, "start", settings_of(self.start))
         if self.on_error not in ("raise", "miss"):
@@ -85,7 +117,8 @@ class Options:
 
     def values(self) -> Values:
         """How a client of these options encodes and decodes."""
-        return NATIVE if self.codec is None else with_own(self.codec)
+        values = NATIVE if self.codec is None else with_own(self.codec)
+        return values if self.compress is None else compressing(values, self.compress)
 
 
 def check_timeout(timeout: float) -> float:

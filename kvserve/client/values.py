@@ -66,6 +66,8 @@ def with_own(own_codec: Codec) -> Values:
         return number, b"".join((head, _encoded(own_codec, name, value, reason)))
 
     def decode(codec_id: int, payload: bytes, key: str | bytes | None = None, /) -> Value:
+        if codec_id >= codec.COMPRESSED:
+            codec_id, payload = codec.expanded(codec_id, payload, key)
         if codec_id != number:
             if own.is_own(codec_id):
                 raise _foreign(codec_id, payload, key, (number, name))
@@ -114,3 +116,24 @@ def _foreign(
         except UnreadableValue as error:
             return error
     return UnreadableValue(own.foreign(codec.subject(key), number, name or "", mine))
+
+
+def compressing(values: Values, from_bytes: int) -> Values:
+    """The same values; payloads of so many bytes and more are compressed where that gains.
+
+    Example:
+        >>> values = compressing(NATIVE, 1000)
+        >>> codec, payload = values.encode("tea " * 1000)
+        >>> len(payload) < 40, values.decode(codec, payload) == "tea " * 1000
+        (True, True)
+    """
+    plainly = values.encode
+
+    def encode(value: Value) -> tuple[int, bytes]:
+        codec_id, payload = plainly(value)
+        if len(payload) < from_bytes:
+            return codec_id, payload
+        return codec.compressed(codec_id, payload)
+
+    as_is_bytes_max = min(values.as_is_bytes_max, from_bytes - 1)
+    return values._replace(encode=encode, as_is_bytes_max=as_is_bytes_max)

@@ -57,6 +57,10 @@ def models(*kinds: Any) -> Models:
                 f"models: {kind!r:.80} is, or names, no dataclass, NamedTuple, TypedDict, Enum, "
                 "or model of pydantic or msgspec"
             )
+    if codec.replaced:
+        raise InvalidArgument(
+            f"models: two types have the name {codec.replaced[0]}: give each its own"
+        )
     return codec
 
 
@@ -69,6 +73,7 @@ class Models:
     def __init__(self) -> None:
         self._kinds: dict[type, ModelKind] = {}
         self._by_name: dict[str, ModelKind] = {}
+        self.replaced: list[str] = []  # names of which a newer type was learned
 
     def encode(self, value: Any, /) -> bytes:
         """A value as msgpack with names of types."""
@@ -84,8 +89,11 @@ class Models:
     def learn(self, annotation: Any, /) -> bool:
         """Carries the types that an annotation names from now on; returns whether it names some.
 
+        A type of a name that another one had, such as a class of a module that was loaded again,
+        takes its place: objects of the older one are refused from then on.
+
         Raises:
-            InvalidArgument: the name of one is taken by another.
+            InvalidArgument: the objects of one are more than their fields.
         """
         origin = typing.get_origin(annotation)
         if origin is not None:
@@ -110,10 +118,11 @@ class Models:
             raise InvalidArgument(f"models: {error}") from None
         if model is None:
             return False
-        if self._by_name.setdefault(model.name, model).kind is not kind:
-            raise InvalidArgument(
-                f"models: two types have the name {model.name}: give each its own"
-            )
+        older = self._by_name.get(model.name)
+        if older is not None:
+            self._kinds.pop(older.kind, None)
+            self.replaced.append(model.name)
+        self._by_name[model.name] = model
         self._kinds[kind] = model
         self._learn_fields(kind)
         return True

@@ -67,7 +67,9 @@ class Executor:
             commands.DELETE_VERSION.code: table.delete_version,
             commands.TOUCH.code: self._touch,
             commands.INCR.code: self._incr,
-            commands.LIMIT.code: self._limit,
+            commands.LIMIT.code: partial(limiting.hit, table),
+            commands.LIMIT_PEEK.code: partial(limiting.peek, table),
+            commands.LIMIT_RESET.code: table.delete,
             commands.SCAN.code: self._scan,
             commands.VERIFY.code: self._verify,
         }
@@ -131,11 +133,6 @@ class Executor:
     def _incr(self, key: bytes | str, delta: int, initial: int | None, ttl_ms: int) -> int | None:
         return self._table.incr(key, delta, initial, self.life_ms(ttl_ms))
 
-    def _limit(
-        self, key: bytes | str, rate: int, per_ms: int, cost: int, sliding: bool
-    ) -> limiting.Verdict:
-        return limiting.hit(self._table, key, rate, per_ms, cost, sliding=sliding)
-
     def _batch(self, operations: list[list[Any]]) -> Generator[None, None, list[tuple[int, Any]]]:
         """One [status, answer] an operation. Stops early when the reply would grow too long: the
         client sends the rest again."""
@@ -170,15 +167,30 @@ class Executor:
 
     def check_value(self, codec_id: int, payload: bytes) -> None:
         """Raises ValueTooLarge or InvalidValue for what may not be stored now."""
+        if codec_id >= codec.COMPRESSED:
+            codec_id, payload = self._plain(codec_id, payload)
         if len(payload) > self._value_bytes_max:
-            raise ValueTooLarge(
-                f"a value of {len(payload)} bytes; at most {self._value_bytes_max} are allowed now"
-            )
+            raise self._too_large(len(payload))
         if codec_id != codec.BYTES:
             _check_codec(codec_id, payload)
 
     def _life_or_kept_ms(self, ttl_ms: int) -> int:
         return ttl_ms if ttl_ms == limits.LIFE_MS_KEPT else self.life_ms(ttl_ms)
+
+    def _plain(self, codec_id: int, payload: bytes) -> tuple[int, bytes]:
+        """A compressed payload as it was; not made if it would be too large."""
+        try:
+            size = codec.plain_bytes(codec_id, payload)
+            if size <= self._value_bytes_max:
+                return codec.plain(codec_id, payload)
+        except ValueError as error:
+            raise InvalidValue(f"a compressed value that cannot be read: {error}") from None
+        raise self._too_large(size)
+
+    def _too_large(self, size: int) -> ValueTooLarge:
+        return ValueTooLarge(
+            f"a value of {size} bytes; at most {self._value_bytes_max} are allowed now"
+        )
 
     def life_ms(self, ttl_ms: int) -> int:
         """How long a value that is written lives: one without a ttl gets the default."""

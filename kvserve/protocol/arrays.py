@@ -31,7 +31,8 @@ _NATIVE_BYTES: Final = dict.fromkeys("bBc?", 1) | dict.fromkeys("hH", 2) | dict.
 _FORMATS: Final = _NATIVE_BYTES | dict.fromkeys("lLqQnNd", 8)
 _TYPECODES = "bBhHiIlLqQfd"
 # As numpy's dtype.str has them; no objects, no records, no long doubles, which differ by machine.
-_DTYPE: Final = re.compile(
+# Compiled when an array comes: that takes 2 ms, which `kvserve get` shall not wait for.
+_DTYPE: Final = (
     r"(?P<one>\|(?:b1|i1|u1))|(?P<number>[<>](?:[iu][248]|f[248]|c(?:8|16)))|"
     r"\|(?P<raw>[SV])(?P<bytes>[1-9]\d{0,8})|[<>]U(?P<letters>[1-9]\d{0,8})|"
     r"(?P<time>[<>][mM]8(?:\[(?:[1-9]\d{0,8})?(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
@@ -192,7 +193,7 @@ def _pack_numpy(value: Any) -> bytes:
         why = "holds Python objects"
     elif dtype.names is not None:
         why = "has fields: store each field's array"
-    elif not _DTYPE.fullmatch(dtype.str) or numpy.dtype(dtype.str) != dtype or dtype.metadata:
+    elif not re.fullmatch(_DTYPE, dtype.str) or numpy.dtype(dtype.str) != dtype or dtype.metadata:
         why = "means something else, or nothing, to other programs"
     else:
         order = _ROWS if value.flags.c_contiguous or not value.flags.f_contiguous else _COLUMNS
@@ -238,7 +239,7 @@ def _item_bytes(kind: int, format: str) -> int:
         known: Any = _FORMATS if kind == _MEMORYVIEW else _TYPECODES
         if len(format) == 2 and format[0] in "<>" and format[1] in known:
             return _FORMATS[format[1]]
-    elif kind == _NUMPY and (found := _DTYPE.fullmatch(format)):
+    elif kind == _NUMPY and (found := re.fullmatch(_DTYPE, format)):
         if found["one"]:
             return 1
         if found["number"]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from kvserve import native
 from kvserve.errors import InvalidValue, UnreadableValue
 from kvserve.limits import COUNTER_MAX, COUNTER_MIN
-from kvserve.protocol import arrays, own
+from kvserve.protocol import arrays, compression, own
 
 native.load("kvserve.protocol._values")
 
@@ -25,6 +25,9 @@ TEXT: Final = 1  # UTF-8
 COUNTER: Final = 2  # int: a signed 64-bit little-endian cell that incr changes in place
 MSGPACK: Final = 3  # None, bool, float, list, tuple, dict, datetime, int beyond a counter's range
 ARRAY: Final = 4  # arrays.py draws it
+
+# Beside the number of a codec: its payload is compressed, see kvserve/protocol/compression.py.
+COMPRESSED: Final = 0x80
 
 Value = Any  # what the codecs carry; narrower types would reject valid dicts (dict is invariant)
 
@@ -119,6 +122,8 @@ def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
         {'name': 'Ada', 'at': (1, 2)}
     """
     try:
+        if codec >= COMPRESSED:
+            codec, payload = expanded(codec, payload, key)
         if codec == MSGPACK:
             return _values.unpack(payload)
         if codec == BYTES:
@@ -139,14 +144,64 @@ def decode(codec: int, payload: bytes, key: str | bytes | None = None) -> Value:
     raise UnreadableValue(_unreadable(codec, payload, key))
 
 
+def compressed(codec: int, payload: bytes) -> tuple[int, bytes]:
+    """The codec and payload as they are stored with compression, if that gains a tenth.
+
+    Example:
+        >>> codec, payload = compressed(*encode("tea " * 1000))
+        >>> codec == TEXT | COMPRESSED, len(payload) < 40, compressed(*encode("tea"))
+        (True, True, (1, b'tea'))
+    """
+    frame = compression.compress(payload)
+    return (codec, payload) if frame is None else (codec | COMPRESSED, frame)
+
+
+def plain(codec: int, payload: bytes) -> tuple[int, bytes]:
+    """The codec and payload without compression. Raises ValueError for a damaged one.
+
+    Example:
+        >>> plain(*compressed(*encode("tea " * 1000))) == encode("tea " * 1000)
+        True
+    """
+    if codec < COMPRESSED:
+        return codec, payload
+    return codec & ~COMPRESSED, compression.expand(payload)
+
+
+def expanded(codec: int, payload: bytes, key: str | bytes | None) -> tuple[int, bytes]:
+    """As `plain`, for a reader of the key. Raises UnreadableValue."""
+    try:
+        return plain(codec, payload)
+    except ValueError as error:
+        raise UnreadableValue(_unreadable(codec & ~COMPRESSED, payload, key)) from error
+
+
+def plain_bytes(codec: int, payload: bytes) -> int:
+    """How long the payload is without compression, which is what limits are about.
+
+    Raises:
+        ValueError: it is damaged.
+
+    Example:
+        >>> plain_bytes(*compressed(*encode("tea " * 1000)))
+        4000
+    """
+    return len(payload) if codec < COMPRESSED else compression.plain_bytes(payload)
+
+
 def is_readable(codec: int, payload: bytes) -> bool:
     """Whether `decode` returns a value for these, in a client that has the codec, or numpy, that it
-    needs. Makes none, so that it takes no memory.
+    needs. Makes none, so that it takes no memory but for a compressed payload.
 
     Example:
         >>> is_readable(MSGPACK, b"\\x91\\x01"), is_readable(MSGPACK, b"no"), is_readable(9, b"")
         (True, False, False)
     """
+    if codec >= COMPRESSED:
+        try:
+            codec, payload = plain(codec, payload)
+        except ValueError:
+            return False
     if codec == MSGPACK:
         return _values.is_value(payload)
     if codec == TEXT:

@@ -24,6 +24,14 @@ class Priority(IntEnum):
     CONTROL = 2
 
 
+class Window(IntEnum):
+    """What a limiter's window is; see kvserve/execution/limiting.py."""
+
+    FIXED = 0
+    LOG = 1
+    COUNTER = 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Command:
     """What both ends must know of a command.
@@ -91,9 +99,13 @@ LIMIT = Command(
     20,
     Priority.SINGLE,
     False,
-    (_KEY, ("rate", (int,)), ("per_ms", (int,)), ("cost", (int,)), ("sliding", (bool,))),
+    (_KEY, ("rate", (int,)), ("per_ms", (int,)), ("cost", (int,)), ("window", (int,))),
 )
 GET_RECORD = Command("get_record", 21, Priority.SINGLE, True, (_KEY,))
+LIMIT_PEEK = Command(
+    "limit_peek", 22, Priority.SINGLE, True, (_KEY, ("per_ms", (int,)), ("window", (int,)))
+)
+LIMIT_RESET = Command("limit_reset", 23, Priority.SINGLE, True, (_KEY,))
 BATCH = Command("batch", 30, Priority.BULK, False, (("operations", (list,)),))
 SCAN = Command(
     "scan",
@@ -118,7 +130,7 @@ DELETE_MANY = Command("delete_many", 36, Priority.BULK, True, (_KEYS,))
 
 ALL = (
     HELLO, PING, STATS, GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR,
-    DELETE_VERSION, LIMIT, GET_RECORD, BATCH, SCAN, FLUSH,
+    DELETE_VERSION, LIMIT, GET_RECORD, LIMIT_PEEK, LIMIT_RESET, BATCH, SCAN, FLUSH,
     VERIFY, GET_MANY, SET_MANY, DELETE_MANY,
 )  # fmt: skip
 BY_CODE = {command.code: command for command in ALL}
@@ -127,6 +139,8 @@ BATCHABLE = frozenset(
     {GET, TTL, SET, ADD, REPLACE, CAS, DELETE, TOUCH, INCR, DELETE_VERSION, LIMIT, GET_RECORD}
 )
 READS_OF_VALUES = frozenset({GET.code, GET_RECORD.code})  # their answers are as long as values
+# Of a limiter, whose keys only the worker writes: a trusted writer sends these as well.
+LIMITING = frozenset({LIMIT, LIMIT_PEEK, LIMIT_RESET})
 SINGLE_OF = {GET_MANY.code: GET, SET_MANY.code: SET, DELETE_MANY.code: DELETE}
 
 assert len(BY_CODE) == len(BY_NAME) == len(ALL)

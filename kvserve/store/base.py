@@ -30,7 +30,8 @@ class Record(NamedTuple):
     Args:
         key: as the caller gave it; a str and its UTF-8 bytes are the same key.
         codec: a number of `kvserve.protocol.codec`.
-        payload: the value, encoded by that codec.
+        payload: the value, encoded by that codec. One that is to be stored may be compressed, and
+            is stored plain.
         expires_at_ms: Unix time in milliseconds; 0: never. For `SharedStore.replace` and
             `compare_and_set` it may be EXPIRY_KEPT.
         stamp: the store's own mark of this write; empty in a record that is to be stored.

@@ -270,6 +270,7 @@ def retire_segment(table):
 # One extension in several files: one compilation unit, so that calls between the classes are
 # inlined.
 include "_attached.pxi"
+include "_scanner.pxi"
 include "_reader.pxi"
 include "_namespaces.pxi"
 include "_owner.pxi"

@@ -1,6 +1,6 @@
 # The class Reader: reads without locks; part of _core.pyx.
 
-cdef class Reader(Attached):
+cdef class Reader(Scanner):
     """Reads a table in shared memory, without locks. See `kvserve.table.segment` to open one."""
 
     cdef uint32_t policy_mask  # the flags of `kv_read_mode` that this reader obeys
@@ -21,14 +21,12 @@ cdef class Reader(Attached):
         """Makes values of payloads by `decode` from now on; see kvserve/client/values.py."""
         self.decode = decode
     def _set_fitting(self, fit):
-        """Replaces keys that may not fit by what this returns for them."""
+        """Sets what replaces keys that may not fit."""
         self.fit = fit
 
     cdef inline object fitted(self, key):
         """The key, or what replaces it. It must live as long as its bytes are borrowed."""
-        if self.fit is not None and may_not_fit(key):
-            return self.fit(key)
-        return key
+        return self.fit(key) if self.fit is not None and may_not_fit(key) else key
 
     cdef inline uint32_t reading(self) noexcept:
         """How to read now, as `kv_read_mode` says; 0: not here."""
@@ -218,7 +216,9 @@ cdef class Reader(Attached):
         """
         check_keys(keys)
         cdef tuple wanted = tuple(keys)  # ours: the caller's may change while a value is decoded
-        cdef tuple held = wanted if self.fit is None else tuple([self.fitted(key) for key in wanted])
+        cdef tuple held = wanted
+        if self.fit is not None:
+            held = tuple([self.fitted(key) for key in wanted])
         cdef Py_ssize_t n = 0, count = len(wanted)
         cdef uint32_t reading
         # A dict that grows while it is filled takes a fifth more time.
@@ -370,48 +370,3 @@ cdef class Reader(Attached):
             now = now_ms()
             return view.expiry_ms - now if view.expiry_ms > now else miss
         return _ask_worker
-
-    def _scan(self, uint32_t shard, uint32_t bucket, bytes prefix not None):
-        """Some keys of a shard that begin with a prefix.
-
-        Args:
-            shard, bucket: where to go on; a scan begins with bucket 0.
-            prefix: the bytes that a key must begin with.
-
-        Returns:
-            The keys, as str or bytes as they were stored, and the bucket to go on with or None at
-            the shard's end. A key that is there throughout is returned at least once.
-        """
-        cdef kv_view view
-        cdef kv_cursor cursor, before
-        cdef uint64_t now = now_ms()
-        cdef bytes key
-        cdef list keys = []
-        cdef uint32_t last
-        cdef bint is_wanted
-        cdef uint32_t length = <uint32_t>len(prefix)
-        cdef const char *start = PyBytes_AS_STRING(prefix)
-        self._require_attached()
-        if shard >= self.t.geometry.shards:
-            raise IndexError(f"no shard {shard}")
-        last = min(bucket + SCAN_KEYS, self.t.geometry.buckets)
-        while bucket < last and <uint32_t>len(keys) < SCAN_KEYS:
-            cursor.bucket = cursor.slot = cursor.steps = 0
-            before = cursor
-            while kv_next_in_bucket(&self.t, shard, bucket, &cursor, &view):
-                is_wanted = view.key_bytes >= length and not memcmp(view.key, start, length)
-                if is_wanted:
-                    key = PyBytes_FromStringAndSize(<const char *>view.key, view.key_bytes)
-                if not kv_view_intact(&view):
-                    cursor = before  # it moved or went while we copied: look again
-                    continue
-                before = cursor
-                if not is_wanted:
-                    continue
-                if kv_view_flushed(&self.t, shard, &view):
-                    continue
-                if view.expiry_ms != 0 and view.expiry_ms <= now:
-                    continue
-                keys.append(key.decode() if view.flags & KV_FLAG_TEXT_KEY else key)
-            bucket += 1
-        return keys, (bucket if bucket < self.t.geometry.buckets else None)

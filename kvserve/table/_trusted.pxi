@@ -1,6 +1,12 @@
 # The class TrustedWriter: from a Python value to a record in one call; part of _core.pyx.
 
+cdef uint32_t COMPRESSED = codec.COMPRESSED
 cdef double TTL_SECONDS_MAX = TTL_MS_MAX / 1000.0
+
+
+cdef inline Py_ssize_t plain_length(const kv_value *v, object holder) except -1:
+    """How long a payload is without compression, which is what limits are about."""
+    return v.length if v.codec < COMPRESSED else <Py_ssize_t>codec.plain_bytes(v.codec, holder)
 
 
 cdef class TrustedWriter(Reader):
@@ -126,12 +132,13 @@ cdef class TrustedWriter(Reader):
         cdef object holder = self.as_value(value, &v, &cell)
         cdef Writer writer = self.ready()
         cdef uint64_t ttl_ms
-        if v.length > self.value_bytes_max:
-            raise self.too_large(v.length)
+        if plain_length(&v, holder) > self.value_bytes_max:
+            raise self.too_large(plain_length(&v, holder))
         ttl_ms = self.life_ms(ttl)
         if keep_ttl:
             self._check_kept(ttl)
             ttl_ms = LIFE_MS_KEPT
+        key = self.fitted(key)
         as_key(&writer.t, key, &k)
         try:
             return writer.put(&k, &v, ttl_ms, condition, expected)
@@ -257,14 +264,15 @@ cdef class TrustedWriter(Reader):
         cdef uint64_t ttl_ms
         cdef list holders = []
         cdef list codecs = []
-        cdef uint32_t longest = 0
+        cdef Py_ssize_t longest = 0
         cdef list failed = []
         cdef Py_ssize_t done = 0
         refused = None
         for value in values.values():
-            holders.append(self.as_value(value, &v, &cell))
+            holder = self.as_value(value, &v, &cell)
+            holders.append(holder)
             codecs.append(v.codec)
-            longest = max(longest, v.length)
+            longest = max(longest, plain_length(&v, holder))
         writer = self.ready()  # behind what may do anything, as in `store`
         if longest > self.value_bytes_max:
             raise self.too_large(longest)

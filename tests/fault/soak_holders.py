@@ -3,21 +3,21 @@
 Each is a client that writes as the others do, takes a lock, and computes values, again and again.
 One has a signal handler that raises at any moment; one is asyncio tasks that are cancelled; one
 forks while it holds a lock and computes, seen by Python and unseen, and its children leave their
-parent's blocks. Beside what it wrote, each notes the number of every lock that it got, which no two
-may share.
+parent's blocks; one is threads that share the lock objects. Beside what it wrote, each notes the
+number of every lock that it got, which no two may share.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import os
 import random
 import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fault.journals import (
     connected_async,
     start_number,
 )
+from support.crews import unseen_fork
 
 import kvserve
 
@@ -38,6 +39,7 @@ TTL = 1.0  # seconds of locks and leases
 LOCKS = 5
 FORK_LOCK = LOCKS  # the number of the one in whose block is forked
 TASKS = 5
+SHARERS = 3  # threads, beside the main one
 SIZES = (20, 100, 1000)  # all through the queue, which keeps the order of those given up
 DESCRIPTORS_MAX = 64  # of a client with some sessions; one that leaks has more before long
 THREADS_MAX = 64
@@ -143,11 +145,6 @@ def cancelled(name: str, way: str, directory: Path) -> None:
     asyncio.run(main())
 
 
-def unseen_fork() -> int:
-    """A fork of which Python hears nothing, as uWSGI's."""
-    return int(ctypes.PyDLL(None).fork())
-
-
 def forking(name: str, way: str, directory: Path) -> None:
     """Forks in the middle of a block and a computation, for ever."""
     notes = Notes(directory, way)
@@ -210,4 +207,55 @@ def reap(child: int) -> None:
         time.sleep(0.001)
 
 
-HOLDERS = {"interrupted": interrupted, "cancelled": cancelled, "forking": forking}
+def sharing(name: str, way: str, directory: Path) -> None:
+    """Threads that share lock objects, one of them given up at random moments, for ever."""
+
+    def give_up(*_: object) -> None:
+        raise Interrupted
+
+    notes = Notes(directory, way)
+    chance = random.Random(way)
+    signal.signal(signal.SIGALRM, give_up)
+    failed: list[BaseException] = []
+    with connected(name) as cache:
+        locks = [cache.lock(f"soak {which}", ttl=TTL, timeout=0.5) for which in range(LOCKS)]
+
+        def take_turns() -> None:
+            with suppress_into(failed):
+                for which in itertools.cycle(range(LOCKS)):
+                    with suppress(kvserve.ServerError, kvserve.LockLost):
+                        if locks[which].acquire(blocking=which % 2 == 0):
+                            notes.held.add(which, locks[which].fencing)
+                            locks[which].release()
+
+        for _ in range(SHARERS):
+            threading.Thread(target=take_turns, daemon=True).start()
+        while not failed:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.02))
+                for which, lock in enumerate(locks):
+                    with suppress(kvserve.ServerError, kvserve.LockLost), lock:
+                        notes.held.add(which, lock.fencing)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                notes.struck.add(0, 1)
+            assert descriptors() < DESCRIPTORS_MAX
+            assert len(list(Path("/proc/self/task").iterdir())) < THREADS_MAX
+        raise failed[0]
+
+
+@contextmanager
+def suppress_into(failed: list[BaseException]) -> Iterator[None]:
+    """Keeps what is raised in a thread."""
+    try:
+        yield
+    except BaseException as error:
+        failed.append(error)
+
+
+HOLDERS = {
+    "interrupted": interrupted,
+    "cancelled": cancelled,
+    "forking": forking,
+    "sharing": sharing,
+}

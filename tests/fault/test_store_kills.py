@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from conftest import Eventually
@@ -98,7 +99,7 @@ def test_no_acknowledged_write_is_lost_with_a_store(
 
 def stored(file: Path) -> dict[str, int]:
     """All that the database holds, read without kvserve."""
-    with sqlite3.connect(file) as database:
+    with closing(sqlite3.connect(file)) as database, database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return dict(database.execute("SELECT key, value FROM items"))
 

@@ -25,6 +25,7 @@ from kvserve.protocol.framing import LENGTH_BYTES, frame_to_stream
 from kvserve.protocol.messages import Reply
 
 HITS = 8192
+LOG = commands.Window.LOG.value
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def attackers(server: Server, stack: ExitStack, count: int) -> list[Attacker]:
 
 def costly(attacker: Attacker, key: str, *more: list[object]) -> bytes:
     """A batch that takes a worker a second: each hit writes 80,000 bytes anew."""
-    hit = [commands.LIMIT.code, key, limits.SLIDING_HITS_MAX, 10_000_000, 1, True]
-    first = [*hit[:4], limits.SLIDING_HITS_MAX - HITS, True]
+    hit = [commands.LIMIT.code, key, limits.SLIDING_HITS_MAX, 10_000_000, 1, LOG]
+    first = [*hit[:4], limits.SLIDING_HITS_MAX - HITS, LOG]
     return attacker.request(commands.BATCH, 2, ([first, *[hit] * (HITS - 1), *more],))
 
 
@@ -76,7 +77,7 @@ def test_a_client_keeps_its_order(server: Server, stack: ExitStack) -> None:
     (client,) = attackers(server, stack, 1)
     sets = [[commands.SET.code, "key", 0, b"batch", 0]]
     long = client.request(
-        commands.BATCH, 2, ([*[[commands.LIMIT.code, "l", 9999, 10**6, 1, True]] * 3000, *sets],)
+        commands.BATCH, 2, ([*[[commands.LIMIT.code, "l", 9999, 10**6, 1, LOG]] * 3000, *sets],)
     )
     assert client.write(frame_to_stream(long))
     time.sleep(0.02)  # it is most likely being executed: either way the order is the same
@@ -120,8 +121,8 @@ def test_a_batch_stops_at_its_deadline(server: Server) -> None:
     with server.connect() as impatient, server.connect() as cache:
 
         def batch(key: str) -> list[Operation]:
-            rest = impatient._operations.limit(key, limits.SLIDING_HITS_MAX, 10**7, 1, True)
-            first = impatient._operations.limit(key, limits.SLIDING_HITS_MAX, 10**7, 9000, True)
+            rest = impatient._operations.limit(key, limits.SLIDING_HITS_MAX, 10**7, 1, LOG)
+            first = impatient._operations.limit(key, limits.SLIDING_HITS_MAX, 10**7, 9000, LOG)
             late = impatient._operations.set("key", "late")
             return [first, *[rest] * (limits.BATCH_OPERATIONS_MAX - 2), late]
 

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,13 @@ from typing import Any
 
 import msgpack
 import pytest
-from support.servers import Server
+from conftest import NewNames
+from support.leftovers import processes
+from support.servers import Server, clean_up
+from support.testing_plugin import LOAD_PLUGIN
 from support.valkeys import Valkey
+
+import kvserve
 
 DOCS = Path(__file__).parents[2] / "docs"
 Shell = Callable[[str], str]
@@ -93,22 +99,51 @@ def test_every_page_is_tried() -> None:
         )
     }
     assert pages == {
-        "bench.md", "dump-format.md", "recipes.md", "stores.md", "values.md", "webshop.md",
+        "availability.md", "bench.md", "deployment.md", "dump-format.md", "operations.md",
+        "recipes.md", "stores.md", "testing.md", "values.md", "webshop.md",
     }  # fmt: skip
 
 
-def test_recipes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_availability(new_names: NewNames, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its examples, one after another, on an instance that the second one starts. What its tables
+    say is tried by test_before_server.py, test_started_server.py and test_outages.py."""
+    names = new_names()
+    small = {"NAME": names.name, "MEMORY": "16MiB", "MAX_VALUE": "64KiB", "QUEUE_DEPTH": "4"}
+    for name, value in small.items():
+        monkeypatch.setenv(f"KVSERVE_{name}", value)
+    before, starting, missing, counting = (text for _, text in blocks("availability.md", "python"))
+    found: dict[str, Any] = {}
+    exec(before, found)
+    with pytest.raises(kvserve.ServerUnavailable):
+        found["cache"].get("greeting")
+    exec(starting, found)
+    assert found["cache"].get("greeting") == "hello"
+    exec(missing, found)
+    runner = doctest.DocTestRunner()
+    runner.run(doctest.DocTestParser().get_doctest(counting, found, "availability.md", "", 0))
+    assert (runner.tries, runner.failures) == (1, 0)
+    os.kill(found["cache"].stats()["pid"], signal.SIGTERM)
+    while processes(names):
+        time.sleep(0.01)
+    assert found["cache"].get("greeting") == "hello"  # from the kept table
+    assert found["cache"].set("greeting", "goodbye") == 0
+    found["cache"].close()
+    clean_up(names)
+
+
+@pytest.mark.parametrize("page", ["recipes.md", "operations.md"])
+def test_python_pages(page: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVSERVE_NAME", server.name)
     found: dict[str, Any] = {"__name__": "example"}
     runner = doctest.DocTestRunner()
     parser = doctest.DocTestParser()
-    for line, source in blocks("recipes.md", "python"):
+    for line, source in blocks(page, "python"):
         if ">>>" in source:
-            example = parser.get_doctest(source, found, "recipes.md", "recipes.md", line)
+            example = parser.get_doctest(source, found, page, page, line)
             runner.run(example, clear_globs=False)
             found = example.globs
         else:
-            exec(compile("\n" * line + source, "recipes.md", "exec"), found)
+            exec(compile("\n" * line + source, page, "exec"), found)
     found["cache"].close()
     assert runner.tries > 10
     assert runner.failures == 0
@@ -128,6 +163,40 @@ def test_values(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
             found |= parsed.globs
     assert runner.tries > 20
     assert runner.failures == 0
+
+
+def test_deployment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker models are tried by tests/integration/worker_models; here its examples."""
+    monkeypatch.setenv("KVSERVE_NAME", server.name)
+    found: dict[str, Any] = {}
+    for _, source in blocks("deployment.md", "python"):
+        exec(source, found)
+    assert [found["count_visit"](), found["count_visit"]()] == [1, 2]
+    server.stop()
+    assert found["count_visit"]() is None
+    found["cache"].close()
+
+
+def test_testing(tmp_path: Path) -> None:
+    """Each block is a file of the name in its first line."""
+    for _, source in (*blocks("testing.md", "python"), *blocks("testing.md", "toml")):
+        name = re.match(r"# (\S+)\n", source)
+        assert name, source
+        (tmp_path / name[1]).write_text(source)
+    settings = [source for _, source in blocks("testing.md", "toml")]
+    runs = [settings[1], settings[0] + settings[1].split("\n", 2)[2]]
+    for run, toml in enumerate(runs):
+        (tmp_path / "pyproject.toml").write_text(toml)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-W", "error", *LOAD_PLUGIN],
+            env=os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{tmp_path}"},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert "5 passed" in done.stdout, done.stdout
+        if run == 0:  # the other way to give settings, which does not go with autostart
+            (tmp_path / "conftest.py").unlink()
 
 
 def test_bench(shell: Shell, tmp_path: Path) -> None:

@@ -335,13 +335,6 @@ def test_it_is_logged_once_a_second(
     assert "writes are lost" in caplog.text
 
 
-def test_a_trusted_writer_is_refused(server: Server) -> None:
-    with pytest.raises(kvserve.InvalidArgument, match="goes with write"):
-        server.connect(on_error="miss", write="direct")
-    with pytest.raises(kvserve.InvalidArgument, match="'raise' or 'miss'"):
-        server.connect(on_error="ignore")
-
-
 def test_no_old_value_is_ever_read(
     server: Server, make_server: StartServer, connect: Connect, eventually: Eventually, seed: int
 ) -> None:

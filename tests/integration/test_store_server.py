@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,12 @@ def server(make_server: StartServer, file: Path) -> Server:
 
 
 def rows(file: Path) -> dict[object, object]:
-    with sqlite3.connect(file) as database:
+    with closing(sqlite3.connect(file)) as database, database:
         return dict(database.execute("SELECT key, value FROM items"))
 
 
 def edit(file: Path, statement: str) -> None:
-    with sqlite3.connect(file) as database:
+    with closing(sqlite3.connect(file)) as database, database:
         database.execute(statement)
 
 
@@ -217,7 +218,7 @@ def test_write_behind_answers_at_once_and_saves_later_and_at_the_end(
 def test_a_locked_database_stops_nobody_else(server: Server, file: Path) -> None:
     with server.connect(timeout=10.0) as cache:
         cache.set("hit", 1)
-        with sqlite3.connect(file, isolation_level=None) as database:
+        with closing(sqlite3.connect(file, isolation_level=None)) as database, database:
             database.execute("BEGIN EXCLUSIVE")
             with pytest.raises(kvserve.StoreUnavailable):
                 cache.set("new", 1)

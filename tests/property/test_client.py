@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
-from property.cache_machine import CacheMachine
+from property.cache_machine import KEYS, LONG, SMALL_VALUES, TTLS, CacheMachine
 from support import ways
+from support.model import Key
 from support.servers import Server, StartServer
+
+from kvserve import UNCHANGED
+
+PATTERNS: st.SearchStrategy[Key] = st.sampled_from(["a", b"a*", "?", "[a-b]*", "\u00e9", "k"])
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,45 @@ def cache(request: pytest.FixtureRequest, served: Server) -> Iterator[Any]:
     cache.close()
 
 
-class NamespaceMachine(CacheMachine):
+class ClientMachine(CacheMachine):
+    """The steps that only clients and their namespaces can take, besides."""
+
+    @rule(key=KEYS, value=SMALL_VALUES, ttl=TTLS, leave=st.booleans())
+    def update(self, key: Key, value: Any, ttl: float | None, leave: bool) -> None:
+        """Changes a value by a function of it, or leaves it."""
+
+        def change(had: Any) -> Any:
+            return UNCHANGED if leave else [value, had] if type(had) is int else value
+
+        answers = [each.update(key, change, 7, ttl) for each in (self.cache, self.model)]
+        assert answers[0] == answers[1]
+        self.look(key)
+        self.ttl(key)
+
+    @rule(key=KEYS)
+    def get_record(self, key: Key) -> None:
+        """Looks at all that a key holds."""
+        found, expected = self.cache.get_record(key), self.model.get_record(key)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert found.value == expected.value
+            assert found.version == self.cache.gets(key)[1]
+            assert found.ttl == expected.ttl or 0 < found.ttl <= LONG == expected.ttl
+
+    @rule(key=KEYS, when=st.sampled_from([0, -1, math.inf]))
+    def expire_at(self, key: Key, when: float) -> None:
+        """Removes, or lets live for ever."""
+        assert self.cache.expire_at(key, when) == self.model.expire_at(key, when)
+        self.look(key)
+
+    @rule(term=PATTERNS, is_prefix=st.booleans())
+    def delete_some(self, term: Key, is_prefix: bool) -> None:
+        """Removes by a prefix or a pattern."""
+        how = "delete_prefix" if is_prefix else "delete_matching"
+        assert getattr(self.cache, how)(term) == getattr(self.model, how)(term)
+
+
+class NamespaceMachine(ClientMachine):
     """In a namespace that was cleared a key begins anew, with versions of its own."""
 
     @rule()
@@ -56,7 +101,7 @@ def test_namespace_is_the_model(way: str, served: Server) -> None:
 def test_client_is_the_model(cache: Any) -> None:
     def machine() -> CacheMachine:
         cache.flush()
-        return CacheMachine(cache, value_bytes_max=32 * 1024)
+        return ClientMachine(cache, value_bytes_max=32 * 1024)
 
     few = settings(max_examples=25)
     run_state_machine_as_test(machine, settings=few)  # type: ignore[arg-type]  # a factory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,22 @@ from typing import Any
 KINDS = ("blocking", "asyncio")  # of clients
 TIMEOUT = 20.0  # seconds for each of their requests: two cores run all of a crew
 Fork = Callable[[], int]
-# One that Python runs its hooks for, and one as C code makes it, such as uWSGI's.
-FORKS: dict[str, Fork] = {"python's": os.fork, "c's": ctypes.PyDLL(None).fork}
+_SETTLING_SECONDS = 0.05
+
+
+def unseen_fork() -> int:
+    """A fork of which Python hears nothing, as uWSGI's.
+
+    A thread that waits for the GIL just then leaves a waiter in it that the child does not have,
+    and the child may wait for that for ever: CPython makes a new one only in `os.fork`. So threads
+    that were begun a moment ago get time to fall asleep.
+    """
+    time.sleep(_SETTLING_SECONDS)
+    return int(ctypes.PyDLL(None).fork())
+
+
+# One that Python runs its hooks for, and one as C code makes it.
+FORKS: dict[str, Fork] = {"python's": os.fork, "c's": unseen_fork}
 
 
 class Member:

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "kvserve"
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
-ROOM_SHARE_MAX = 0.25
+ROOM_SHARE_MAX = 0.1
 
 GROUND_FLOOR = {
     *("errors", "limits", "names", "config", "toml_file", "runtime", "manifest", "objects"),
@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "worker": {"protocol", "transport", "table", "live", "execution"},
     "parent": {"protocol", "transport", "table", "live", "store", "worker"},
     "bench": {"protocol", "table", "parent", ""},
+    "testing": {"client", "parent"},
     "cli": {"protocol", "table", "live", "client", "stats", "parent", "bench", ""},
     "integrations": {"client", "codecs", ""},
 }
@@ -161,10 +162,10 @@ def test_no_circle_of_imports() -> None:
 
 
 def test_no_room_is_most_of_the_house() -> None:
-    """A room that grows beyond this has become two."""
+    """A room that grows beyond this has become two. One that has rooms inside is as many."""
     lines: Counter[str] = Counter()
     for path in [*PYTHON, *CYTHON, *INCLUDED, *C_CORE]:
-        lines[room(path)] += len(path.read_text().splitlines())
+        lines[short(path.parent)] += len(path.read_text().splitlines())
     assert max(lines.values()) <= ROOM_SHARE_MAX * lines.total(), lines
 
 

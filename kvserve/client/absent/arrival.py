@@ -7,9 +7,13 @@ once more does no harm.
 
 from __future__ import annotations
 
-from kvserve.client.absent.starting import Launch
+from typing import TYPE_CHECKING
+
 from kvserve.client.options import Options
 from kvserve.names import Names
+
+if TYPE_CHECKING:
+    from kvserve.client.absent.starting import Launch
 
 
 class Arrival:
@@ -26,7 +30,11 @@ class Arrival:
     def __init__(self, names: Names, options: Options) -> None:
         self._wait_seconds = options.wait if options.is_lazy else 0.0
         self._deadline: float | None = None
-        self.launch = None if options.start is False else Launch(names, options.start)
+        self.launch: Launch | None = None
+        if options.start is not False:
+            from kvserve.client.absent.starting import Launch  # not above: few need subprocess
+
+            self.launch = Launch(names, options.start)
 
     def came(self) -> None:
         """The server is there."""

@@ -16,7 +16,7 @@ from kvserve.table._core import check_key
 
 LOST_SET = 0  # no value has this version
 # Whose answer the caller needs to go on: they raise as ever.
-_NEEDED = (commands.INCR, commands.CAS, commands.LIMIT)
+_NEEDED = {commands.INCR, commands.CAS, *commands.LIMITING}
 
 
 def losses(operations: list[Operation], results: list[Any], outage: Outage) -> list[Any]:

@@ -100,6 +100,8 @@ class LostKeys:
 
     def add(self, keys: list[Key]) -> None:
         """Remembers keys."""
+        if not keys:
+            return
         with LockGuard(self._changing, TIMEOUT_MAX):
             self._number += 1
             if self._flush:

@@ -62,7 +62,8 @@ class Outage:
         self._names = names
         self._tell = tell
         self._owner = weakref.ref(owner)
-        self._error: KvserveError | None = None  # while the breaker is open
+        # While the breaker is open, as it is while any key is lost.
+        self.error: KvserveError | None = None
         self._reads = 0
         self._writes = 0
         self._logged_at = -LOG_SECONDS
@@ -73,7 +74,7 @@ class Outage:
     @property
     def lost(self) -> Lost:
         """The counts."""
-        keys, error = self.keys, self._error
+        keys, error = self.keys, self.error
         return Lost(
             self._reads,
             self._writes,
@@ -84,7 +85,7 @@ class Outage:
 
     def check(self) -> None:
         """Raises the server's last error if the breaker is open: nothing is sent then."""
-        error = self._error
+        error = self.error
         if error is not None:
             self._mend()
             raise type(error)(*error.args)
@@ -93,7 +94,7 @@ class Outage:
         """A request that was sent, or should have been, has failed."""
         if isinstance(error, _OF_ONE_REQUEST) or deadlines.is_over():
             return  # also a caller who had too little time
-        self._error = error
+        self.error = error
         self._mend()
 
     def lose_read(self, error: ServerError) -> None:
@@ -109,7 +110,7 @@ class Outage:
         else:
             self.keys.add(keys)
         # Whatever the error was: while there is something to tell, nothing else is sent.
-        self._error = error
+        self.error = error
         self._mend()
         self._tell_log(error)
 
@@ -156,18 +157,18 @@ class Outage:
         try:
             self._tell(told)
         except ServerError as error:
-            if self._error is not None:
-                self._error = error
+            if self.error is not None:
+                self.error = error
             return False
         except BaseException:
             self._mending_since = -1  # the next loss tries again
             raise
         if not self.keys.forget(told):
             return False
-        before, self._error = self._error, None
+        before, self.error = self.error, None
         self._mending_since = -1
         if self.keys:  # lost since `forget`; it found a thread, this one
-            self._error = before
+            self.error = before
             self._mend()
             return True
         _log.warning(

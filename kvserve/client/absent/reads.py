@@ -29,6 +29,8 @@ class ReaderOfTheRest(TableFollower):
 
     def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`."""
+        if self._outage.error is None:  # then nothing is lost
+            return super().get(key, default)
         return default if self._has_lost(key) else super().get(key, default)
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:

@@ -34,6 +34,7 @@ from kvserve.toml_file import read_settings
 
 START_SECONDS = 30.0  # a start takes a tenth of a second; a large table on a busy machine, more
 _LOOK_SECONDS = 0.01
+_RETRY_SECONDS = 1.0  # else each request of a service would pay for an interpreter
 _PYTHON = re.compile(r"(python|pypy)[\w.-]*")
 # What the server decides by itself, or what says something about a start alone.
 _NOT_COMPARED = ("name", "fresh", "store", "mode")
@@ -60,6 +61,8 @@ class Launch:
         self._settings: Mapping[str, Any] = start if isinstance(start, Mapping) else {}
         self._file = Path(start).absolute() if isinstance(start, (str, os.PathLike)) else None
         self._is_compared = False
+        self._failure = ""
+        self._retry_at = 0.0  # on the monotonic clock
         if self._settings.get("name", names.name) != names.name:
             raise InvalidArgument(
                 f"start has the name {self._settings['name']!r}, and the client {names.name!r}: "
@@ -74,13 +77,23 @@ class Launch:
         """Returns when the instance is served, by a new server or by another's.
 
         Raises:
-            ServerUnavailable: it did not start; the text has what `kvserve serve` said.
+            ServerUnavailable: it did not start; the text has what `kvserve serve` said. Then no
+                other is tried for a second, in which the same is raised.
         """
-        give_up = time.monotonic() + START_SECONDS
+        now = time.monotonic()
+        if now < self._retry_at:
+            raise ServerUnavailable(self._failure)
+        give_up = now + START_SECONDS
         with _turn(self._names, give_up):
-            if not _is_served(self._names):
+            if _is_served(self._names):
+                return
+            try:
                 self._start(max(1.0, give_up - time.monotonic()))
-                self._is_compared = True
+            except ServerUnavailable as error:
+                self._failure = str(error)
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                raise
+            self._is_compared = True
 
     def _start(self, seconds: float) -> None:
         command = [_interpreter(), "-P", "-m", "kvserve", "serve", "--daemon"]

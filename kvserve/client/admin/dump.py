@@ -17,7 +17,7 @@ from kvserve.client.calls.operations import Key, Operation
 from kvserve.client.pipeline import first_error
 from kvserve.errors import MisuseError
 from kvserve.limits import MIB, TTL_MS_MAX
-from kvserve.protocol import commands
+from kvserve.protocol import codec, commands
 from kvserve.protocol.dump import Item
 
 _DUMPED_AT_ONCE = 256  # keys; a worker serves no other client while it reads so many
@@ -61,8 +61,16 @@ def dump(client: Client, prefix: Key = "") -> Iterator[Item]:
         answers = first_error(client._run_batch(operations))
         for key, found, ttl_ms in zip(batch, answers[::2], answers[1::2], strict=True):
             if found is not None and ttl_ms is not None:  # else it was removed meanwhile
-                number, payload, _ = found
+                number, payload = _plain(found[0], found[1])
                 yield Item(key, number, payload, now_ms + ttl_ms if ttl_ms else 0)
+
+
+def _plain(number: int, payload: bytes) -> tuple[int, bytes]:
+    """Without compression. One that is damaged is left as it is, for whoever loads it to refuse."""
+    try:
+        return codec.plain(number, payload)
+    except ValueError:
+        return number, payload
 
 
 def load(

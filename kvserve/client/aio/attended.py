@@ -14,7 +14,6 @@ from kvserve.client.absent.arrival import Arrival
 from kvserve.client.absent.kinds import Kind, kind_of, kind_of_all
 from kvserve.client.absent.patience import pauses
 from kvserve.client.aio.client import AsyncClient
-from kvserve.client.aio.direct import AsyncDirectClient
 from kvserve.client.calls.operations import TTL, Key, Operation, Operations
 from kvserve.client.options import Options
 from kvserve.errors import ServerUnavailable
@@ -95,10 +94,6 @@ class AttendedAsyncClient(AsyncClient):
     async def _ask_all_workers(self, command: Command) -> list[Any]:
         kind = Kind.WRITE if command is commands.FLUSH else Kind.QUESTION
         return await self._attended(kind, [], super()._ask_all_workers, command)
-
-
-class AttendedAsyncDirectClient(AttendedAsyncClient, AsyncDirectClient):
-    """A trusted writer that is made before its server; made by `kvserve.async_client`."""
 
 
 async def _nothing() -> None:

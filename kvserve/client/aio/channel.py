@@ -79,7 +79,7 @@ class AsyncChannel:
             waited = future if is_sent else self._room_at(sender)
             if await self._await(waited, min(left, LOOK_SECONDS)) and is_sent:
                 future.result().result()
-                del self._awaited[request_id]  # it refers to the loop
+                self._awaited.pop(request_id, None)  # it refers to the loop
                 return
             if self.gone:
                 raise NotBegun

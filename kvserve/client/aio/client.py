@@ -41,7 +41,7 @@ from kvserve.live.feed import Event, Pace, Since, Watcher
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import AskWorker
+from kvserve.table._core import AskWorker, check_key
 
 
 class AsyncClient(AsyncNamespaces, AsyncManyKeys):
@@ -146,6 +146,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
         """See `Client.get`."""
         value = self._reader.get(key, default)
         if isinstance(value, AskWorker):
+            check_key(key)
             await self._follow_table()
             return await self._run(self._operations.get(key, default))
         return value
@@ -163,6 +164,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
         if found is None:
             return default, None
         if isinstance(found, AskWorker):
+            check_key(key)
             await self._follow_table()
             pair: tuple[Any, int | None] = await self._run(self._operations.gets(key, default))
             return pair
@@ -201,6 +203,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
         """See `Client.ttl`."""
         ttl_ms = self._reader._ttl_ms(key)
         if isinstance(ttl_ms, AskWorker):
+            check_key(key)
             await self._follow_table()
             seconds: float | None = await self._run(self._operations.ttl(key))
             return seconds
@@ -254,6 +257,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
                 raise
             keys, next_bucket = cursor.keep(found[0]), found[1]
             cursor.move(next_bucket)
+            keys = self._operations.rules.found(keys)
             if are_in_namespaces(keys):
                 keys = await living(driver_of(self), keys)
             for key in keys:

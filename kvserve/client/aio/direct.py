@@ -53,7 +53,7 @@ class AsyncDirectClient(AsyncClient):
         self._operations.value_bytes_max = self._table.settings.value_bytes_max
 
     async def _run(self, operation: Operation) -> Any:
-        if operation.command is commands.LIMIT:
+        if operation.command in commands.LIMITING:
             return await super()._run(operation)
         return await self._execute(operation, deadline_of(time.monotonic(), self._timeout))
 

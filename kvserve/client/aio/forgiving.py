@@ -93,7 +93,11 @@ class ForgivingAsyncClient(AttendedAsyncClient):
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """See `Client.get`; an error is a miss."""
-        return await self._read(default, super().get, key, default)
+        try:  # as `_read` does, but in half the time
+            return await super().get(key, default)
+        except ServerError as error:
+            self._outage.lose_read(error)
+            return default
 
     async def gets(self, key: Key, default: Any = None) -> tuple[Any, int | None]:
         """See `Client.gets`; an error is a miss."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import ParamSpec
 
@@ -15,7 +15,7 @@ from kvserve.client.contract import AsyncCache
 from kvserve.client.deadlines import within_async
 from kvserve.client.recipes.claims import RENEWALS_A_TTL, Claim
 from kvserve.client.recipes.driver import Driver
-from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
+from kvserve.client.recipes.limiters import Hit, LimiterTerms, Sliding, Usage, as_hit
 from kvserve.client.recipes.locks import LockState
 from kvserve.errors import KvserveError
 
@@ -134,15 +134,28 @@ class AsyncLimiter(LimiterTerms):
     def __init__(
         self,
         client: AsyncCache,
-        path: Sequence[str],
+        prefix: Callable[[], Awaitable[str]],
         name: str,
         rate: int,
         per: TTL,
-        sliding: bool,
+        sliding: Sliding,
     ) -> None:
-        super().__init__(path, name, rate=rate, per=per, sliding=sliding)
+        super().__init__(name, rate=rate, per=per, sliding=sliding)
         self._client = client
+        self._operations = client._operations
+        self._prefix = prefix
 
     async def hit(self, id: str | int, cost: int = 1) -> Hit:
         """See `Limiter.hit`."""
-        return as_hit(await self._client._run(self._operation(self._client._operations, id, cost)))
+        operation = self._hit(self._operations, await self._prefix(), id, cost)
+        return as_hit(await self._client._run(operation))
+
+    async def peek(self, id: str | int) -> Usage:
+        """See `Limiter.peek`."""
+        operation = self._peek(self._operations, await self._prefix(), id)
+        return self._as_usage(await self._client._run(operation))
+
+    async def reset(self, id: str | int) -> bool:
+        """See `Limiter.reset`."""
+        operation = self._reset(self._operations, await self._prefix(), id)
+        return bool(await self._client._run(operation))

@@ -225,8 +225,10 @@ class AsyncNamespace(AsyncNamespaces):
         Keys of a namespace within this one are not returned.
         """
         before = await self._prefix()
+        raw_before = before.encode()
         async for key in self._client.scan(*full_terms(before, prefix, match)):
-            yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+            own = key[len(raw_before if isinstance(key, bytes) else before) :]
+            yield self._rules.found([own], len(raw_before))[0]
 
     def __aiter__(self) -> AsyncIterator[Key]:
         """All keys in it, see `scan`."""

@@ -12,6 +12,7 @@ from kvserve.client.aio.locks import AsyncLimiter, AsyncLock, driver_of, keep_in
 from kvserve.client.calls.operations import TTL, Key
 from kvserve.client.contract import AsyncCache
 from kvserve.client.recipes import key_layout
+from kvserve.client.recipes.limiters import Sliding
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
 from kvserve.client.recipes.memoize import (
     CallKeys,
@@ -48,6 +49,10 @@ class AsyncRecipes:
     def _path(self) -> tuple[str, ...]:
         """The names of the namespaces around everything that is made here."""
         return ()
+
+    async def _prefix(self) -> str:
+        """What stands before each key now."""
+        return ""
 
     async def _full_key(self, key: Key) -> Key:
         """The key under which a key's record is stored."""
@@ -127,9 +132,9 @@ class AsyncRecipes:
             max_hold=max_hold,
         )
 
-    def limiter(self, name: str, rate: int, per: TTL, *, sliding: bool = False) -> AsyncLimiter:
-        """See `Client.limiter`; its `hit` is a coroutine."""
-        return AsyncLimiter(self._root, self._path, name, rate, per, sliding)
+    def limiter(self, name: str, rate: int, per: TTL, *, sliding: Sliding = False) -> AsyncLimiter:
+        """See `Client.limiter`; its methods are coroutines."""
+        return AsyncLimiter(self._root, self._prefix, name, rate, per, sliding)
 
 
 async def get_or_set(

@@ -54,7 +54,7 @@ class AsyncRecords(AsyncRecipes):
             return await result if inspect.isawaitable(result) else result
 
         full_key = await self._full_key(key)
-        return await update(driver_of(self._root), full_key, call, default, ttl)
+        return await update(driver_of(self._root), self._operations, full_key, call, default, ttl)
 
     async def expire_at(self, key: Key, when: datetime.datetime | float) -> bool:
         """See `Client.expire_at`."""

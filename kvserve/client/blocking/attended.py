@@ -13,7 +13,6 @@ from kvserve.client.absent.arrival import Arrival
 from kvserve.client.absent.kinds import Kind, kind_of, kind_of_all
 from kvserve.client.absent.patience import pauses
 from kvserve.client.blocking.client import Client
-from kvserve.client.blocking.direct import DirectClient
 from kvserve.client.calls.operations import TTL, Key, Operation, Operations
 from kvserve.client.options import Options
 from kvserve.errors import ServerUnavailable
@@ -114,13 +113,6 @@ class AttendedClient(Client):
     def _ask_all_workers(self, command: Command) -> list[Any]:
         kind = Kind.WRITE if command is commands.FLUSH else Kind.QUESTION
         return self._attended(kind, [], super()._ask_all_workers, command)
-
-
-class AttendedDirectClient(AttendedClient, DirectClient):
-    """A trusted writer that is made before its server; made by `kvserve.connect`."""
-
-    def _join_writers(self) -> None:
-        self._attended(Kind.WRITE, None, super()._join_writers)
 
 
 def _nothing() -> None:

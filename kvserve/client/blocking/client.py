@@ -20,7 +20,7 @@ from kvserve.live.feed import Event, Since
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import AskWorker
+from kvserve.table._core import AskWorker, check_key
 
 
 class Client(Namespaces, MappingMethods, ManyKeys):
@@ -55,6 +55,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
         if found is None:
             return default, None
         if isinstance(found, AskWorker):
+            check_key(key)
             self._follow_table()
             pair: tuple[Any, int | None] = self._run(self._operations.gets(key, default))
             return pair
@@ -169,6 +170,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
         """
         ttl_ms = self._ttl_ms(key)
         if isinstance(ttl_ms, AskWorker):
+            check_key(key)
             self._follow_table()
             seconds: float | None = self._run(self._operations.ttl(key))
             return seconds
@@ -266,6 +268,7 @@ class Client(Namespaces, MappingMethods, ManyKeys):
                 raise
             keys, next_bucket = cursor.keep(found[0]), found[1]
             cursor.move(next_bucket)
+            keys = self._operations.rules.found(keys)
             if are_in_namespaces(keys):
                 keys = run_to_end(living(Driver.of(self), keys))
             yield from keys

@@ -15,8 +15,6 @@ from typing import Any
 
 from kvserve.client.blocking.client import Client
 from kvserve.client.calls import operations as checks
-from kvserve.client.calls.batches import Batch
-from kvserve.client.calls.many import Many
 from kvserve.client.calls.naming import naming
 from kvserve.client.calls.operations import (
     NOT_KEPT_MS,
@@ -35,6 +33,7 @@ from kvserve.errors import (
     KvserveError,
     RequestTimeout,
     ServerBusy,
+    UnreadableValue,
     ValueTooLarge,
 )
 from kvserve.execution import many, slices
@@ -95,16 +94,22 @@ class DirectClient(TrustedWriter, Client):
     _check_kept = staticmethod(checks.check_kept)
 
     def _ask(self, command: Command, arguments: tuple[Any, ...]) -> Any:
-        if command is commands.LIMIT:
+        if command in commands.LIMITING:
             return super()._ask(command, arguments)
         while True:
             self._require_slot()
             with suppress(LeaseLost):  # meanwhile
                 return self._table.answer(command, arguments)
 
-    def _run_calls(self, call: Batch | Many) -> None:
-        while calls := call.calls():
-            call.take([self._ask(each.command, each.arguments) for each in calls])
+    def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:
+        self._follow_table()
+        missing = object()
+        for key in rest:
+            with suppress(UnreadableValue):  # left out, as `Reader.get_many` does
+                value = self._run(self._operations.get(key, missing))
+                if value is not missing:
+                    found[key] = value
+        return found
 
     def _run_batch(self, operations: list[Operation]) -> list[Any]:
         for operation in operations:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from kvserve.client._scopes import Holder
@@ -12,7 +12,7 @@ from kvserve.client.calls.operations import TTL
 from kvserve.client.contract import Cache
 from kvserve.client.recipes.claims import RENEWALS_A_TTL, Claim
 from kvserve.client.recipes.driver import Driver, run_to_end
-from kvserve.client.recipes.limiters import Hit, LimiterTerms, as_hit
+from kvserve.client.recipes.limiters import Hit, LimiterTerms, Sliding, Usage, as_hit
 from kvserve.client.recipes.locks import LockState
 from kvserve.errors import KvserveError
 
@@ -42,6 +42,7 @@ class Lock(LockState, Holder):
     ) -> None:
         super().__init__(Driver.of(client), path, name, ttl, timeout, renew, max_hold)
         self._thread_bound = thread_bound
+        self._waits_for_itself = not thread_bound
 
     def _keep(self, claim: Claim, until_ms: float) -> None:
         keep_in_thread(claim, self._driver, until_ms, bound=self._thread_bound)
@@ -89,20 +90,29 @@ class Limiter(LimiterTerms):
     """
 
     def __init__(
-        self, client: Cache, path: Sequence[str], name: str, rate: int, per: TTL, sliding: bool
+        self,
+        client: Cache,
+        prefix: Callable[[], str],
+        name: str,
+        rate: int,
+        per: TTL,
+        sliding: Sliding,
     ) -> None:
-        super().__init__(path, name, rate=rate, per=per, sliding=sliding)
+        super().__init__(name, rate=rate, per=per, sliding=sliding)
         self._client = client
+        self._operations = client._operations
+        self._prefix = prefix  # of the namespace's keys, now
 
     def hit(self, id: str | int, cost: int = 1) -> Hit:
         """Counts a hit, if the limit allows it.
 
         Args:
             id: whose hit: an address, a user's number; each id has a limit of its own.
-            cost: how many hits this one counts for; all of them are counted, or none.
+            cost: how many hits this one counts for; all of them are counted, or none. One that is
+                more than the rate is always refused.
 
         Raises:
-            InvalidArgument: the cost is more than the rate, or the id is not valid.
+            InvalidArgument: the cost is no positive int, or the id is not valid.
             OutcomeUnknown: a worker died; it was counted once or not at all.
 
         Example:
@@ -110,7 +120,38 @@ class Limiter(LimiterTerms):
             >>> hit.allowed, hit.remaining, hit.retry_after
             (True, 6, 0.0)
         """
-        return as_hit(self._client._run(self._operation(self._client._operations, id, cost)))
+        return as_hit(self._client._run(self._hit(self._operations, self._prefix(), id, cost)))
+
+    def peek(self, id: str | int) -> Usage:
+        """Looks at what is counted for an id; counts nothing, changes nothing.
+
+        Another process may hit between a look and what is made of it. To be exact, hit.
+
+        Raises:
+            InvalidArgument: the id is not valid.
+
+        Example:
+            >>> limiter = cache.limiter("export", rate=3, per=3600)
+            >>> limiter.hit("Ada").remaining, limiter.peek("Ada").remaining
+            (2, 2)
+            >>> usage = limiter.peek("Ada")
+            >>> usage.used, 0 < usage.reset_after <= 3600, bool(usage)
+            (1, True, True)
+        """
+        return self._as_usage(self._client._run(self._peek(self._operations, self._prefix(), id)))
+
+    def reset(self, id: str | int) -> bool:
+        """Forgets all hits of an id; returns whether there were any.
+
+        Raises:
+            InvalidArgument: the id is not valid.
+
+        Example:
+            >>> limiter = cache.limiter("reset", rate=1, per=60)
+            >>> bool(limiter.hit("Ada")), limiter.reset("Ada"), bool(limiter.hit("Ada"))
+            (True, True, True)
+        """
+        return bool(self._client._run(self._reset(self._operations, self._prefix(), id)))
 
 
 def keep_in_thread(claim: Claim, driver: Driver, until_ms: float, *, bound: bool) -> None:

@@ -70,8 +70,8 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
     """A part of a cache; made by `Client.namespace`. Its methods are those of the client.
 
     `get(key, default=None)` is inherited from the NamespaceReader in table/_namespaces.pxi, so that
-    a hit runs no Python code. Locks and limiters have the namespace in their names; `clear` does
-    not touch them.
+    a hit runs no Python code. Locks have the namespace in their names; `clear` does not release
+    them. It forgets the hits of limiters.
     """
 
     def __init__(self, client: Cache, path: tuple[str, ...], rules: Rules) -> None:
@@ -242,8 +242,10 @@ class Namespace(NamespaceReader, Namespaces, MappingMethods):
         Keys of a namespace within this one are not returned.
         """
         before = self._prefix()
+        raw_before = before.encode()
         for key in self._client.scan(*full_terms(before, prefix, match)):
-            yield key[len(before.encode() if isinstance(key, bytes) else before) :]
+            own = key[len(raw_before if isinstance(key, bytes) else before) :]
+            yield self._rules.found([own], len(raw_before))[0]
 
     def __iter__(self) -> Iterator[Key]:
         """All keys in it, see `scan`."""

@@ -14,6 +14,7 @@ from kvserve.client.calls.operations import TTL, Key
 from kvserve.client.contract import Cache
 from kvserve.client.recipes import key_layout
 from kvserve.client.recipes.driver import Driver, run_to_end
+from kvserve.client.recipes.limiters import Sliding
 from kvserve.client.recipes.locks import LOCK_SECONDS_DEFAULT
 from kvserve.client.recipes.memoize import (
     CallKeys,
@@ -50,6 +51,10 @@ class Recipes:
     def _path(self) -> tuple[str, ...]:
         """The names of the namespaces around everything that is made here."""
         return ()
+
+    def _prefix(self) -> str:
+        """What stands before each key now."""
+        return ""
 
     def _full_key(self, key: Key) -> Key:
         """The key under which a key's record is stored."""
@@ -221,24 +226,30 @@ class Recipes:
             thread_bound=thread_bound,
         )
 
-    def limiter(self, name: str, rate: int, per: TTL, *, sliding: bool = False) -> Limiter:
-        """A limit on how often something is done, exact over all processes.
+    def limiter(self, name: str, rate: int, per: TTL, *, sliding: Sliding = False) -> Limiter:
+        """A limit on how often something is done, over all processes.
 
         A fixed window begins with the first hit, and its count is gone when it ends; so up to twice
-        the rate may pass within `per`, around the end of a window. A sliding window remembers the
-        time of each hit: never more than `rate` pass within any `per`, at 8 bytes a hit.
+        the rate may pass within `per`, around the end of a window. A sliding log remembers the time
+        of each hit: never more than `rate` pass within any `per`, at 8 bytes a hit. A sliding
+        counter keeps the counts of two windows, and takes the hits of the one before as spread
+        evenly over it: 24 bytes, no more than the rate at once, and within any part x of `per` at
+        most rate * (1 + x), rounded up.
+
+        The limiters of a namespace forget all hits when that is cleared.
 
         Args:
             name: what is limited; names of limiters are separate from keys.
-            rate: hits that are allowed within a window; for a sliding one at most 10 000.
+            rate: hits that are allowed within a window; for a log at most 10 000.
             per: the window's length, in seconds or as a timedelta.
-            sliding: the kind of window.
+            sliding: the kind of window: False: fixed; True: a log, or beyond 10 000 hits a counter;
+                "log" or "counter": that one.
 
         Example:
             >>> if not cache.limiter("signup", rate=5, per=60).hit("192.0.2.7"):
             ...     raise SystemExit("too many attempts")
         """
-        return Limiter(self._root, self._path, name, rate, per, sliding)
+        return Limiter(self._root, self._prefix, name, rate, per, sliding)
 
 
 def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms) -> Any:

@@ -86,7 +86,9 @@ class Records(Recipes):
             return function(value)
 
         full_key = self._full_key(key)
-        return run_to_end(update(Driver.of(self._root), full_key, call, default, ttl))
+        return run_to_end(
+            update(Driver.of(self._root), self._operations, full_key, call, default, ttl)
+        )
 
     def expire_at(self, key: Key, when: datetime.datetime | float) -> bool:
         """Lets a key expire at a time of the wall clock; returns whether the key was there.

@@ -27,7 +27,7 @@ from kvserve.errors import (
     from_wire,
 )
 from kvserve.protocol import commands
-from kvserve.protocol.codec import Value
+from kvserve.protocol.codec import COMPRESSED, Value, plain_bytes
 from kvserve.protocol.commands import Command
 from kvserve.protocol.messages import STATUS_DONE
 from kvserve.table._core import check_key
@@ -233,16 +233,17 @@ class Operations:
 
     def _stored(self, key: Key, value: Value, ttl: TTL) -> tuple[Key, int, bytes, int]:
         """The arguments of a command that stores a value."""
-        codec_id, payload = self._encode(value)
-        if len(payload) > self.bound.value_bytes_max:
-            raise self._too_large(payload)
+        codec_id, payload = self.encode(value)
         return self.key(key), codec_id, payload, 0 if ttl is None else self.ttl_ms(ttl)
 
     def encode(self, value: Value) -> tuple[int, bytes]:
         """The codec and the payload of a value that may be stored."""
         codec_id, payload = self._encode(value)
-        if len(payload) > self.value_bytes_max:
-            raise self._too_large(payload)
+        size = len(payload) if codec_id < COMPRESSED else plain_bytes(codec_id, payload)
+        if size > self.value_bytes_max:
+            raise ValueTooLarge(
+                f"a value of {size} bytes; at most {self.value_bytes_max} are allowed here"
+            )
         return codec_id, payload
 
     def check_values(self, items: Mapping[Key, Value]) -> None:
@@ -259,11 +260,6 @@ class Operations:
             except ValueTooLarge:
                 large.append(key)
         return large
-
-    def _too_large(self, payload: bytes) -> ValueTooLarge:
-        return ValueTooLarge(
-            f"a value of {len(payload)} bytes; at most {self.value_bytes_max} are allowed here"
-        )
 
     def add(self, key: Key, value: Value, ttl: TTL = None) -> Operation:
         stored = self._stored(key, value, ttl)
@@ -326,8 +322,14 @@ class Operations:
         check_counter("delta", delta)
         return self.incr(key, -delta, initial, ttl)
 
-    def limit(self, key: Key, rate: int, per_ms: int, cost: int, sliding: bool) -> Operation:
-        return Operation(commands.LIMIT, (key, rate, per_ms, cost, sliding), tuple)
+    def limit(self, key: Key, rate: int, per_ms: int, cost: int, window: int) -> Operation:
+        return Operation(commands.LIMIT, (key, rate, per_ms, cost, window), tuple)
+
+    def limit_peek(self, key: Key, per_ms: int, window: int) -> Operation:
+        return Operation(commands.LIMIT_PEEK, (key, per_ms, window), tuple)
+
+    def limit_reset(self, key: Key) -> Operation:
+        return Operation(commands.LIMIT_RESET, (key,), bool)
 
 
 def check_counter(name: str, number: int) -> None:

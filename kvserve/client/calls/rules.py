@@ -3,7 +3,8 @@
 A key that is too long, in a namespace or outside, is replaced by a key of the same kind: its
 beginning, `#`s, and a hash. That key has a length that only such keys have (the longest of all
 outside of namespaces, one byte less in them); a user's own key of that length and form is replaced
-as well, so that no key stands for two.
+as well, so that no key stands for two. What `fitting` and `as_found` return has a type of its own,
+and is not replaced again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import datetime
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,6 +32,18 @@ DO_NOT_KEEP: Final = 0  # as a ttl of a client with lenient lifetimes
 _HASH_BYTES = 32
 _HEX_BYTES = 2 * _HASH_BYTES
 _LOOKS_REPLACED = re.compile(rb".*#[0-9a-f]{%d}" % _HEX_BYTES, re.DOTALL)
+
+
+class ReplacedText(str):
+    """A key that stands for a longer one."""
+
+    __slots__ = ()
+
+
+class ReplacedBytes(bytes):
+    """A key that stands for a longer one."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +93,12 @@ class Rules:
             key = fitting(key, len(prefix.encode()))
         check_key(key)
         return prefix + key if isinstance(key, str) else prefix.encode() + key
+
+    def found(self, keys: Sequence[Key], before_bytes: int = 0) -> Sequence[Key]:
+        """Keys that a scan returns; one that stands for another can be used as it is."""
+        if self.long_keys == "refuse":
+            return keys
+        return [as_found(key, before_bytes) for key in keys]
 
     def lifetime(self, ttl: TTL) -> TTL:
         """The ttl itself; if lifetimes are lenient, `math.inf` for one beyond a century, and
@@ -135,14 +155,13 @@ def fitting(key: Key, before_bytes: int = 0) -> Key:
         before_bytes: how long the prefix of a namespace is, which will come before it.
 
     Example:
-        >>> fitting("user:1"), len(fitting("x" * 5000)), fitting(b"x" * 5000)[-70:-60]
-        ('user:1', 1024, b'x#####9ccc')
+        >>> fitting("user:1"), len(fitting("x" * 5000)), fitting("x" * 5000)[957:962]
+        ('user:1', 1024, 'xx#a9')
     """
+    if isinstance(key, (ReplacedText, ReplacedBytes)) or not isinstance(key, (str, bytes)):
+        return key  # the latter to be refused
     room_bytes = KEY_BYTES_MAX - before_bytes
-    replaced_bytes = room_bytes - (before_bytes > 0)
-    is_text = isinstance(key, str)
-    if not is_text and not isinstance(key, bytes):
-        return key  # to be refused
+    replaced_bytes = _replaced_bytes(before_bytes)
     fits = True
     try:
         raw = key.encode() if isinstance(key, str) else key
@@ -153,7 +172,20 @@ def fitting(key: Key, before_bytes: int = 0) -> Key:
     if fits and len(raw) <= room_bytes:
         return key
     digest = hashlib.blake2b(raw, digest_size=_HASH_BYTES).hexdigest()
-    room_bytes = max(0, replaced_bytes - _HEX_BYTES - 1)
-    head = raw[:room_bytes].decode(errors="ignore").encode()
+    head_bytes = max(0, replaced_bytes - _HEX_BYTES - 1)
+    head = raw[:head_bytes].decode(errors="ignore").encode()
     replaced = head + b"#" * (replaced_bytes - _HEX_BYTES - len(head)) + digest.encode()
-    return replaced.decode() if is_text else replaced
+    return ReplacedText(replaced.decode()) if isinstance(key, str) else ReplacedBytes(replaced)
+
+
+def as_found(key: Key, before_bytes: int = 0) -> Key:
+    """A key that is stored, so that `fitting` returns itself for it."""
+    raw = key.encode() if isinstance(key, str) else key
+    if len(raw) != _replaced_bytes(before_bytes) or not _LOOKS_REPLACED.fullmatch(raw):
+        return key
+    return ReplacedText(key) if isinstance(key, str) else ReplacedBytes(key)
+
+
+def _replaced_bytes(before_bytes: int) -> int:
+    """How long a key is that stands for another."""
+    return KEY_BYTES_MAX - before_bytes - (before_bytes > 0)

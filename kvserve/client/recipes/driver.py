@@ -46,6 +46,7 @@ class Driver:
         self.add = as_coroutine(strict.add)
         self.cas = as_coroutine(strict.cas)
         self.delete = as_coroutine(strict.delete)
+        self.run = as_coroutine(strict._run)
         self.sleep = sleep
         self.within = within
         self._client = client

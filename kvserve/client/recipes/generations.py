@@ -26,7 +26,8 @@ from kvserve.table._core import AskWorker
 
 _RANDOM_BITS = 28
 _BEHIND_NAMES = ":~"  # no other key is likely to have this
-_STAMP = re.compile(r"((?:[^:]+::)*[^:]+):((?:~[0-9a-f]{23})+):")
+_LIMITER = f"(?:kvserve:(?:{'|'.join(key_layout.LIMITERS.values())}):)?"  # its key begins so
+_STAMP = re.compile(_LIMITER + r"((?:[^:]+::)*[^:]+):((?:~[0-9a-f]{23})+):")
 _STAMP_OF_BYTES = re.compile(_STAMP.pattern.encode())
 
 

@@ -6,6 +6,8 @@
     kvserve:fence:NAME                     its last fencing number         lock
     kvserve:fixed:NAME:ID                  a counter, for one window       limiter
     kvserve:sliding:NAME:ID                the times of the last hits      limiter(sliding=True)
+    kvserve:sliding-counter:NAME:ID        two windows' counts             limiter, "counter"
+    kvserve:fixed:NAME:GENERATION:NAME:ID  the same in a namespace, whose name comes first
     kvserve:generation:NAME                the generation of a namespace   namespace
     NAME:GENERATION:KEY                    a user's key in a namespace     namespace
     NAME::NAME:GENERATIONS:KEY             in a namespace within another
@@ -26,11 +28,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvserve.errors import InvalidArgument
 from kvserve.limits import KEY_BYTES_MAX
+from kvserve.protocol.commands import Window
 from kvserve.table._core import check_key
 
 Key = str | bytes
 
 _HASHED = "#"
+LIMITERS = {
+    Window.FIXED: "fixed",
+    Window.LOG: "sliding",
+    Window.COUNTER: "sliding-counter",
+}
 
 
 def flight_key(key: Key) -> Key:
@@ -65,6 +73,22 @@ def named(kind: str, path: Sequence[str], name: str) -> str:
 def named_by_parts(kind: str, parts: Sequence[str]) -> str:
     """As `named`, for names that are quoted already."""
     return str(_fitting(f"kvserve:{kind}:", ":".join(parts)))
+
+
+def limiter_key(kind: str, prefix: str, name: str, who: str) -> str:
+    """The key of a limiter's state.
+
+    Args:
+        kind: one of LIMITERS.
+        prefix: of the namespace's keys, with its generation; empty where there is none.
+        name: the limiter's, quoted.
+        who: the id, not empty.
+
+    Example:
+        >>> limiter_key("fixed", "", "login", "192.0.2.7")
+        'kvserve:fixed:login:192.0.2.7'
+    """
+    return str(_fitting(f"kvserve:{kind}:", f"{prefix}{name}:{quoted(who)}"))
 
 
 def quoted(name: str) -> str:

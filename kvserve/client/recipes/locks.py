@@ -52,6 +52,7 @@ class LockState:
         max_hold: seconds, or a timedelta, after which it is no longer renewed; None: never.
     """
 
+    _waits_for_itself = False  # as threading.Lock, which another thread may release
     _hold: Any
     _has_mine: Any
     _check_new: Any
@@ -137,13 +138,14 @@ class LockState:
         if not blocking and self._has_mine:
             return None
         try:
-            return await self._won(timeout)
+            return await self._won(timeout, waits_for_itself=self._waits_for_itself)
         except LockTimeout:
             return None
 
-    async def _won(self, timeout: float | None) -> Claim:
+    async def _won(self, timeout: float | None, *, waits_for_itself: bool = False) -> Claim:
         """The same; raises LockTimeout if another has it."""
-        self._check_new()
+        if not (waits_for_itself and self._has_mine):
+            self._check_new()
         if timeout is None:
             timeout = self._timeout
         else:

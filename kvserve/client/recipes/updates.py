@@ -14,7 +14,7 @@ from typing import Any
 
 from kvserve import limits
 from kvserve.client.calls.markers import UNCHANGED
-from kvserve.client.calls.operations import TTL, Key, to_ttl_ms
+from kvserve.client.calls.operations import TTL, Key, Operations
 from kvserve.client.recipes.driver import Driver
 from kvserve.client.recipes.single_flight import as_read
 from kvserve.errors import ServerBusy
@@ -26,13 +26,14 @@ _PAUSE_SECONDS_MAX = 0.05
 
 async def update(
     driver: Driver,
+    operations: Operations,
     key: Key,
     function: Callable[[Any], Coroutine[Any, Any, Any]],
     default: Any,
     ttl: TTL,
 ) -> Any:
     """See `Client.update`."""
-    to_ttl_ms(ttl)  # before the function is called
+    operations.ttl_ms(ttl)  # before the function is called
     for attempt in range(limits.UPDATE_ATTEMPTS_MAX):
         if attempt >= _AT_ONCE:
             longest = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(attempt, 16))
@@ -43,11 +44,11 @@ async def update(
         if value is UNCHANGED:
             return default if version is None else held
         if version is None:
-            done = await driver.add(key, value, ttl)
+            done = await driver.run(operations.add(key, value, ttl))
         elif ttl is None:
-            done = await driver.cas(key, value, version, keep_ttl=True)
+            done = await driver.run(operations.cas(key, value, version, keep_ttl=True))
         else:
-            done = await driver.cas(key, value, version, ttl)
+            done = await driver.run(operations.cas(key, value, version, ttl))
         if done:
             return as_read(value, driver.values)
     raise ServerBusy(

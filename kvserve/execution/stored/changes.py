@@ -129,7 +129,9 @@ class SharedChanges:
         if entry is None or not is_version(entry, version):
             return None
         record = await self._stored.load(key)
-        if record is None or (record.codec, record.payload) != (entry.codec, entry.payload):
+        if record is None or (record.codec, record.payload) != codec.plain(
+            entry.codec, entry.payload
+        ):
             return None
         return record
 

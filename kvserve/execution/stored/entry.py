@@ -7,6 +7,7 @@ import time
 from typing import NamedTuple
 
 from kvserve import limits
+from kvserve.protocol import codec
 from kvserve.store.base import Key, Record
 
 _VERSIONS = limits.VERSION_TABLE_END  # so many of each kind; the table's are below
@@ -51,9 +52,10 @@ def alive(record: Record | None) -> Record | None:
     return None
 
 
-def content_version(codec: int, payload: bytes) -> int:
+def content_version(codec_id: int, payload: bytes) -> int:
     """The version of a value that is not in the table: it changes when the value does."""
-    digest = hashlib.blake2b(payload, digest_size=8, salt=bytes([codec])).digest()
+    codec_id, payload = codec.plain(codec_id, payload)
+    digest = hashlib.blake2b(payload, digest_size=8, salt=bytes([codec_id])).digest()
     return _VERSIONS + int.from_bytes(digest, "little") % _VERSIONS
 
 

@@ -24,12 +24,13 @@ def to_key(key: Key) -> str | bytes:
 
 
 def to_row(record: Record) -> Row:
-    """The columns key, is_text, codec, value, expires_at."""
+    """The columns key, is_text, codec, value, expires_at. What was compressed is stored plain."""
+    codec_id, payload = codec.plain(record.codec, record.payload)
     return (
         to_key(record.key),
         isinstance(record.key, str),
-        record.codec,
-        _to_value(record.codec, record.payload),
+        codec_id,
+        _to_value(codec_id, payload),
         record.expires_at_ms or None,
     )
 

@@ -27,7 +27,7 @@ WHOLE = -1
 
 
 def to_stored(record: Record) -> bytes:
-    """The stored form of a record, with a new write id.
+    """The stored form of a record, with a new write id. What was compressed is stored plain.
 
     Example:
         >>> to_stored(Record("visits", codec.COUNTER, (7).to_bytes(8, "little"), 0))
@@ -35,7 +35,8 @@ def to_stored(record: Record) -> bytes:
     """
     if record.codec == codec.COUNTER:
         return b"%d" % codec.decode(codec.COUNTER, record.payload)
-    return _head(record.codec, os.urandom(_STAMP_BYTES)) + record.payload
+    codec_id, payload = codec.plain(record.codec, record.payload)
+    return _head(codec_id, os.urandom(_STAMP_BYTES)) + payload
 
 
 def from_stored(key: Key, stored: bytes, expires_at_ms: int) -> Record:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import ctypes
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 from conftest import Eventually
-from support.crews import KINDS, TIMEOUT, Member
+from support.crews import KINDS, TIMEOUT, Member, unseen_fork
 from support.servers import Server
 
 import kvserve
@@ -276,11 +275,6 @@ def test_while_the_process_ends(served: Server, cache: kvserve.Client) -> None:
     assert ended.stderr == ""
     assert ended.stdout.split() in (["held", "computed"], ["refused", "computed"])
     assert list(cache.scan("kvserve:l")) == []
-
-
-def unseen_fork() -> int:
-    """A fork of which Python hears nothing, as uWSGI's."""
-    return int(ctypes.PyDLL(None).fork())
 
 
 @pytest.mark.parametrize("fork", [os.fork, unseen_fork])

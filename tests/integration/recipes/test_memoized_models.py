@@ -169,3 +169,25 @@ def test_a_class_that_has_changed_is_computed_anew(served: Server) -> None:
         assert cache.get_or_set("moving", lambda: new(1, 2)) == new(1, 2)
     with pytest.raises(InvalidArgument, match=r"two types have the name shop\.Moving"):
         codecs.models(old, new)
+
+
+def test_a_class_that_was_loaded_again_takes_the_place_of_the_older(served: Server) -> None:
+    """In a notebook for instance. The older one never comes back as the newer."""
+
+    def load() -> tuple[Any, Any]:
+        made = dataclasses.make_dataclass("Again", ["a"])
+        made.__module__ = "notebook"
+
+        def again(number: int) -> Any:
+            return made(number)
+
+        again.__annotations__["return"] = made
+        again.__qualname__ = "again"
+        return made, again
+
+    with served.connect(codec=codecs.models()) as cache:
+        (old, first), (new, second) = load(), load()
+        assert cache.memoize(first)(1) == old(1)
+        assert type(cache.memoize(second)(1)) is new
+        with pytest.raises(InvalidValue, match=r"notebook\.Again is not known"):
+            cache.set("old", old(1))

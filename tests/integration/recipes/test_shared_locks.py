@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Eventually
 from support.crews import FORKS, KINDS, TIMEOUT, Fork, Member, together
 from support.servers import Server, StartServer, stopped
 
@@ -227,6 +226,28 @@ def test_its_holder_is_told_without_waiting(cache: kvserve.Client) -> None:
         lock.release()
 
 
+def test_its_holder_waits_for_another_thread_that_is_to_release_it(
+    cache: kvserve.Client,
+) -> None:
+    """As dogpile.cache does it: a thread begins to create a value, and another one ends it."""
+    lock = cache.lock("job", ttl=60, thread_bound=False)
+    assert lock.acquire(False)
+    assert lock.acquire(True, 0.01) is False
+    with pytest.raises(MisuseError, match="reentrant"):
+        lock.acquire(timeout=0.01)
+    first = lock.fencing
+    ended = threading.Timer(0.05, lock.release)
+    ended.start()
+    assert lock.acquire(True, TIMEOUT) is True
+    ended.join()
+    assert lock.held
+    assert lock.fencing > first
+    in_threads(1, lambda _: lock.release())
+    assert not lock.locked()
+    with pytest.raises(MisuseError):
+        lock.release()
+
+
 def test_of_all_that_try_at_once_one_has_it(served: Server) -> None:
     with served.connect(timeout=TIMEOUT) as cache:
         lock = cache.lock("job", ttl=60, thread_bound=False)
@@ -334,54 +355,3 @@ def test_fork_while_a_thread_holds_a_shared_lock(fork: str, served: Server) -> N
         finally:
             member.end()
         assert not lock.locked()
-
-
-def test_signal_handler_that_raises_in_a_shared_lock_leaves_it_usable(
-    served: Server, eventually: Eventually
-) -> None:
-    """Other threads with the same object go on; what was given up ends by its ttl."""
-
-    class GivenUp(Exception):
-        """What the handler raises."""
-
-    def give_up(*_: object) -> None:
-        raise GivenUp
-
-    over = threading.Event()
-    turns = [0, 0]
-    before = signal.signal(signal.SIGALRM, give_up)
-    with served.connect(timeout=TIMEOUT) as cache:
-        lock = cache.lock("job", ttl=0.2)
-
-        def work(number: int) -> None:
-            while not over.is_set():
-                if lock.acquire(blocking=bool(turns[number] % 2), timeout=None):
-                    turns[number] += 1
-                    lock.release()
-
-        crew = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-        for thread in crew:
-            thread.start()
-        try:
-            struck = 0
-            while struck < 60:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.0001 + struck % 17 / 4000)
-                    if lock.acquire(True, TIMEOUT):
-                        lock.release()
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                except (LockLost, MisuseError):  # it was given up after it was acquired
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                except GivenUp:
-                    struck += 1
-                    if lock._has_mine:
-                        lock.release()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-            reached = list(turns)
-            eventually(lambda: all(now > then for now, then in zip(turns, reached, strict=True)))
-            over.set()
-            for thread in crew:
-                thread.join()
-        eventually(lambda: not lock.locked())

@@ -1,0 +1,49 @@
+"""Web services under uvicorn and Granian: several workers, the asyncio client, the reloader."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Eventually
+from support.servers import Server, StartServer
+from support.services import WebService
+from support.worker_models import count_exactly, leave_nothing, try_everything, variables
+
+UVICORN = [sys.executable, "-m", "uvicorn", "--uds={address}", "--no-access-log"]
+GRANIAN = [sys.executable, "-m", "granian", "--port={address}", "--workers=2"]
+SERVICES = {
+    "uvicorn": [*UVICORN, "--workers=2", "support.async_application:asgi"],
+    "granian asgi": [*GRANIAN, "--interface=asgi", "support.async_application:asgi"],
+    "granian wsgi": [*GRANIAN, "--interface=wsgi", "support.application:wsgi"],
+}
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+def test_service(
+    kind: str, server: Server, make_server: StartServer, tmp_path: Path, eventually: Eventually
+) -> None:
+    service = WebService(
+        tmp_path, SERVICES[kind], variables(server), over_unix_socket="uvicorn" in kind
+    )
+    try_everything(service, server, make_server, eventually, importing=2)
+
+
+def test_uvicorn_reloads(server: Server, tmp_path: Path, eventually: Eventually) -> None:
+    module = tmp_path / "service.py"
+    module.write_text("from support.async_application import asgi\n")
+    command = [*UVICORN, "--reload", "--app-dir=.", "service:asgi"]
+    service = WebService(tmp_path, command, variables(server), signal.SIGINT)
+    try:
+        eventually(lambda: service.is_ready)
+        total = count_exactly(service)
+        started = service.log.count("Application startup complete")
+        module.write_text("from support.async_application import asgi  # changed\n")
+        eventually(lambda: service.log.count("Application startup complete") > started)
+        eventually(lambda: service.is_ready)
+        count_exactly(service, total)
+        leave_nothing(service, server, eventually)
+    finally:
+        service.end()
