@@ -30,6 +30,7 @@ VALUE = {"id": 7, "name": "Ada", "active": True, "score": 1.5}
 KEY = "user:7"
 MANY = [f"user:{number}" for number in range(20)]
 OURS = "kvserve"
+WRITER = "kvserve, writer"  # a trusted one, docs/writers.md
 
 Caches = dict[str, Any]
 
@@ -37,7 +38,7 @@ Caches = dict[str, Any]
 def measure(effort: Effort) -> Report:
     answer = Report()
     with ExitStack() as stack:
-        name = stack.enter_context(running("--memory", "64MiB"))
+        name = stack.enter_context(running("--memory", "64MiB", "--writers", "4"))
         socket = stack.enter_context(valkey()).socket
         stack.callback(close_clients())
         for framework, caches, turns in (
@@ -68,6 +69,7 @@ def django_caches(name: str, socket: str) -> Caches:
 
     return {
         OURS: KvserveCache(name, {}),
+        WRITER: KvserveCache(name, {"OPTIONS": {"write": "direct"}}),
         "LocMem": LocMemCache("", {}),
         "Redis": RedisCache(f"unix://{socket}", {}),
     }
@@ -81,6 +83,7 @@ def cachelib_caches(name: str, socket: str) -> Caches:
 
     return {
         OURS: KvserveCache(name),
+        WRITER: KvserveCache(name, write="direct"),
         "Simple": cachelib.SimpleCache(),
         "Redis": cachelib.RedisCache(client),
     }
@@ -164,6 +167,7 @@ def django_goals(rounds: Rounds) -> list[Goal]:
         ratio(f"get | {OURS}", "get | LocMem", 1.5),
         ratio(f"get | {OURS}", "get | Redis", 1 / 20),
         ratio(f"set | {OURS}", "set | Redis", 1 / 4),
+        ratio(f"set | {WRITER}", "set | Redis", 1 / 4),
         ratio(f"aget | {OURS}", f"get | {OURS}", 2.0),
     ]
 
