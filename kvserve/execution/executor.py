@@ -238,7 +238,7 @@ def _check_codec(codec_id: int, payload: bytes) -> None:
         raise InvalidValue(
             f"no codec has number {codec_id}; the client may be newer than its server"
         )
-    elif codec_id == codec.MSGPACK and not codec.is_readable(codec_id, payload):
+    elif not codec.is_readable(codec_id, payload):
         raise InvalidValue(f"{len(payload)} bytes that are no value of codec {codec_id}")
 
 

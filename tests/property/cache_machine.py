@@ -242,4 +242,4 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 def _is_filler(key: Key) -> bool:
-    return raw(key).startswith(FILLER.encode())
+    return raw(key).startswith((FILLER.encode(), b"kvserve:tag:"))

@@ -17,7 +17,8 @@ from support.servers import Server, StartServer
 
 from kvserve import UNCHANGED
 
-PATTERNS: st.SearchStrategy[Key] = st.sampled_from(["a", b"a*", "?", "[a-b]*", "\u00e9", "k"])
+PATTERNS: st.SearchStrategy[Key] = st.sampled_from(["a", b"a*", "?", "[a-b]*", "\u00e9", "kk"])
+TAGS = st.lists(st.sampled_from(["x", "y", "z"]), min_size=1, max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,43 @@ class ClientMachine(CacheMachine):
         assert answers[0] == answers[1]
         self.look(key)
         self.ttl(key)
+
+    @rule(
+        key=KEYS,
+        value=SMALL_VALUES,
+        how=st.sampled_from(["set", "add", "replace", "keep_ttl", "set_many", "update"]),
+        ttl=TTLS,
+        tags=TAGS,
+    )
+    def store_tagged(self, key: Key, value: Any, how: str, ttl: Any, tags: list[str]) -> None:
+        """Stores a value with tags."""
+        cache, model = self.cache, self.model
+        if how == "set_many":
+            cache.set_many({key: value}, ttl, tags=tags)
+            model.set_many({key: value}, ttl)
+            stored = True
+        elif how == "update":
+            cache.update(key, lambda _: value, ttl=ttl, tags=tags)
+            model.update(key, lambda _: value, ttl=ttl)
+            stored = True
+        elif how == "keep_ttl":
+            stored = cache.replace(key, value, keep_ttl=True, tags=tags)
+            assert stored == model.replace(key, value, keep_ttl=True)
+        else:
+            stored = bool(getattr(cache, how)(key, value, ttl, tags=tags))
+            assert stored == bool(getattr(model, how)(key, value, ttl))
+        if stored:
+            model.tag(key, tags)
+        self.look(key)
+        self.ttl(key)
+
+    @rule(tag=st.sampled_from(["x", "y", "z"]))
+    def invalidate_tag(self, tag: str) -> None:
+        """Makes all that has a tag a miss."""
+        self.cache.invalidate_tag(tag)
+        self.model.invalidate_tag(tag)
+        for key in ("a", "ab", "\u00e9", b"\xff"):
+            self.look(key)
 
     @rule(key=KEYS)
     def get_record(self, key: Key) -> None:

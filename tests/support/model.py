@@ -41,6 +41,7 @@ class Record:
     value: Any
     version: int
     expiry: float
+    tags: frozenset[str] = frozenset()
 
 
 class Model:
@@ -137,6 +138,14 @@ class Model:
             return False
         return bool(self._records.pop(raw(key)))
 
+    def tag(self, key: Key, tags: Iterable[str]) -> None:
+        """Gives tags to what was just stored."""
+        self._records[raw(key)].tags = frozenset(tags)
+
+    def invalidate_tag(self, tag: str) -> None:
+        """Removes what has a tag."""
+        self._records = {key: at for key, at in self._records.items() if tag not in at.tags}
+
     def touch(self, key: Key, ttl: TTL) -> bool:
         """Gives what is there a new time to live. Its version stays."""
         expiry = self._expiry(ttl)
@@ -169,6 +178,7 @@ class Model:
         if record.value + delta not in COUNTERS:
             raise CounterOverflow(f"{key!r}")
         self._store(record.key, record.value + delta, record.expiry)
+        self.tag(key, record.tags)
         return int(record.value + delta)
 
     def decr(

@@ -42,7 +42,7 @@ from kvserve.live.feed import Event, Pace, Since, Watcher
 from kvserve.protocol import commands
 from kvserve.protocol.codec import Value
 from kvserve.stats.collect import collect
-from kvserve.table._core import AskWorker, check_key
+from kvserve.table._core import AskWorker
 
 
 class AsyncClient(AsyncNamespaces, AsyncManyKeys):
@@ -147,7 +147,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
         """See `Client.get`."""
         value = self._reader.get(key, default)
         if isinstance(value, AskWorker):
-            check_key(key)
+            self._operations.check_key(key)
             await self._follow_table()
             return await self._run(self._operations.get(key, default))
         return value
@@ -165,7 +165,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
         if found is None:
             return default, None
         if isinstance(found, AskWorker):
-            check_key(key)
+            self._operations.check_key(key)
             await self._follow_table()
             pair: tuple[Any, int | None] = await self._run(self._operations.gets(key, default))
             return pair
@@ -228,7 +228,7 @@ class AsyncClient(AsyncNamespaces, AsyncManyKeys):
         """See `Client.ttl`."""
         ttl_ms = self._reader._ttl_ms(key)
         if isinstance(ttl_ms, AskWorker):
-            check_key(key)
+            self._operations.check_key(key)
             await self._follow_table()
             seconds: float | None = await self._run(self._operations.ttl(key))
             return seconds

@@ -77,7 +77,7 @@ class AttendedClient(Client):
         self._attended(Kind.READ, None, _nothing)
 
     def _get_from_worker(self, key: Key, default: Any) -> Any:
-        check_key(key)
+        self._operations.check_key(key)
         return self._attended(Kind.READ, default, super()._get_from_worker, key, default)
 
     def _get_many_from_worker(self, found: dict[Key, Any], rest: list[Key]) -> dict[Key, Any]:

@@ -16,7 +16,7 @@ from kvserve.client.recipes.driver import Driver, run_to_end
 from kvserve.client.recipes.generations import are_in_namespaces, living
 from kvserve.errors import InvalidArgument
 from kvserve.protocol.codec import Value
-from kvserve.table._core import AskWorker, check_key
+from kvserve.table._core import AskWorker
 
 
 class Client(Namespaces, MappingMethods, ManyKeys, WholeCache):
@@ -51,7 +51,7 @@ class Client(Namespaces, MappingMethods, ManyKeys, WholeCache):
         if found is None:
             return default, None
         if isinstance(found, AskWorker):
-            check_key(key)
+            self._operations.check_key(key)
             self._follow_table()
             pair: tuple[Any, int | None] = self._run(self._operations.gets(key, default))
             return pair
@@ -190,7 +190,7 @@ class Client(Namespaces, MappingMethods, ManyKeys, WholeCache):
         """
         ttl_ms = self._ttl_ms(key)
         if isinstance(ttl_ms, AskWorker):
-            check_key(key)
+            self._operations.check_key(key)
             self._follow_table()
             seconds: float | None = self._run(self._operations.ttl(key))
             return seconds
