@@ -131,6 +131,38 @@ def test_a_key_that_is_lost_again_meanwhile_is_told_again(eventually: Eventually
     assert told == [{b"key"}, {b"key"}]
 
 
+def test_steady_writes_do_not_keep_it_open(eventually: Eventually) -> None:
+    """In each moment while the server is told, more is lost; its answer ends that."""
+    is_there = threading.Event()
+    ended = threading.Event()
+
+    def tell(_: Told) -> None:
+        if not is_there.is_set():
+            raise ServerUnavailable("no server")
+        time.sleep(0.02)
+
+    def write() -> None:
+        while not ended.wait(0.0005):
+            try:
+                outage.check()
+            except ServerUnavailable as error:
+                outage.lose_write(error, ["key"])
+
+    outage, _owner = made(tell)
+    outage.lose_write(ServerUnavailable("gone"), ["key"])
+    writers = [threading.Thread(target=write) for _ in range(3)]
+    for each in writers:
+        each.start()
+    is_there.set()
+    try:
+        eventually(lambda: outage.lost.error is None)
+    finally:
+        ended.set()
+        for each in writers:
+            each.join()
+    eventually(lambda: not outage.has_lost("key"))
+
+
 def test_what_is_about_one_request_does_not_open_it(teller: Teller) -> None:
     outage, _owner = made(teller)
     outage.failed(LockTimeout("held"))

@@ -2,9 +2,12 @@
 
 The first error opens the breaker: from then on nothing is sent, so that no request waits for a dead
 or a hung server. A thread asks in the requests' place, at once and then in growing pauses. When all
-workers have answered, it tells them what was lost, before anything else is sent, and closes the
-breaker. The store's breaker (store/breaker.py) lets a request be the probe; here that would cost it
-the client's whole timeout each time where a worker hangs.
+workers have answered, they have been told what was lost, before anything else is sent, and requests
+go through again. What was lost in this last moment is missing until the next round has told that,
+too, at once; a value that is written under such a key just then may be deleted with it. If all had
+to be told before, a program that writes all the time would wait for ever: there is always something
+new. The store's breaker (store/breaker.py) lets a request be the probe; here that would cost it the
+client's whole timeout each time where a worker hangs.
 
 A forked child has what was lost in its memory, and begins a thread of its own at its first loss or
 its first read of a lost key.
@@ -39,6 +42,7 @@ from kvserve.table._core import check_key
 LOG_SECONDS = 1.0
 _PAUSE_SECONDS_FIRST = 0.02
 _PAUSE_SECONDS_MAX = 0.5
+_ROUNDS_MAX = 5  # without a pause
 # Of one request, or its key: others may well be answered.
 _OF_ONE_REQUEST = (
     *(StoreUnavailable, WorkerCrashed, WriteRefused),
@@ -64,6 +68,7 @@ class Outage:
         self._owner = weakref.ref(owner)
         # While the breaker is open, as it is while any key is lost.
         self.error: KvserveError | None = None
+        self._answers = False  # again: only what was lost in the last moment is to be told
         self._reads = 0
         self._writes = 0
         self._logged_at = -LOG_SECONDS
@@ -88,13 +93,15 @@ class Outage:
         error = self.error
         if error is not None:
             self._mend()
-            raise type(error)(*error.args)
+            if not self._answers:
+                raise type(error)(*error.args)
 
     def failed(self, error: ServerError) -> None:
         """A request that was sent, or should have been, has failed."""
         if isinstance(error, _OF_ONE_REQUEST) or deadlines.is_over():
             return  # also a caller who had too little time
         self.error = error
+        self._answers = False
         self._mend()
 
     def lose_read(self, error: ServerError) -> None:
@@ -111,6 +118,7 @@ class Outage:
             self.keys.add(keys)
         # Whatever the error was: while there is something to tell, nothing else is sent.
         self.error = error
+        self._answers = False
         self._mend()
         self._tell_log(error)
 
@@ -154,17 +162,22 @@ class Outage:
 
     def mend_once(self) -> bool:
         """Asks the server, and tells it what was lost; returns whether the thread may end."""
-        told = self.keys.to_tell()
-        try:
-            self._tell(told)
-        except ServerError as error:
-            if self.error is not None:
-                self.error = error
-            return False
-        except BaseException:
-            self._mending_since = -1  # the next loss tries again
-            raise
-        if not self.keys.forget(told):
+        for _ in range(_ROUNDS_MAX):
+            told = self.keys.to_tell()
+            try:
+                self._tell(told)
+            except ServerError as error:
+                self._answers = False
+                if self.error is not None:
+                    self.error = error
+                return False
+            except BaseException:
+                self._mending_since = -1  # the next loss tries again
+                raise
+            self._answers = True
+            if self.keys.forget(told):
+                break
+        else:  # it answers, and what it is asked to store it loses: that may take long
             return False
         before, self.error = self.error, None
         self._mending_since = -1
