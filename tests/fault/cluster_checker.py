@@ -30,9 +30,11 @@ import redis
 import redis.cluster
 from fault.cluster_faults import FAULTS, Faults
 from fault.cluster_trial import BOUND_SECONDS, SHARDS, TIMEOUT_SECONDS, Trial
+from support.servers import clean_up
 from support.valkeys import Cluster, serve_cluster, wait_until
 
 import kvserve
+from kvserve.names import instance
 
 
 def run(seconds: float, seed: int, names: list[str]) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def _near_cache(cluster: Cluster) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
+        clean_up(instance(name))  # the table that it keeps
 
 
 @contextmanager
