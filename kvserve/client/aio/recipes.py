@@ -175,6 +175,8 @@ async def get_or_set(
     flight = Flight(driver_of(client), client._names, key, terms)
     try:
         value = await seek(flight, value)
+        if value is MISSING:
+            await flight.read_tags()
     except ServerError as error:
         client._missed(error)
         if value is MISSING:
@@ -184,7 +186,6 @@ async def get_or_set(
         return value
     try:
         keep_in_task(flight.claim, flight.driver, flight.keep_until_ms)
-        await flight.read_tags()
         value = await with_value_async(*with_flight(flight), vouched_async, flight.claim, factory)
     except BaseException as error:
         await flight.abandon()

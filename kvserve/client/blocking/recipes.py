@@ -311,6 +311,8 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
     flight = Flight(Driver.of(client), client._names, key, terms)
     try:
         value = run_to_end(seek(flight, value))
+        if value is MISSING:
+            run_to_end(flight.read_tags())
     except ServerError as error:
         client._missed(error)
         if value is MISSING:
@@ -321,7 +323,6 @@ def get_or_set(client: Cache, key: Key, factory: Callable[[], Any], terms: Terms
     try:
         with suppress(RuntimeError):  # no thread can be started: one claim_ttl must do
             keep_in_thread(flight.claim, flight.driver, flight.keep_until_ms, bound=True)
-        run_to_end(flight.read_tags())
         value = _checked(with_value(*with_flight(flight), vouched, flight.claim, factory))
     except BaseException as error:
         run_to_end(flight.abandon())

@@ -132,8 +132,12 @@ class Flight:
     async def read_tags(self) -> None:
         """Reads the generations of the tags. Called before the factory: a value that is computed
         while one of its tags is invalidated is stored out of reach."""
-        tags = self._terms.tags() if callable(self._terms.tags) else self._terms.tags
-        self._marks = await marks_of(self.driver, tags)
+        try:
+            tags = self._terms.tags() if callable(self._terms.tags) else self._terms.tags
+            self._marks = await marks_of(self.driver, tags)
+        except BaseException:
+            await self.abandon()
+            raise
 
     async def complete(self, value: Any) -> None:
         """Stores the computed value, and ends the flight."""
