@@ -19,7 +19,8 @@ from kvserve.escaping import visible
 
 # Command -> module of this package. A command `x` is that module's `x_command`.
 SECTIONS = {
-    "Server": dict.fromkeys(("serve", "doctor", "clean"), "serving") | {"config": "configuring"},
+    "Server": dict.fromkeys(("serve", "stop", "doctor", "clean"), "serving")
+    | {"config": "configuring"},
     "Data": {"get": "data"}
     | dict.fromkeys(("set", "add", "replace"), "storing")
     | dict.fromkeys(("delete", "incr", "decr", "touch", "ttl", "keys", "flush"), "data")

@@ -1,4 +1,4 @@
-"""The commands for the operator of the server: serve doctor clean."""
+"""The commands for the operator of the server: serve stop doctor clean."""
 
 from __future__ import annotations
 
@@ -52,6 +52,23 @@ def serve_command(config_file: Path | None, daemon: bool, **flags: Any) -> None:
     from kvserve.parent.parent import serve  # not above: only this command needs the server
 
     raise click.exceptions.Exit(serve(config, config_file=config_file, daemon=daemon))
+
+
+@click.command("stop")
+@name_option
+def stop_command(name: str | None) -> None:
+    """Stop the server of an instance.
+
+    Ends it as TERM does, and returns when it has ended. The table stays in memory for the next
+    start; `kvserve clean` removes it. Exits with 3 if no server runs.
+
+    \b
+    Example:
+      $ kvserve stop --name sessions && kvserve clean --name sessions
+    """
+    from kvserve.parent.stopping import stop
+
+    stop(names.instance(name))
 
 
 @click.command("clean")

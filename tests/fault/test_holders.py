@@ -223,7 +223,7 @@ def interrupt_at_every_step(
 
 @unraisable
 @unawaited
-@pytest.mark.parametrize("work", [block, by_answer, compute, memoized])
+@pytest.mark.parametrize("work", [block, compute, memoized])
 def test_signal_handler_that_raises_at_random(
     cache: kvserve.Client, eventually: Eventually, work: Callable[..., None]
 ) -> None:

@@ -19,7 +19,7 @@ from kvserve.names import Names
 AS_NOBODY = """
 import os
 import kvserve.client.blocking.client
-import kvserve.parent.cleanup, kvserve.parent.doctor, kvserve.parent.inspection
+import kvserve.parent.cleanup, kvserve.parent.doctor, kvserve.parent.inspection, kvserve.parent.stopping
 import kvserve.parent.parent
 from kvserve.cli import commands, inspecting, main, serving
 os.setgroups([])
@@ -64,6 +64,28 @@ def test_clean_refuses_while_served_and_then_removes(make_server: StartServer) -
     )
     assert answers(kvserve("clean", "--name", server.name), 0, b"")
     assert not server.names.runtime_directory.exists()
+
+
+def test_stop_returns_when_the_server_has_ended(make_server: StartServer) -> None:
+    server = make_server()
+    with server.connect() as cache:
+        cache.set("kept", 1)
+    assert answers(kvserve("stop", "--name", server.name), 0, b"")
+    assert server.process.wait(timeout=30) == 0
+    done = kvserve("stop", "--name", server.name)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert b"no kvserve server named" in done.stderr
+    with make_server(names=server.names).connect() as cache:
+        assert cache.get("kept") == 1
+
+
+def test_nobody_stops_the_server_of_somebody_else(server: Server) -> None:
+    environment = os.environ | {"KVSERVE_NAME": server.name}
+    command = [sys.executable, "-c", AS_NOBODY, "stop"]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 3
+    assert done.stderr.count(b"\n") == 1
+    assert server.alive
 
 
 def test_serve_refuses_a_second_time(server: Server) -> None:
