@@ -19,7 +19,8 @@ from kvserve.names import Names
 AS_NOBODY = """
 import os
 import kvserve.client.blocking.client
-import kvserve.parent.cleanup, kvserve.parent.doctor, kvserve.parent.inspection, kvserve.parent.stopping
+import kvserve.parent.cleanup, kvserve.parent.doctor, kvserve.parent.inspection
+import kvserve.parent.stopping
 import kvserve.parent.parent
 from kvserve.cli import commands, inspecting, main, serving
 os.setgroups([])
