@@ -25,7 +25,9 @@ from kvserve.config import Config
 from kvserve.names import Names
 from kvserve.parent.inspection import Inspection
 
-PRINT_JSON = set(MODULES) - {"serve", "set", "add", "replace", "touch", "flush", "config", "dump"}
+PRINT_JSON = set(MODULES) - {
+    *("serve", "stop", "set", "add", "replace", "touch", "flush", "config", "dump"),
+}
 
 
 def in_process(*arguments: str) -> Result:
