@@ -6,11 +6,10 @@ import mmap
 import os
 import weakref
 from threading import TIMEOUT_MAX, Lock
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kvserve import runtime
 from kvserve.client import forks
-from kvserve.client.calls.rules import Rules
 from kvserve.client.notes import Notes
 from kvserve.client.values import NATIVE, Values
 from kvserve.descriptors import LockGuard
@@ -18,9 +17,11 @@ from kvserve.errors import ClientClosed, ServerUnavailable
 from kvserve.limits import VALUE_BYTES_MAX
 from kvserve.manifest import Manifest
 from kvserve.names import Names
-from kvserve.protocol.messages import PROTOCOL_VERSION
 from kvserve.table import segment
 from kvserve.table._core import Reader
+
+if TYPE_CHECKING:  # `kvserve get` has no time for what it imports
+    from kvserve.client.calls.rules import Rules
 
 Read = Literal["direct", "worker"]
 
@@ -43,7 +44,7 @@ def require_server(names: Names) -> Manifest:
 UNSEEN = Manifest(
     instance_id="",
     pid=0,
-    protocol_version=PROTOCOL_VERSION,
+    protocol_version=0,
     layout_version=0,
     workers=1,
     writers=0,
