@@ -8,6 +8,7 @@ middle. Where there is no such function, as with musl, the library needs none.
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable
 
 from kvserve import limits
@@ -47,5 +48,6 @@ class Trimmer:
         self._quiet_ticks += 1
         if self._quiet_ticks >= limits.TRIM_TICKS:
             self._quiet_ticks = budget.peak_bytes = 0
+            gc.collect()  # what only the traceback of an old error still refers to, a frame perhaps
             if self._trim is not None:
                 self._trim(0)
