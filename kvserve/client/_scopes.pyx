@@ -323,6 +323,8 @@ cdef class AsyncHolder(_Holder):
         self._running_loop = events._get_running_loop
 
     cdef object _me(self):
+        if self._running_loop() is None:  # as in `asyncio.run(lock.release())`
+            return None
         if self._current_task is not None:
             return self._current_task()
         from asyncio.tasks import _current_tasks

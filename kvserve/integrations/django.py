@@ -79,6 +79,14 @@ class KvserveCache(BaseCache):
         found = self._cache.get_here(self.make_and_validate_key(key, version), default)
         return await super().aget(key, default, version) if found is ASK_WORKER else found
 
+    async def ahas_key(self, key: Any, version: int | None = None) -> bool:
+        """As `has_key`; a hit is seen here."""
+        missing = self._missing_key
+        found = self._cache.get_here(self.make_and_validate_key(key, version), missing)
+        return bool(
+            await super().ahas_key(key, version) if found is ASK_WORKER else found is not missing
+        )
+
     def set(
         self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:

@@ -72,6 +72,7 @@ def test_the_table_has_every_outcome() -> None:
     assert len(EXPRESSIONS) > 80
 
 
+@pytest.mark.filterwarnings("ignore:The 'u' type code:DeprecationWarning")  # from Python 3.13 on
 @pytest.mark.parametrize(("expression", "outcome"), EXPRESSIONS)
 def test_value_comes_back_as_the_table_says(expression: str, outcome: str) -> None:
     value = eval(expression, dict(NAMES))
