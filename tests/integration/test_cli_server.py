@@ -14,6 +14,7 @@ from support.commands import answers, kvserve
 from support.servers import Server, StartServer
 
 from kvserve.names import Names
+from kvserve.runtime import holder
 
 # Imports what it needs while it still may: the interpreter may be in root's home directory.
 AS_NOBODY = """
@@ -72,6 +73,7 @@ def test_stop_returns_when_the_server_has_ended(make_server: StartServer) -> Non
     with server.connect() as cache:
         cache.set("kept", 1)
     assert answers(kvserve("stop", "--name", server.name), 0, b"")
+    assert holder(server.names) is None
     assert server.process.wait(timeout=30) == 0
     done = kvserve("stop", "--name", server.name)
     assert (done.returncode, done.stdout) == (3, b"")
