@@ -65,7 +65,7 @@ def cases(command: click.Command) -> Iterator[list[str]]:
 
 @pytest.fixture
 def harmless(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that go on for ever end at once, and a server is only about to be started."""
+    """Commands that go on for ever end at once, and no server is started or stopped."""
 
     def end(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -73,6 +73,7 @@ def harmless(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("KVSERVE_NAME", shared.name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kvserve.parent.parent.serve", end)  # doctor checks what it checks
+    monkeypatch.setattr("kvserve.parent.stopping.stop", end)  # the others need the server
     monkeypatch.setattr("kvserve.cli.watching.time.sleep", end)
     monkeypatch.setattr("kvserve.cli.top._sleep", end)
     monkeypatch.setattr("kvserve.cli.bench._measure", end)
@@ -100,7 +101,7 @@ def test_load_ends_in_a_sentence_whatever_a_dump_holds(shared: Server, tmp_path:
     for header in ([0, MAGIC, 1], [0, MAGIC, 1, "a", 1, 2], [0, MAGIC, 1, 5, "x"]):
         file.write_bytes(frame(header) + TAIL)
         result = CliRunner().invoke(cli, ["load", str(file), "--name", shared.name])
-        assert result.exit_code == 2
+        assert result.exit_code == 2, result.output
         assert result.output.startswith("kvserve: record 1 at byte 0 is a header")
         assert result.output.count("\n") == 1
     for codec in (-(2**63), -1, 99, 2**63, 2**64 - 1):
