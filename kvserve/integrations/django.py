@@ -27,7 +27,7 @@ from kvserve.errors import (
     NotACounter,
     ValueTooLarge,
 )
-from kvserve.integrations.shared import open_namespace, set_many
+from kvserve.integrations.shared import open_namespace, set_many, tell_too_large
 
 _COUNT_ITEMS = ("MAX_ENTRIES", "CULL_FREQUENCY")  # options of other backends; Django reads them
 _NO_COUNTER = (NotACounter, CounterOverflow, InvalidArgument)
@@ -94,8 +94,8 @@ class KvserveCache(BaseCache):
         made = self.make_and_validate_key(key, version)
         try:
             self._cache.set(made, value, self.get_backend_timeout(timeout))
-        except ValueTooLarge:
-            pass
+        except ValueTooLarge as error:
+            tell_too_large(error)
         except InvalidValue as error:
             raise _as_django_says(error) from None
 
@@ -106,7 +106,8 @@ class KvserveCache(BaseCache):
         made = self.make_and_validate_key(key, version)
         try:
             return self._cache.add(made, value, self.get_backend_timeout(timeout))
-        except ValueTooLarge:
+        except ValueTooLarge as error:
+            tell_too_large(error)
             return False
         except InvalidValue as error:
             raise _as_django_says(error) from None

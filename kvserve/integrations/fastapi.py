@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from kvserve.integrations.routes import Tags, mark
+from kvserve.integrations.routes import Tags, check_marks, mark
 from kvserve.integrations.starlette import CacheMiddleware, ResponseCache, path_tag
 
 __all__ = ["CacheMiddleware", "ResponseCache", "cached", "path_tag"]
@@ -26,6 +26,8 @@ def cached(ttl: float | None = None, *, tags: Tags = (), public: bool = False) -
         ... async def show(item: int):
         ...     return {"item": item}
     """
+
+    check_marks(ttl, tags)
 
     async def note(request: Request) -> None:
         await mark(request, ttl, tags, public)

@@ -22,7 +22,7 @@ from kvserve.client.recipes.tags import marks_of, tag_keys
 from kvserve.errors import KvserveError, MisuseError
 from kvserve.integrations import http_rules as rules
 from kvserve.integrations.places import Before, Claim, Place, path_tag
-from kvserve.integrations.shared import open_async_namespace, open_namespace
+from kvserve.integrations.shared import check_options, open_async_namespace, open_namespace
 from kvserve.integrations.stored_response import Stored
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ class ResponseCache:
         wait: seconds for which a request waits for another that makes the same response; 0: never.
         status_header: the name of a header, such as `X-Cache`, that tells HIT, MISS or BYPASS.
         options: those of `kvserve.connect`, `name` and `namespace`.
+
+    Raises:
+        InvalidArgument, InvalidName, ConfigError: an argument is wrong. No server is asked.
 
     Example:
         >>> pages = ResponseCache(default_ttl=60, status_header="X-Cache")
@@ -80,6 +83,7 @@ class ResponseCache:
         self.wait = wait
         self.status_header = status_header.lower().encode() if status_header else None
         self._options = {"codec": None, **options}
+        check_options(self._options)
         self._has_told = False
 
     @cached_property

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio import from_thread
 from starlette.requests import Request
 
+from kvserve.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from kvserve.integrations.places import Before
     from kvserve.integrations.responses import ResponseCache
@@ -40,8 +42,31 @@ async def mark(request: Request, ttl: float | None, tags: Tags, public: bool) ->
     if marks is not None:
         marks.ttl, marks.public = ttl, public
         given = tags(request) if callable(tags) else tags
-        marks.tags += [tag.format_map(request.path_params) for tag in given]
+        marks.tags += [_filled(tag, request) for tag in given]
         await marks.begin()
+
+
+def check_marks(ttl: float | None, tags: Tags) -> None:
+    """Raises InvalidArgument for what a route cannot say, when it is written and not when asked."""
+    if callable(ttl):
+        raise InvalidArgument("cached is written with parentheses: cached(60), or cached()")
+    if ttl is not None and (
+        isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl >= 0
+    ):
+        raise InvalidArgument(f"cached({ttl!r}): use seconds, 0 or more, or None")
+    if isinstance(tags, str) or not (callable(tags) or isinstance(tags, Sequence)):
+        raise InvalidArgument(f"tags = {tags!r}: use a list of tags, or a function that makes one")
+
+
+def _filled(tag: str, request: Request) -> str:
+    """A tag with the values of the path's parameters."""
+    try:
+        return tag.format_map(request.path_params)
+    except (LookupError, ValueError, AttributeError):
+        known = ", ".join(sorted(request.path_params)) or "no parameters"
+        raise InvalidArgument(
+            f"the tag {tag!r} cannot be filled in; the path of {request.url.path} has {known}"
+        ) from None
 
 
 def cached(
@@ -55,17 +80,28 @@ def cached(
             function that makes them of the request. At most 14.
         public: the response is the same for all users, also for those with cookies or a login.
 
+    Raises:
+        InvalidArgument: an argument is wrong; at a request, if a tag names a parameter that the
+            path does not have, or the function gets no Request.
+
     Example:
         >>> @cached(60, tags=["item:{item}"])
         ... async def show(request):
         ...     return JSONResponse({"item": request.path_params["item"]})
     """
 
+    check_marks(ttl, tags)
+
     def decorate(function: Endpoint) -> Endpoint:
         async def note(*args: Any) -> None:
-            for each in args:
-                if isinstance(each, Request):
-                    await mark(each, ttl, tags, public)
+            requests = [each for each in args if isinstance(each, Request)]
+            if not requests:
+                raise InvalidArgument(
+                    f"{function.__qualname__} was called without a Request, so that its response "
+                    "cannot be cached; a route of FastAPI takes `cached` of "
+                    "kvserve.integrations.fastapi among its dependencies"
+                )
+            await mark(requests[0], ttl, tags, public)
 
         if inspect.iscoroutinefunction(function):
 

@@ -8,6 +8,8 @@ threads, for all event loops and after a fork. Nothing here knows a framework.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +34,9 @@ DEFAULTS = {
 }
 _OF_CONNECT = frozenset(field.name for field in dataclasses.fields(Options))
 OPTIONS = _OF_CONNECT | {"name", "namespace", "codec", "signing_key"}  # what an adapter can be told
+LOG = logging.getLogger("kvserve")
+LOG_SECONDS = 1.0
+_told_at = -LOG_SECONDS
 # One client for each kind and set of options, whatever number of backends asks for it.
 _CLIENTS: dict[tuple[Any, ...], Any] = {}
 
@@ -77,9 +82,39 @@ def open_async_namespace(
     return client.namespace(options.get("namespace", namespace))
 
 
+def check_options(options: Mapping[str, Any], *, codec: Any = "pickle") -> None:
+    """Raises what `open_namespace` would, for an adapter that opens its namespace later.
+
+    Raises:
+        InvalidArgument, InvalidName, ConfigError: an option is unknown or out of its range.
+
+    Example:
+        >>> check_options({"timeout": 0.5, "start": True})
+    """
+    name, chosen = _chosen(options, codec)
+    where, start = names.instance(name), Options(**_arguments(chosen)).start
+    if start is not False:
+        from kvserve.client.absent.starting import Launch  # not above: few need subprocess
+
+        Launch(where, start)
+
+
 def _shared_client(
     kind: Literal["blocking", "asyncio"], options: Mapping[str, Any], codec: Any
 ) -> Any:
+    name, chosen = _chosen(options, codec)
+    where = names.instance(name)
+    key = (kind, where, *sorted((option, _hashable(value)) for option, value in chosen.items()))
+    client = _CLIENTS.get(key)
+    if client is None:
+        make: Any = connect if kind == "blocking" else async_client
+        # It has opened nothing yet, so that of two threads' clients one may be dropped.
+        client = _CLIENTS.setdefault(key, make(where.name, **_arguments(chosen)))
+    return client
+
+
+def _chosen(options: Mapping[str, Any], codec: Any) -> tuple[str | None, dict[str, Any]]:
+    """The instance's name, if there is one, and the options of its client, with the defaults."""
     if unknown := sorted(map(str, set(options) - OPTIONS)):
         known = ", ".join(sorted(OPTIONS))
         raise InvalidArgument(f"unknown options {', '.join(unknown)}; there are {known}")
@@ -87,16 +122,13 @@ def _shared_client(
     if chosen.get("write") == "direct" and "on_error" not in options:
         chosen["on_error"] = "raise"  # a trusted writer knows no other
     chosen.pop("namespace", None)
-    where = names.instance(chosen.pop("name", None) or None)
-    key = (kind, where, *sorted((name, _hashable(value)) for name, value in chosen.items()))
-    client = _CLIENTS.get(key)
-    if client is None:
-        chosen["codec"] = _codec(chosen["codec"], chosen.pop("signing_key", None))
-        chosen = {name: each for name, each in chosen.items() if name in _OF_CONNECT}
-        make: Any = connect if kind == "blocking" else async_client
-        # It has opened nothing yet, so that of two threads' clients one may be dropped.
-        client = _CLIENTS.setdefault(key, make(where.name, **chosen))
-    return client
+    return chosen.pop("name", None) or None, chosen
+
+
+def _arguments(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Those of `connect`, for options that an adapter can be told."""
+    codec = _codec(chosen["codec"], chosen.get("signing_key"))
+    return {name: each for name, each in chosen.items() if name in _OF_CONNECT} | {"codec": codec}
 
 
 def set_many(cache: Namespace, values: Mapping[str, Any], ttl: float) -> list[str]:
@@ -116,11 +148,25 @@ def set_many(cache: Namespace, values: Mapping[str, Any], ttl: float) -> list[st
             cache.set_many(left, ttl)
             break
         except ValueTooLarge as error:
+            tell_too_large(error)
             keys = [key for key in (error.key,) if isinstance(key, str) and key in left]
             for key in keys or list(left):
                 refused.append(key)
                 del left[key]
     return refused
+
+
+def tell_too_large(error: ValueTooLarge) -> None:
+    """Logs that a value was not stored, at most once a second: no framework wants it raised.
+
+    Example:
+        >>> tell_too_large(kvserve.ValueTooLarge("value of 2097152 bytes: at most 1048576"))
+    """
+    global _told_at
+    now = time.monotonic()
+    if now - _told_at >= LOG_SECONDS:
+        _told_at = now
+        LOG.warning("not stored: %s", error)
 
 
 def close_clients() -> None:

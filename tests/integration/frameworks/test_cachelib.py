@@ -84,11 +84,15 @@ def test_many(make: Make) -> None:
     assert cache.set_many({}) == cache.get_many() == cache.delete_many() == []
 
 
-def test_what_is_too_large_is_not_kept(make: Make) -> None:
+def test_what_is_too_large_is_not_kept(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvserve.integrations.shared._told_at", -math.inf)
     cache = make()
     large = os.urandom(300_000)  # the server's limit is 256 KiB
     cache.set_many({"k": "old", "m": "old"})
     assert cache.set("k", large) is False
+    assert [message[:12] for message in caplog.messages] == ["not stored: "]
     assert cache.add("new", large) is False
     assert cache.set_many({"m": large, "small": 1}) == ["small"]
     assert cache.get_many("k", "m", "new", "small") == [None, None, None, 1]

@@ -172,12 +172,16 @@ def test_many(make: Make, call: Any) -> None:
     assert call(cache, "set_many", {}) == []
 
 
-def test_what_is_too_large_is_named_and_leaves_no_old_value(make: Make, call: Any) -> None:
+def test_what_is_too_large_is_named_and_leaves_no_old_value(
+    make: Make, call: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvserve.integrations.shared._told_at", -math.inf)
     cache = make()
     cache.set_many({"k": "old", "m": "old"})
     large = os.urandom(300_000)  # the server's limit is 256 KiB
     call(cache, "set", "k", large)
     assert cache.get("k") is None
+    assert [message[:12] for message in caplog.messages] == ["not stored: "]
     assert call(cache, "set_many", {"m": large, "small": 1}) == ["m"]
     assert cache.get_many(["m", "small"]) == {"small": 1}
 

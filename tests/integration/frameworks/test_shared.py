@@ -16,6 +16,7 @@ from support.servers import Server, StartServer
 
 import kvserve
 from kvserve.integrations.shared import (
+    LOG_SECONDS,
     OPTIONS,
     close_clients,
     open_async_namespace,
@@ -114,6 +115,26 @@ def test_set_many_stores_what_is_not_too_large(served: Server, namespace: str) -
     assert sorted(set_many(here, values, 60)) == ["b", "d"]
     assert here.get_many(values) == {"a": 1, "c": {1, 2}}
     assert set_many(here, {}, 60) == []
+
+
+def test_what_is_too_large_is_logged_once_a_second(
+    served: Server,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = open_namespace({"name": served.name, "timeout": 20}, namespace=namespace)
+    now = 1000.0
+    monkeypatch.setattr("kvserve.integrations.shared.time.monotonic", lambda: now)
+    monkeypatch.setattr("kvserve.integrations.shared._told_at", 0.0)
+    large = os.urandom(300_000)
+    assert set_many(here, {"a": large, "b": large}, 60) != []
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("not stored: ")
+    assert "262,144" in caplog.messages[0] or "262144" in caplog.messages[0]
+    now += LOG_SECONDS
+    set_many(here, {"a": large}, 60)
+    assert len(caplog.messages) == 2
 
 
 def test_asyncio_over_loops_that_end(served: Server, namespace: str) -> None:
