@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import importlib.util
 import json
 import os
 import re
@@ -102,8 +103,8 @@ def test_every_page_is_tried() -> None:
         )
     }
     assert pages == {
-        "availability.md", "bench.md", "deployment.md", "dump-format.md", "operations.md",
-        "recipes.md", "stores.md", "testing.md", "values.md", "webshop.md",
+        "availability.md", "bench.md", "deployment.md", "dump-format.md", "migration.md",
+        "operations.md", "recipes.md", "stores.md", "testing.md", "values.md", "webshop.md",
     }  # fmt: skip
 
 
@@ -150,6 +151,56 @@ def test_python_pages(page: str, server: Server, monkeypatch: pytest.MonkeyPatch
     found["cache"].close()
     assert runner.tries > 10
     assert runner.failures == 0
+
+
+def test_migration(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What its differences end with runs, and so do its examples after each. What they begin with
+    runs where the old cache is installed; it is Python in any case."""
+    monkeypatch.setenv("KVSERVE_NAME", server.name)
+    monkeypatch.chdir(tmp_path)  # where diskcache makes its directory
+    found: dict[str, Any] = {"__name__": "example"}
+    clients = []
+    runner = doctest.DocTestRunner()
+    both = [
+        (line, kind, source)
+        for kind in ("diff", "python")
+        for line, source in blocks("migration.md", kind)
+    ]
+    for _, kind, source in sorted(both):
+        if kind == "diff":
+            before = re.sub(r"^\+.*\n|^[ -]", "", source, flags=re.MULTILINE)
+            after = re.sub(r"^-.*\n|^[ +]", "", source, flags=re.MULTILINE)
+            assert len({before, after, source}) == 3
+            old_code = compile(before, "migration.md, before", "exec")
+            (old_cache,) = re.findall(
+                r"^(?:import|from) (functools|cachetools|diskcache)", before, re.M
+            )
+            if importlib.util.find_spec(old_cache):
+                exec(old_code, {"__name__": "before"})
+            exec(compile(after, "migration.md, after", "exec"), found)
+            clients.append(found["cache"])
+        elif ">>>" in source:
+            example = doctest.DocTestParser().get_doctest(source, found, "migration.md", "", 0)
+            runner.run(example, clear_globs=False)
+            found = example.globs
+        else:
+            exec(source, found)
+    for client in clients:
+        client.close()
+    assert len(clients) == 4
+    assert runner.tries > 10
+    assert runner.failures == 0
+
+
+def test_links_of_the_page_about_migration() -> None:
+    """They lead to pages, and to headings of these."""
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", (DOCS / "migration.md").read_text())
+    assert len(links) > 20
+    for page, heading in links:
+        text = (DOCS / (page or "migration.md")).read_text()
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+        assert not heading or heading in anchors, (page, heading)
 
 
 def test_values(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
