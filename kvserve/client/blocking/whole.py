@@ -55,7 +55,9 @@ class WholeCache(Dispatcher):
         return events_of(watcher, patience_of(timeout), self._ending)
 
     def flush(self) -> None:
-        """Removes everything.
+        """Removes everything from the memory, of all namespaces, locks and limiters included.
+
+        A store behind the server keeps what it has: what is asked for next comes from there.
 
         Example:
             >>> cache.flush()
