@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+from kvserve.names import Names
 from support.servers import Server, StartServer
 from support.services import Answer, Service
 
@@ -20,11 +21,11 @@ AS_MANY_MORE = 12  # answers that show that a phase is what it is
 PAUSE_SECONDS = 0.004  # between two requests of a thread of the crew: two cores do all the work
 
 
-def variables(server: Server, **options: Any) -> dict[str, str]:
-    """What leads an application to the server; `options` are further ones of its `connect`."""
+def variables(names: Names, **options: Any) -> dict[str, str]:
+    """What leads an application to an instance; `options` are further ones of its `connect`."""
     return {
-        "KVSERVE_NAME": server.name,
-        "KVSERVE_RUNTIME_DIR": str(server.names.runtime_directory.parent),
+        "KVSERVE_NAME": names.name,
+        "KVSERVE_RUNTIME_DIR": str(names.runtime_directory.parent),
         "CONNECT_OPTIONS": json.dumps(options),
     }
 
@@ -193,5 +194,35 @@ def try_everything(
             eventually(lambda: service.is_ready and cache.get("imported", 0) >= importing)
         server = outlive_servers(service, server, make_server, eventually, trusted=trusted)
         leave_nothing(service, server, eventually, trusted=trusted)
+    finally:
+        service.end()
+
+
+def boot_without_server(
+    service: Service, names: Names, make_server: StartServer, eventually: Callable[..., Any]
+) -> None:
+    """For a lazy application that was started before the server of its instance.
+
+    It boots, and what does not need the server is answered; all is, as soon as there is one.
+    """
+
+    def has_booted() -> bool:
+        assert service.process.poll() is None, service.log
+        try:
+            return service.ask("/other") == (404, "/other")
+        except OSError:
+            return False
+
+    try:
+        eventually(has_booted)
+        for path in ("/count", "/read"):
+            assert service.ask(path) == (503, "ServerUnavailable"), service.log
+        server = make_server(names=names)
+        total = count_exactly(service)
+        pages = {service.ask("/read") for _ in range(THREADS)}
+        assert [status for status, _ in pages] == [200], pages  # one, for all processes
+        with server.connect() as cache:
+            assert cache["counter"] == total
+        leave_nothing(service, server, eventually)
     finally:
         service.end()

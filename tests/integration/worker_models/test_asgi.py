@@ -11,7 +11,15 @@ import pytest
 from conftest import Eventually
 from support.servers import Server, StartServer
 from support.services import WebService
-from support.worker_models import count_exactly, leave_nothing, try_everything, variables
+from support.worker_models import (
+    boot_without_server,
+    count_exactly,
+    leave_nothing,
+    try_everything,
+    variables,
+)
+
+from kvserve.names import Names
 
 UVICORN = [sys.executable, "-m", "uvicorn", "--uds={address}", "--no-access-log"]
 GRANIAN = [sys.executable, "-m", "granian", "--port={address}", "--workers=2"]
@@ -27,16 +35,26 @@ def test_service(
     kind: str, server: Server, make_server: StartServer, tmp_path: Path, eventually: Eventually
 ) -> None:
     service = WebService(
-        tmp_path, SERVICES[kind], variables(server), over_unix_socket="uvicorn" in kind
+        tmp_path, SERVICES[kind], variables(server.names), over_unix_socket="uvicorn" in kind
     )
     try_everything(service, server, make_server, eventually, importing=2)
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+def test_service_boots_without_server(
+    kind: str, names: Names, make_server: StartServer, tmp_path: Path, eventually: Eventually
+) -> None:
+    service = WebService(
+        tmp_path, SERVICES[kind], variables(names, lazy=True), over_unix_socket="uvicorn" in kind
+    )
+    boot_without_server(service, names, make_server, eventually)
 
 
 def test_uvicorn_reloads(server: Server, tmp_path: Path, eventually: Eventually) -> None:
     module = tmp_path / "service.py"
     module.write_text("from support.async_application import asgi\n")
     command = [*UVICORN, "--reload", "--app-dir=.", "service:asgi"]
-    service = WebService(tmp_path, command, variables(server), signal.SIGINT)
+    service = WebService(tmp_path, command, variables(server.names), signal.SIGINT)
     try:
         eventually(lambda: service.is_ready)
         total = count_exactly(service)

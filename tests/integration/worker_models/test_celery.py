@@ -11,7 +11,9 @@ from conftest import Eventually
 from support.servers import Server, StartServer
 from support.services import Answer, PipedService, Service
 from support.valkeys import Valkey, serve
-from support.worker_models import try_everything, variables
+from support.worker_models import boot_without_server, try_everything, variables
+
+from kvserve.names import Names
 
 WORKER = [sys.executable, "-m", "celery", "--app=support.celery_application", "worker"]
 CALLER = [sys.executable, "-m", "support.celery_application"]
@@ -50,13 +52,29 @@ class Celery(Service):
         super().end()
 
 
+@pytest.fixture
+def leads(broker: Valkey) -> dict[str, str]:
+    """What leads the worker and its caller to the broker."""
+    return {"VALKEY_SOCKET": str(broker.socket), "C_FORCE_ROOT": "1"}
+
+
 def test_celery(
-    broker: Valkey,
+    leads: dict[str, str],
     server: Server,
     make_server: StartServer,
     tmp_path: Path,
     eventually: Eventually,
 ) -> None:
-    leads = {"VALKEY_SOCKET": str(broker.socket), "C_FORCE_ROOT": "1"}
-    service = Celery(tmp_path, variables(server) | leads)
+    service = Celery(tmp_path, variables(server.names) | leads)
     try_everything(service, server, make_server, eventually)
+
+
+def test_celery_boots_without_server(
+    leads: dict[str, str],
+    names: Names,
+    make_server: StartServer,
+    tmp_path: Path,
+    eventually: Eventually,
+) -> None:
+    service = Celery(tmp_path, variables(names, lazy=True) | leads)
+    boot_without_server(service, names, make_server, eventually)

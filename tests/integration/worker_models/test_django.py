@@ -9,11 +9,14 @@ from conftest import Eventually
 from support.servers import Server, StartServer
 from support.services import WebService
 from support.worker_models import (
+    boot_without_server,
     count_exactly,
     leave_nothing,
     outlive_servers,
     variables,
 )
+
+from kvserve.names import Names
 
 RUNSERVER = [sys.executable, "-m", "support.django_application", "runserver", "{address}"]
 
@@ -23,7 +26,7 @@ def test_runserver(
 ) -> None:
     module = tmp_path / "service.py"
     module.write_text("# changed below\n")
-    service = WebService(tmp_path, RUNSERVER, variables(server), over_unix_socket=False)
+    service = WebService(tmp_path, RUNSERVER, variables(server.names), over_unix_socket=False)
     try:
         eventually(lambda: service.is_ready)
         server = outlive_servers(service, server, make_server, eventually)
@@ -36,3 +39,11 @@ def test_runserver(
         leave_nothing(service, server, eventually)
     finally:
         service.end()
+
+
+def test_runserver_boots_without_server(
+    names: Names, make_server: StartServer, tmp_path: Path, eventually: Eventually
+) -> None:
+    (tmp_path / "service.py").write_text("")
+    service = WebService(tmp_path, RUNSERVER, variables(names, lazy=True), over_unix_socket=False)
+    boot_without_server(service, names, make_server, eventually)

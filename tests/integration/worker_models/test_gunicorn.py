@@ -8,13 +8,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Eventually
 from support.leftovers import children
 from support.servers import Server, StartServer
 from support.services import WebService
-from support.worker_models import REQUESTS, count_exactly, leave_nothing, try_everything, variables
+from support.worker_models import (
+    REQUESTS,
+    boot_without_server,
+    count_exactly,
+    leave_nothing,
+    try_everything,
+    variables,
+)
+
+from kvserve.names import Names
 
 WORKERS = 3
 CONFIGURATION = """
@@ -33,12 +43,12 @@ KINDS = {
 class Gunicorn(WebService):
     """A running gunicorn with three workers."""
 
-    def __init__(self, directory: Path, server: Server, *flags: str) -> None:
+    def __init__(self, directory: Path, names: Names, *flags: str, **options: Any) -> None:
         (directory / "configuration.py").write_text(CONFIGURATION)
         command = [sys.executable, "-m", "gunicorn", f"--workers={WORKERS}"]
         command += ["--bind=unix:{address}", "--config=configuration.py"]
         command += [*flags, "support.application:wsgi"]
-        super().__init__(directory, command, variables(server))
+        super().__init__(directory, command, variables(names, **options))
 
     @property
     def worker_pids(self) -> set[int]:
@@ -66,8 +76,16 @@ def sessions_of(pid: int, server: Server) -> list[Path]:
 def test_gunicorn(
     kind: str, server: Server, make_server: StartServer, tmp_path: Path, eventually: Eventually
 ) -> None:
-    service = Gunicorn(tmp_path, server, *KINDS[kind])
+    service = Gunicorn(tmp_path, server.names, *KINDS[kind])
     try_everything(service, server, make_server, eventually)
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread", "preloaded", "preloaded gevent"])
+def test_gunicorn_boots_without_server(
+    kind: str, names: Names, make_server: StartServer, tmp_path: Path, eventually: Eventually
+) -> None:
+    service = Gunicorn(tmp_path, names, *KINDS[kind], lazy=True)
+    boot_without_server(service, names, make_server, eventually)
 
 
 @pytest.fixture(params=["preloaded", "not preloaded"])
@@ -76,7 +94,7 @@ def gunicorn(
 ) -> Iterator[Gunicorn]:
     """A service that connects when it is imported: once in the arbiter, or in each worker."""
     preload = ["--preload"] if request.param == "preloaded" else []
-    running = Gunicorn(tmp_path, server, "--threads=2", *preload)
+    running = Gunicorn(tmp_path, server.names, "--threads=2", *preload)
     try:
         eventually(lambda: running.is_ready)
         yield running
@@ -111,7 +129,7 @@ def test_every_request_counts_once_whatever_becomes_of_the_workers(
 def test_preloaded_worker_begins_without_server(
     server: Server, tmp_path: Path, eventually: Eventually
 ) -> None:
-    service = Gunicorn(tmp_path, server, "--preload")
+    service = Gunicorn(tmp_path, server.names, "--preload")
     try:
         eventually(lambda: service.is_ready)
         page = service.ask("/read")

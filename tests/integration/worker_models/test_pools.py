@@ -17,7 +17,7 @@ def test_pool(
     kind: str, server: Server, make_server: StartServer, tmp_path: Path, eventually: Eventually
 ) -> None:
     command = [sys.executable, "-m", "support.pool_application", kind]
-    service = PipedService(tmp_path, command, variables(server))
+    service = PipedService(tmp_path, command, variables(server.names))
     try_everything(service, server, make_server, eventually)
 
 
@@ -27,5 +27,5 @@ def test_pool_of_trusted_writers(
 ) -> None:
     server = make_server(*TRUSTING)
     command = [sys.executable, "-m", "support.pool_application", kind]
-    service = PipedService(tmp_path, command, variables(server, write="direct"))
+    service = PipedService(tmp_path, command, variables(server.names, write="direct"))
     try_everything(service, server, make_server, eventually, trusted=True)
