@@ -128,22 +128,33 @@ async def vouched_async(Vouched claim not None, function):
 
 def with_value(variable not None, value, function, *args):
     """Runs a function while the context variable has this value; returns its result."""
-    before = variable.get()
-    variable.set(value)
+    token = variable.set(value)
     try:
         return function(*args)
     finally:
-        variable.set(before)
+        _set_back(variable, token)
 
 
 async def with_value_async(variable not None, value, function, *args):
     """The same for a coroutine function."""
-    before = variable.get()
-    variable.set(value)
+    token = variable.set(value)
     try:
         return await function(*args)
     finally:
-        variable.set(before)
+        _set_back(variable, token)
+
+
+cdef int _set_back(variable, token) except -1:
+    """Ends a value, in the context that it was set in.
+
+    A coroutine that was left half-way is closed when it is collected, in the context of whatever
+    runs then; that one never had the value.
+    """
+    try:
+        variable.reset(token)
+    except ValueError:  # made in another context
+        pass
+    return 0
 
 
 cdef class _Holder:
