@@ -119,11 +119,16 @@ def test_the_server_owes_nothing_to_its_starter(
         assert int(field(pid, "SigBlk"), 16) == 0
     parent = holder(names)
     assert parent is not None
-    assert field(parent, "SigIgn") == field(usual.pid, "SigIgn")
-    assert field(parent, "SigCgt") == field(usual.pid, "SigCgt")
+    assert signals(parent, "SigIgn") == signals(usual.pid, "SigIgn")
+    assert signals(parent, "SigCgt") == signals(usual.pid, "SigCgt")
     os.kill(parent, signal.SIGTERM)
     while holder(names) is not None:
         time.sleep(0.01)
+
+
+def signals(pid: int, name: str) -> int:
+    """A set of signals, without 32 and 33: the C library handles these when it needs them."""
+    return int(field(pid, name), 16) & ~(0b11 << 31)
 
 
 def field(pid: int, name: str) -> str:

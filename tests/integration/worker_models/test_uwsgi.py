@@ -17,9 +17,11 @@ from support.worker_models import TRUSTING, boot_without_server, try_everything,
 from kvserve.names import Names
 
 BESIDE_PYTHON = Path(sys.executable).parent / "uwsgi"
+# With the other one, uWSGI 2.0's workers abort on Python 3.13: unbit/uwsgi, issue 2710.
+HOOKS = "--py-call-uwsgi-fork-hooks" if sys.version_info >= (3, 13) else "--py-call-osafterfork"
 KINDS = {
     "defaults": [],
-    "hooks": ["--py-call-osafterfork"],
+    "hooks": [HOOKS],
     "lazy": ["--lazy-apps"],
     "threads": ["--threads=3"],
 }
