@@ -135,7 +135,8 @@ def stopped(pid: int) -> Iterator[None]:
             time.sleep(0.0005)
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it was killed in the block, and its parent knows
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
