@@ -13,7 +13,7 @@ from typing import Any
 from cachelib.base import BaseCache
 
 from kvserve.errors import CounterOverflow, InvalidArgument, NotACounter, ValueTooLarge
-from kvserve.integrations.shared import open_namespace, set_many, tell_too_large
+from kvserve.integrations.shared import TOO_LARGE, open_namespace, set_many
 
 Timeout = int | float | datetime.timedelta | None
 _NO_COUNTER = (NotACounter, CounterOverflow, InvalidArgument)
@@ -83,7 +83,7 @@ class KvserveCache(BaseCache):
         try:
             return bool(self._cache.set(self._full(key), self._dumped(value), self._ttl(timeout)))
         except ValueTooLarge as error:
-            tell_too_large(error)
+            TOO_LARGE.tell(error)
             return False
 
     def add(self, key: str, value: Any, timeout: Timeout = None) -> bool:
@@ -91,7 +91,7 @@ class KvserveCache(BaseCache):
         try:
             return self._cache.add(self._full(key), self._dumped(value), self._ttl(timeout))
         except ValueTooLarge as error:
-            tell_too_large(error)
+            TOO_LARGE.tell(error)
             return False
 
     def set_many(self, mapping: dict[str, Any], timeout: Timeout = None) -> list[Any]:

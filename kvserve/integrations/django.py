@@ -27,7 +27,7 @@ from kvserve.errors import (
     NotACounter,
     ValueTooLarge,
 )
-from kvserve.integrations.shared import open_namespace, set_many, tell_too_large
+from kvserve.integrations.shared import TOO_LARGE, open_namespace, set_many
 
 _COUNT_ITEMS = ("MAX_ENTRIES", "CULL_FREQUENCY")  # options of other backends; Django reads them
 _NO_COUNTER = (NotACounter, CounterOverflow, InvalidArgument)
@@ -95,7 +95,7 @@ class KvserveCache(BaseCache):
         try:
             self._cache.set(made, value, self.get_backend_timeout(timeout))
         except ValueTooLarge as error:
-            tell_too_large(error)
+            TOO_LARGE.tell(error)
         except InvalidValue as error:
             raise _as_django_says(error) from None
 
@@ -107,7 +107,7 @@ class KvserveCache(BaseCache):
         try:
             return self._cache.add(made, value, self.get_backend_timeout(timeout))
         except ValueTooLarge as error:
-            tell_too_large(error)
+            TOO_LARGE.tell(error)
             return False
         except InvalidValue as error:
             raise _as_django_says(error) from None

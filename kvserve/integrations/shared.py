@@ -36,7 +36,6 @@ _OF_CONNECT = frozenset(field.name for field in dataclasses.fields(Options))
 OPTIONS = _OF_CONNECT | {"name", "namespace", "codec", "signing_key"}  # what an adapter can be told
 LOG = logging.getLogger("kvserve")
 LOG_SECONDS = 1.0
-_told_at = -LOG_SECONDS
 # One client for each kind and set of options, whatever number of backends asks for it.
 _CLIENTS: dict[tuple[Any, ...], Any] = {}
 
@@ -148,7 +147,7 @@ def set_many(cache: Namespace, values: Mapping[str, Any], ttl: float) -> list[st
             cache.set_many(left, ttl)
             break
         except ValueTooLarge as error:
-            tell_too_large(error)
+            TOO_LARGE.tell(error)
             keys = [key for key in (error.key,) if isinstance(key, str) and key in left]
             for key in keys or list(left):
                 refused.append(key)
@@ -156,17 +155,25 @@ def set_many(cache: Namespace, values: Mapping[str, Any], ttl: float) -> list[st
     return refused
 
 
-def tell_too_large(error: ValueTooLarge) -> None:
-    """Logs that a value was not stored, at most once a second: no framework wants it raised.
+class TooLarge:
+    """Logs that values were not stored, at most once a second: no framework wants it raised.
 
     Example:
-        >>> tell_too_large(kvserve.ValueTooLarge("value of 2097152 bytes: at most 1048576"))
+        >>> TooLarge().tell(kvserve.ValueTooLarge("value of 2097152 bytes: at most 1048576"))
     """
-    global _told_at
-    now = time.monotonic()
-    if now - _told_at >= LOG_SECONDS:
-        _told_at = now
-        LOG.warning("not stored: %s", error)
+
+    def __init__(self) -> None:
+        self.told_at = -LOG_SECONDS
+
+    def tell(self, error: ValueTooLarge) -> None:
+        """Logs it, unless another was logged just now."""
+        now = time.monotonic()
+        if now - self.told_at >= LOG_SECONDS:
+            self.told_at = now
+            LOG.warning("not stored: %s", error)
+
+
+TOO_LARGE = TooLarge()  # the process's
 
 
 def close_clients() -> None:

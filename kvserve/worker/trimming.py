@@ -26,11 +26,14 @@ class Trimmer:
     """Trims a worker's memory when much of it was in use and is no more.
 
     Args:
-        budget: what is in use.
+        budget: what requests and replies have in use.
+        arriving: returns what is in use beside it, for requests of which only a part is here.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, arriving: Callable[[], int]) -> None:
         self._budget = budget
+        self._arriving = arriving
+        self._is_due = False
         self._trim = _find_trim()
         self._quiet_ticks = 0
 
@@ -40,14 +43,15 @@ class Trimmer:
         Not while much is in use: what is given back then is asked for again, page by page.
         """
         budget = self._budget
-        if budget.peak_bytes < limits.TRIM_BYTES:
-            return
-        if budget.taken_bytes >= limits.TRIM_BYTES:
+        used_bytes = budget.taken_bytes + self._arriving()
+        if max(budget.peak_bytes, used_bytes) >= limits.TRIM_BYTES:
+            self._is_due, budget.peak_bytes = True, 0
+        if not self._is_due or used_bytes >= limits.TRIM_BYTES:
             self._quiet_ticks = 0
             return
         self._quiet_ticks += 1
         if self._quiet_ticks >= limits.TRIM_TICKS:
-            self._quiet_ticks = budget.peak_bytes = 0
+            self._is_due, self._quiet_ticks = False, 0
             gc.collect()  # what only the traceback of an old error still refers to, a frame perhaps
             if self._trim is not None:
                 self._trim(0)

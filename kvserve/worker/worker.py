@@ -83,7 +83,6 @@ class Worker:
         table.keep_request(index)
         self._executor = Executor(table, shards, self.stats)
         self._budget = Budget(limits.buffer_bytes(0, manifest.value_bytes_max))
-        self._trimmer = Trimmer(self._budget)
         self._slices: Slices[Session] = Slices(
             loop,
             lambda session: self._sessions.resume(session),
@@ -99,6 +98,7 @@ class Worker:
             self._slices.is_busy,
             self._slices.leave,
         )
+        self._trimmer = Trimmer(self._budget, lambda: self._sessions.arriving_bytes)
         self._latest: Session | None = None  # its FIFO is polled beside the queue
         self._sweeper = Sweeper(table, shards, loop)
         self._notes: NotesOfOthers | None = None

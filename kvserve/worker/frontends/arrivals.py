@@ -49,6 +49,11 @@ class Arrivals:
         self.users = 1  # that share the room
 
     @property
+    def admitted_bytes(self) -> int:
+        """The room of the requests that arrive now."""
+        return self._bytes_max - self._free_bytes
+
+    @property
     def is_short(self) -> bool:
         """Whether any session waits."""
         return bool(self._waiting)

@@ -238,6 +238,11 @@ class Sessions:
             self._look_later()
 
     @property
+    def arriving_bytes(self) -> int:
+        """The length of the requests of which only a part has arrived."""
+        return self._arrivals.admitted_bytes
+
+    @property
     def drained(self) -> bool:
         """Whether no session has replies left to write."""
         return self._replies.drained

@@ -87,7 +87,7 @@ def test_many(make: Make) -> None:
 def test_what_is_too_large_is_not_kept(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvserve.integrations.shared._told_at", -math.inf)
+    monkeypatch.setattr("kvserve.integrations.shared.TOO_LARGE.told_at", -math.inf)
     cache = make()
     large = os.urandom(300_000)  # the server's limit is 256 KiB
     cache.set_many({"k": "old", "m": "old"})

@@ -175,7 +175,7 @@ def test_many(make: Make, call: Any) -> None:
 def test_what_is_too_large_is_named_and_leaves_no_old_value(
     make: Make, call: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvserve.integrations.shared._told_at", -math.inf)
+    monkeypatch.setattr("kvserve.integrations.shared.TOO_LARGE.told_at", -math.inf)
     cache = make()
     cache.set_many({"k": "old", "m": "old"})
     large = os.urandom(300_000)  # the server's limit is 256 KiB

@@ -126,7 +126,7 @@ def test_what_is_too_large_is_logged_once_a_second(
     here = open_namespace({"name": served.name, "timeout": 20}, namespace=namespace)
     now = 1000.0
     monkeypatch.setattr("kvserve.integrations.shared.time.monotonic", lambda: now)
-    monkeypatch.setattr("kvserve.integrations.shared._told_at", 0.0)
+    monkeypatch.setattr("kvserve.integrations.shared.TOO_LARGE.told_at", 0.0)
     large = os.urandom(300_000)
     assert set_many(here, {"a": large, "b": large}, 60) != []
     assert len(caplog.messages) == 1
